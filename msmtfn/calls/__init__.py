@@ -1,0 +1,1 @@
+"""How calls come in: the manifest, its recordings and their rounds."""

@@ -1,0 +1,192 @@
+"""Where somebody speaks, by the energy of the channel: fast enough to run over every call of a day.
+
+Shapes: C channels, S samples, F frames, N segments.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+SILENCE_POWER: Final = 1e-12  # -120 dB: below the step of 16-bit audio, and its logarithm exists
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActivityConfig:
+    """How speech is told from silence. Levels are in dB; 0 dB is a full-scale square wave."""
+
+    frame_sec: float = 0.02
+    """Length of the frames whose energy is measured; segments begin and end on a frame."""
+    noise_percentile: float = 10.0
+    """The noise floor is this percentile of the levels of the channel's audible frames."""
+    min_noise_db: float = -65.0
+    """A frame under this level is not audible; the noise floor is never below it."""
+    open_db: float = 12.0
+    """A segment has at least one frame this far above the noise floor."""
+    close_db: float = 6.0
+    """A segment goes on, both ways, while its frames are this far above the noise floor; at most open_db."""
+    max_gap_sec: float = 0.3
+    """Segments of one channel with a gap up to this length between them are joined."""
+    min_segment_sec: float = 0.2
+    """What is still shorter than this after joining is a click or a breath, and dropped."""
+    crosstalk_db: float = 20.0
+    """A frame this far below another channel is that channel's echo, not speech; inf keeps every frame."""
+    crosstalk_tail_sec: float = 0.2
+    """How long after a sound on the other channel its echo is still expected."""
+
+    def __post_init__(self) -> None:
+        limits = (
+            ("frame_sec", 0.005, 0.1),
+            ("noise_percentile", 0, 100),
+            ("min_noise_db", -120, -20),
+            ("open_db", 1, 60),
+            ("close_db", 1, self.open_db),
+            ("max_gap_sec", 0, 10),
+            ("min_segment_sec", 0, 10),
+            ("crosstalk_db", 1, math.inf),
+            ("crosstalk_tail_sec", 0, 1),
+        )
+        for field, lowest, highest in limits:
+            value = getattr(self, field)
+            if not lowest <= value <= highest:
+                raise ValueError(f"{field} is {value!r}; it must be between {lowest} and {highest}")
+
+
+def detect_activity(waveform: NDArray[np.float32], sample_rate: int, config: ActivityConfig) -> NDArray[np.float64]:
+    """Find the stretches of one channel in which somebody speaks.
+
+    A sound that never changes its level (noise, a tone) is the noise floor, however loud it is.
+
+    Args:
+        waveform: (S,) samples in [-1, 1].
+        sample_rate: samples a second.
+        config: the thresholds.
+
+    Returns:
+        (N, 2) start_sec and end_sec of each segment, in order, disjoint, within [0, S / sample_rate].
+
+    Raises:
+        ValueError: `waveform` is not one channel of float32.
+    """
+    frame_samples = _frame_samples(sample_rate, config)
+    level_db = _frame_levels_db(waveform, frame_samples)
+    frames = _find_segments(level_db, level_db, frame_samples / sample_rate, config)
+    return _to_seconds(frames, frame_samples, len(waveform), sample_rate)
+
+
+def detect_channel_activity(
+    channels: NDArray[np.float32], sample_rate: int, config: ActivityConfig
+) -> list[NDArray[np.float64]]:
+    """Find the speech of each channel of one call, leaving out the echo of the others.
+
+    Args:
+        channels: (C, S) samples in [-1, 1].
+        sample_rate: samples a second.
+        config: the thresholds.
+
+    Returns:
+        For each channel what `detect_activity` returns.
+
+    Raises:
+        ValueError: `channels` is not (C, S) of float32.
+    """
+    frame_samples = _frame_samples(sample_rate, config)
+    frame_sec = frame_samples / sample_rate
+    levels_db = [_frame_levels_db(waveform, frame_samples) for waveform in channels]
+    segments = []
+    for channel, level_db in enumerate(levels_db):
+        speech_db = level_db
+        for other_db in levels_db[:channel] + levels_db[channel + 1 :]:
+            loudest_db = _hold_peaks(other_db, round(config.crosstalk_tail_sec / frame_sec))
+            speech_db = np.where(loudest_db - level_db > config.crosstalk_db, -np.inf, speech_db)
+        frames = _find_segments(level_db, speech_db, frame_sec, config)
+        segments.append(_to_seconds(frames, frame_samples, channels.shape[1], sample_rate))
+    return segments
+
+
+def _frame_samples(sample_rate: int, config: ActivityConfig) -> int:
+    return max(1, round(config.frame_sec * sample_rate))
+
+
+def _frame_levels_db(waveform: NDArray[np.float32], frame_samples: int) -> NDArray[np.float64]:
+    """(F,) level of each frame without its own mean; the last frame may be short."""
+    if waveform.ndim != 1 or waveform.dtype != np.float32:
+        raise ValueError(
+            f"waveform is {waveform.dtype} of shape {waveform.shape}; give one channel, (S,), of float32 in [-1, 1]"
+        )
+    num_whole = len(waveform) // frame_samples
+    whole = waveform[: num_whole * frame_samples].reshape(num_whole, frame_samples)
+    power = _power_around_mean(whole)
+    tail = waveform[num_whole * frame_samples :]
+    if len(tail):
+        power = np.append(power, _power_around_mean(tail[None]))
+    level_db: NDArray[np.float64] = 10.0 * np.log10(np.maximum(power, SILENCE_POWER))
+    return level_db
+
+
+def _power_around_mean(frames: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(F,) variance of each frame: a telephone line's DC offset is no sound.
+
+    Float32 sums hold 7 digits: beside a DC offset of half scale, sounds below about -65 dB are lost.
+    """
+    count = frames.shape[1]
+    mean = frames.sum(axis=1).astype(np.float64) / count
+    mean_square = np.einsum("ij,ij->i", frames, frames).astype(np.float64) / count
+    power: NDArray[np.float64] = mean_square - mean * mean
+    return power
+
+
+def _hold_peaks(level_db: NDArray[np.float64], num_held: int) -> NDArray[np.float64]:
+    """(F,) highest level of each frame and the `num_held` frames before it."""
+    if not len(level_db):
+        return level_db
+    padded = np.concatenate([np.full(num_held, -np.inf), level_db])
+    peaks: NDArray[np.float64] = np.lib.stride_tricks.sliding_window_view(padded, num_held + 1).max(axis=1)
+    return peaks
+
+
+def _find_segments(
+    level_db: NDArray[np.float64], speech_db: NDArray[np.float64], frame_sec: float, config: ActivityConfig
+) -> NDArray[np.int64]:
+    """(N, 2) first frame and frame after the last of each segment.
+
+    Args:
+        level_db: (F,) what the channel carries; sets the noise floor.
+        speech_db: (F,) the same, -inf where it cannot be this speaker's.
+        frame_sec: exact length of a frame.
+        config: the thresholds.
+    """
+    audible_db = level_db[level_db > config.min_noise_db]
+    if not len(audible_db):
+        return np.empty((0, 2), dtype=np.int64)
+    noise_db = float(np.percentile(audible_db, config.noise_percentile))
+    runs = _runs_of_true(speech_db > noise_db + config.close_db)
+    num_opened = np.concatenate([[0], np.cumsum(speech_db > noise_db + config.open_db)])
+    segments = runs[num_opened[runs[:, 1]] > num_opened[runs[:, 0]]]
+    segments = _join_over_gaps(segments, round(config.max_gap_sec / frame_sec))
+    return segments[segments[:, 1] - segments[:, 0] >= round(config.min_segment_sec / frame_sec)]
+
+
+def _runs_of_true(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(N, 2) first index and index after the last of each run of True."""
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    return edges.reshape(-1, 2).astype(np.int64)
+
+
+def _join_over_gaps(segments: NDArray[np.int64], max_gap: int) -> NDArray[np.int64]:
+    if not len(segments):
+        return segments
+    is_wide = segments[1:, 0] - segments[:-1, 1] > max_gap
+    starts = segments[np.append(True, is_wide), 0]
+    ends = segments[np.append(is_wide, True), 1]
+    return np.stack([starts, ends], axis=1)
+
+
+def _to_seconds(
+    frames: NDArray[np.int64], frame_samples: int, num_samples: int, sample_rate: int
+) -> NDArray[np.float64]:
+    return np.minimum(frames * frame_samples, num_samples) / sample_rate

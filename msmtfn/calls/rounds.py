@@ -1,0 +1,213 @@
+"""Cut a call into rounds: by its turns, else by who speaks on which channel, else into windows.
+
+A round is one exchange: the agent's turns, then the customer's, up to the agent's next turn (design, section 2).
+Silence is kept: a delayed answer says something, so a round lasts until the next one starts.
+Shapes: C channels, S samples.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msmtfn.calls.activity import ActivityConfig, detect_channel_activity
+
+Speaker = Literal["agent", "customer"]
+
+NUM_SPEAKERS: Final = 2
+SMALLEST_MAX_ROUND_SEC: Final = 0.1  # a few outputs of the audio encoder; nobody answers in less
+ZERO_LENGTH_SEC: Final = 1e-10  # far less than a sample, far more than the rounding of a day in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One speaker's stretch of a call, with its text; 0 <= start_sec <= end_sec."""
+
+    speaker: Speaker
+    start_sec: float
+    end_sec: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One exchange of a call; start_sec < end_sec, within the recording."""
+
+    start_sec: float
+    end_sec: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundsConfig:
+    """How a call is cut into rounds."""
+
+    max_round_sec: float = 40.0
+    """No round is longer than this."""
+    overlong_rounds: Literal["truncate", "split"] = "truncate"
+    """What happens to the rest of a longer one: dropped (its text stays), or kept as further rounds."""
+    activity: ActivityConfig = field(default_factory=ActivityConfig)
+    """How turns are found in the audio of a two-channel call without a transcript."""
+
+    def __post_init__(self) -> None:
+        if not SMALLEST_MAX_ROUND_SEC <= self.max_round_sec < math.inf:
+            raise ValueError(
+                f"max_round_sec is {self.max_round_sec!r}; it must be finite and at least {SMALLEST_MAX_ROUND_SEC}"
+            )
+        if self.overlong_rounds not in ("truncate", "split"):
+            raise ValueError(f"overlong_rounds is {self.overlong_rounds!r}; it must be 'truncate' or 'split'")
+
+
+def find_rounds(
+    channels: NDArray[np.float32],
+    sample_rate: int,
+    turns: Sequence[Turn] | None,
+    agent_channel: int | None,
+    config: RoundsConfig,
+) -> list[Round]:
+    """Cut a call into rounds in the best way that its data allow.
+
+    Args:
+        channels: (C, S) samples in [-1, 1].
+        sample_rate: samples a second.
+        turns: the recogniser's output; None or empty where there is none.
+        agent_channel: the agent's channel of a two-channel call; None where it is unknown.
+        config: the limits.
+
+    Returns:
+        The rounds in order, disjoint, within the recording; at least one unless it is empty.
+
+    Raises:
+        ValueError: the call has two channels and `agent_channel` is neither 0 nor 1.
+    """
+    num_channels, num_samples = channels.shape
+    if turns:
+        return rounds_from_turns(turns, num_samples / sample_rate, config)
+    if num_channels == NUM_SPEAKERS and agent_channel is not None:
+        return rounds_from_activity(channels, sample_rate, agent_channel, config)
+    return rounds_from_windows(num_samples / sample_rate, config)
+
+
+def rounds_from_turns(turns: Sequence[Turn], duration_sec: float, config: RoundsConfig) -> list[Round]:
+    """Group turns, which may overlap and come in any order, into rounds.
+
+    The last round ends with the last speech of the call, whichever round's turn that is. Where the turns span no
+    audio (there are none, or they lie outside the recording), the whole call is cut into windows.
+    """
+    if duration_sec <= 0:
+        return []
+    turns = sorted(turns, key=lambda turn: turn.start_sec)
+    end_sec = min(max((turn.end_sec for turn in turns if turn.start_sec < duration_sec), default=0.0), duration_sec)
+    if not turns or end_sec - turns[0].start_sec <= ZERO_LENGTH_SEC:
+        return _split_span(0.0, duration_sec, turns, config.max_round_sec)
+    exchanges = _merge_empty_exchanges(_group_exchanges(turns), end_sec)
+    starts_sec = [exchange[0].start_sec for exchange in exchanges]
+    rounds = []
+    for exchange, round_end_sec in zip(exchanges, [*starts_sec[1:], end_sec], strict=True):
+        rounds += _limit_length(exchange, round_end_sec, config)
+    return rounds
+
+
+def rounds_from_activity(
+    channels: NDArray[np.float32], sample_rate: int, agent_channel: int, config: RoundsConfig
+) -> list[Round]:
+    """Group the speech found on the two channels into rounds without text; windows where nobody speaks.
+
+    Raises:
+        ValueError: `channels` are not two, or `agent_channel` is neither 0 nor 1.
+    """
+    turns = detect_turns(channels, agent_channel, sample_rate, config.activity)
+    return rounds_from_turns(turns, channels.shape[1] / sample_rate, config)
+
+
+def rounds_from_windows(duration_sec: float, config: RoundsConfig, text: str = "") -> list[Round]:
+    """Cut the whole call into windows of max_round_sec, the last as long as what is left.
+
+    `text`, the call's text of which no times are known, goes to the first window.
+    """
+    if duration_sec <= 0:
+        return []
+    whole_call = Turn("agent", 0.0, duration_sec, text)
+    return _split_span(0.0, duration_sec, [whole_call], config.max_round_sec)
+
+
+def detect_turns(
+    channels: NDArray[np.float32], agent_channel: int, sample_rate: int, config: ActivityConfig
+) -> list[Turn]:
+    """Find both speakers' turns, without text, in a two-channel call.
+
+    Args:
+        channels: (2, S) samples in [-1, 1], one speaker a channel.
+        agent_channel: 0 or 1.
+        sample_rate: samples a second.
+        config: the thresholds.
+
+    Returns:
+        The turns in order of their start; turns of different speakers may overlap.
+
+    Raises:
+        ValueError: `channels` are not two, or `agent_channel` is neither 0 nor 1.
+    """
+    if channels.shape[:-1] != (NUM_SPEAKERS,):
+        raise ValueError(f"channels is of shape {channels.shape}; turns are found in two channels, (2, S)")
+    if agent_channel not in (0, 1):
+        raise ValueError(f"agent_channel is {agent_channel!r}; in a two-channel call it must be 0 or 1")
+    turns = []
+    for channel, segments in enumerate(detect_channel_activity(channels, sample_rate, config)):
+        speaker: Speaker = "agent" if channel == agent_channel else "customer"
+        turns += [Turn(speaker, start_sec, end_sec, "") for start_sec, end_sec in segments.tolist()]
+    return sorted(turns, key=lambda turn: turn.start_sec)
+
+
+def _group_exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
+    """Begin a new exchange where the agent takes over from the customer."""
+    exchanges: list[list[Turn]] = []
+    previous: Speaker | None = None
+    for turn in turns:
+        if previous is None or (turn.speaker == "agent" and previous == "customer"):
+            exchanges.append([])
+        exchanges[-1].append(turn)
+        previous = turn.speaker
+    return exchanges
+
+
+def _merge_empty_exchanges(exchanges: Sequence[Sequence[Turn]], end_sec: float) -> list[list[Turn]]:
+    """Add an exchange to the one before where either would have no audio before the next starts or the speech ends."""
+    merged: list[list[Turn]] = []
+    for exchange in exchanges:
+        start_sec = exchange[0].start_sec
+        if merged and min(start_sec - merged[-1][0].start_sec, end_sec - start_sec) <= ZERO_LENGTH_SEC:
+            merged[-1] += exchange
+        else:
+            merged.append(list(exchange))
+    return merged
+
+
+def _limit_length(exchange: Sequence[Turn], end_sec: float, config: RoundsConfig) -> list[Round]:
+    start_sec = exchange[0].start_sec
+    if config.overlong_rounds == "split":
+        return _split_span(start_sec, end_sec, exchange, config.max_round_sec)
+    return [Round(start_sec, min(end_sec, start_sec + config.max_round_sec), _join_texts(exchange))]
+
+
+def _split_span(start_sec: float, end_sec: float, turns: Sequence[Turn], max_round_sec: float) -> list[Round]:
+    """Cut a span into rounds of `max_round_sec`; a turn's text goes to the one in which it starts."""
+    num_rounds = max(1, math.ceil((end_sec - start_sec - ZERO_LENGTH_SEC) / max_round_sec))
+    edges_sec = [*(start_sec + index * max_round_sec for index in range(num_rounds)), end_sec]
+    turns_of_round: list[list[Turn]] = [[] for _ in range(num_rounds)]
+    for turn in turns:
+        index = bisect_right(edges_sec[1:-1], turn.start_sec)
+        turns_of_round[index].append(turn)
+    return [
+        Round(edges_sec[index], edges_sec[index + 1], _join_texts(turns_of_round[index])) for index in range(num_rounds)
+    ]
+
+
+def _join_texts(turns: Sequence[Turn]) -> str:
+    return " ".join(text for turn in turns if (text := turn.text.strip()))

@@ -1,0 +1,1 @@
+"""Makes calls: speech from a synthesiser, over a telephone, with a manifest."""

@@ -1,0 +1,165 @@
+"""Speech from text with libespeak-ng, so that a demonstration day needs no recordings of real people.
+
+Shape letters: S samples.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from _ctypes import dlclose
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msmtfn.errors import JobError, UsageError
+
+RATES_WPM: Final = range(80, 451)
+PITCHES: Final = range(100)
+VOLUMES: Final = range(101)
+"""espeak-ng's ranges; it clamps in silence what lies outside. A volume above 100 only clips."""
+
+_AUDIO_OUTPUT_SYNCHRONOUS: Final = 2
+_INITIALIZE_DONT_EXIT: Final = 0x8000  # without it the library ends the process when its data are missing
+_CHARS_UTF8: Final = 1
+_PARAMETER_RATE: Final = 1
+_PARAMETER_VOLUME: Final = 2
+_PARAMETER_PITCH: Final = 3
+_RANDOM_SEED: Final = 1
+_BYTES_PER_SAMPLE: Final = np.dtype(np.int16).itemsize
+_FULL_SCALE: Final = np.float32(2**15)
+
+_SamplesCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+# libespeak-ng keeps its state in globals: one utterance at a time in a process.
+_library_lock = threading.Lock()
+
+
+class SpeechError(JobError):
+    """libespeak-ng cannot be loaded or refused an utterance."""
+
+
+class Synthesizer:
+    """Speaks text with the libespeak-ng that the wheel `espeakng_loader` carries.
+
+    The same arguments give the same samples, whatever was spoken before. libespeak-ng does not promise that: the phase
+    of its pitch flutter (`Flutter_ix` in wavegen.c) and its noise live in globals that neither a new voice nor
+    `espeak_Terminate` resets. So each utterance loads the library afresh, which costs some milliseconds. It
+    holds only while nothing else in the process keeps the same library loaded.
+
+    Raises:
+        UsageError: `espeakng_loader` is not installed.
+    """
+
+    sample_rate: Final = 22_050
+
+    def __init__(self) -> None:
+        self._library_path, self._data_path = _find_library()
+
+    def speak(
+        self, text: str, *, voice: str = "cmn", rate_wpm: int = 175, pitch: int = 50, volume: int = 100
+    ) -> NDArray[np.float32]:
+        """Speak `text`.
+
+        Args:
+            text: what to say; without a word in it, the result is a few samples of silence.
+            voice: a language of espeak-ng, with a variant after a plus sign: `cmn`, `cmn+f3`, `cmn+m2`.
+            rate_wpm: words a minute, 80 to 450.
+            pitch: 0 to 99.
+            volume: 0 to 100.
+
+        Returns:
+            (S,) at `sample_rate`, in [-1, 1]; the pause at the end of the sentence included.
+
+        Raises:
+            ValueError: an argument is out of its range, or there is no such voice or variant.
+            SpeechError: the library failed.
+        """
+        _check_range("rate_wpm", rate_wpm, RATES_WPM)
+        _check_range("pitch", pitch, PITCHES)
+        _check_range("volume", volume, VOLUMES)
+        self._check_variant(voice)
+        parameters = {_PARAMETER_RATE: rate_wpm, _PARAMETER_PITCH: pitch, _PARAMETER_VOLUME: volume}
+        with _library_lock, self._fresh_library() as library:
+            samples = _synthesize(library, text, voice, parameters)
+        return np.frombuffer(samples, dtype=np.int16).astype(np.float32) / _FULL_SCALE
+
+    @contextmanager
+    def _fresh_library(self) -> Iterator[ctypes.CDLL]:
+        try:
+            library = ctypes.CDLL(str(self._library_path))
+        except OSError as exc:
+            raise SpeechError(f"libespeak-ng cannot be loaded from {self._library_path}: {exc}") from exc
+        try:
+            self._start(library)
+            yield library
+        finally:
+            library.espeak_Terminate()
+            dlclose(library._handle)
+
+    def _start(self, library: ctypes.CDLL) -> None:
+        data_path = str(self._data_path).encode()
+        sample_rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data_path, _INITIALIZE_DONT_EXIT)
+        if sample_rate != self.sample_rate:
+            raise SpeechError(
+                f"libespeak-ng did not start with the data in {self._data_path}: espeak_Initialize gave {sample_rate}; "
+                "look whether the folder is whole and its path at most 150 characters long, espeak-ng's limit"
+            )
+        library.espeak_ng_SetRandSeed(ctypes.c_long(_RANDOM_SEED))
+
+    def _check_variant(self, voice: str) -> None:
+        # espeak-ng falls back to the plain voice when it does not know the variant.
+        _, plus, variant = voice.partition("+")
+        if plus and not (self._data_path / "voices" / "!v" / variant).is_file():
+            raise ValueError(f"voice is {voice!r}; espeak-ng has no variant {variant!r} (f1 to f5, m1 to m8, ...)")
+
+
+def trim_silence(waveform: NDArray[np.float32], *, threshold: float = 0.005) -> NDArray[np.float32]:
+    """Cut the (S,) `waveform` to its first and last sample that is louder than `threshold`."""
+    (loud,) = np.nonzero(np.abs(waveform) > threshold)
+    return waveform[loud[0] : loud[-1] + 1] if loud.size else waveform[:0]
+
+
+def _find_library() -> tuple[Path, Path]:
+    try:
+        import espeakng_loader  # noqa: PLC0415
+    except ImportError as exc:
+        raise UsageError("speech needs espeakng-loader, which is not installed: pip install -e '.[demo]'") from exc
+    return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+
+
+def _check_range(name: str, value: int, allowed: range) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value}; it must be a whole number from {allowed[0]} to {allowed[-1]}")
+
+
+def _synthesize(library: ctypes.CDLL, text: str, voice: str, parameters: dict[int, int]) -> bytes:
+    """The samples of `text`, as 16-bit integers."""
+    samples = bytearray()
+
+    def collect(wave: ctypes._Pointer[ctypes.c_short], num_samples: int, _events: int | None) -> int:
+        if wave and num_samples > 0:
+            samples.extend(ctypes.string_at(wave, num_samples * _BYTES_PER_SAMPLE))
+        return 0
+
+    callback = _SamplesCallback(collect)
+    library.espeak_SetSynthCallback(callback)
+    if library.espeak_SetVoiceByName(voice.encode()) != 0:
+        raise ValueError(f"voice is {voice!r}; espeak-ng has no such voice (Mandarin is 'cmn')")
+    # After the voice: choosing one sets the rate anew.
+    for parameter, value in parameters.items():
+        _check_status(library.espeak_SetParameter(parameter, value, 0), "espeak_SetParameter")
+    encoded = text.encode()
+    size = ctypes.c_size_t(len(encoded) + 1)
+    _check_status(library.espeak_Synth(encoded, size, 0, 1, 0, _CHARS_UTF8, None, None), "espeak_Synth")
+    _check_status(library.espeak_Synchronize(), "espeak_Synchronize")
+    return bytes(samples)
+
+
+def _check_status(status: int, function: str) -> None:
+    if status != 0:
+        raise SpeechError(f"libespeak-ng refused an utterance: {function} gave {status}")

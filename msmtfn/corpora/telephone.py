@@ -1,0 +1,77 @@
+"""Make clean audio sound and look like a recorded telephone line.
+
+Shape letters: C channels, S samples.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+SAMPLE_RATE: Final = 8_000
+BAND_HZ: Final = (300.0, 3_400.0)
+EDGE_HZ: Final = 60.0
+"""Width of the slope inside each end of the band; a narrower one rings longer."""
+
+SETTLE_SEC: Final = 0.05  # silence after the signal, for the filter's ringing, which would else come round to the start
+
+RecordingFormat = Literal["wav_mulaw", "wav_pcm16", "flac"]
+"""No OGG: libsndfile gives each stream a random serial number, so the same call would not give the same bytes."""
+
+_SOUNDFILE_NAMES: Final[dict[RecordingFormat, tuple[str, str]]] = {
+    "wav_mulaw": ("WAV", "ULAW"),
+    "wav_pcm16": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+}
+
+
+def telephone_band(waveform: NDArray[np.float32], from_rate: int, to_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
+    """Keep 300 to 3400 Hz of `waveform` and resample it, both in one Fourier transform; nothing is delayed.
+
+    Args:
+        waveform: (S,) at `from_rate`.
+        from_rate: samples a second.
+        to_rate: samples a second of the result; must hold the band.
+
+    Returns:
+        (ceil(S * to_rate / from_rate),)
+
+    Raises:
+        ValueError: `waveform` is not one channel, or a rate cannot hold the band.
+    """
+    if waveform.ndim != 1:
+        raise ValueError(f"waveform has shape {waveform.shape}; pass one channel, (S,)")
+    lowest_rate = 2 * BAND_HZ[1]
+    if min(from_rate, to_rate) <= lowest_rate:
+        raise ValueError(f"rates are {from_rate} and {to_rate}; the telephone band needs more than {lowest_rate:.0f}")
+    # Whole numbers of samples before and after: the two rates' ratio is met exactly.
+    common = math.gcd(from_rate, to_rate)
+    step_from, step_to = from_rate // common, to_rate // common
+    num_steps_needed = math.ceil((len(waveform) + SETTLE_SEC * from_rate) / step_from)
+    num_steps = 1 << (num_steps_needed - 1).bit_length()  # a length with a large prime factor transforms slowly
+    num_padded, num_resampled = num_steps * step_from, num_steps * step_to
+    spectrum = np.fft.rfft(waveform, n=num_padded)[: num_resampled // 2 + 1]
+    spectrum = spectrum * _band_gain(np.arange(len(spectrum)) * from_rate / num_padded)
+    resampled = np.fft.irfft(spectrum, n=num_resampled) * (num_resampled / num_padded)
+    return resampled[: math.ceil(len(waveform) * to_rate / from_rate)].astype(np.float32)
+
+
+def write_recording(
+    path: Path, waveform: NDArray[np.float32], sample_rate: int, recording_format: RecordingFormat
+) -> None:
+    """Write a (C, S) waveform in [-1, 1] to `path`; what is louder is clipped."""
+    if waveform.ndim != 2:  # noqa: PLR2004
+        raise ValueError(f"waveform has shape {waveform.shape}; it must be (channels, samples)")
+    container, subtype = _SOUNDFILE_NAMES[recording_format]
+    soundfile.write(path, np.clip(waveform.T, -1.0, 1.0), sample_rate, format=container, subtype=subtype)
+
+
+def _band_gain(frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """0 outside the band, 1 inside, with a raised-cosine slope of `EDGE_HZ` just inside each end."""
+    distance_hz = np.minimum(frequency_hz - BAND_HZ[0], BAND_HZ[1] - frequency_hz)
+    return 0.5 - 0.5 * np.cos(np.pi * np.clip(distance_hz / EDGE_HZ, 0.0, 1.0))

@@ -1,0 +1,60 @@
+"""The project's own errors: of one call, and of a whole job.
+
+A `CallError` is caught at the edge of the call it belongs to and becomes a rejected row; a `JobError` ends
+the job with one line that says what to do.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RejectCode(StrEnum):
+    """Why a call could not be scored; the value is what stands in the column `error_code`."""
+
+    BAD_ROW = "bad_row"
+    AUDIO_NOT_FOUND = "audio_not_found"
+    AUDIO_UNREADABLE = "audio_unreadable"
+    AUDIO_EMPTY = "audio_empty"
+    AUDIO_TOO_LONG = "audio_too_long"
+    AUDIO_TOO_LARGE = "audio_too_large"
+    SCORING_FAILED = "scoring_failed"
+    INTERNAL_ERROR = "internal_error"
+
+
+class CallError(Exception):
+    """One call cannot be scored.
+
+    Attributes:
+        code: the reason, as published.
+        detail: one line for the operator; never a transcript or a customer's id.
+    """
+
+    def __init__(self, code: RejectCode, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+class JobError(Exception):
+    """The job cannot go on; the message names the thing and the cure. Exit code 1."""
+
+
+class UsageError(JobError):
+    """The command line or the configuration is wrong. Exit code 2."""
+
+
+class ManifestError(JobError):
+    """The day's manifest is missing, unreadable or lacks a required column."""
+
+
+class ModelError(JobError):
+    """The model's folder cannot be fetched or loaded."""
+
+
+class StorageError(JobError):
+    """A folder cannot be listed, read or written."""
+
+
+class PublishError(JobError):
+    """The scored parts do not add up to the manifest, so nothing is published."""

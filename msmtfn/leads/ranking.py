@@ -1,0 +1,63 @@
+"""How good a lead is, and which is rung back first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from msmtfn.leads.schema import ROW_ID, SCORED
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeadWeights:
+    """What a call of each intent is worth, from 0 (nothing) to 1 (ring back first)."""
+
+    weight_a: float = 1.0
+    """Worth of a call that is surely A, very positive."""
+    weight_b: float = 0.6
+    """Worth of a call that is surely B, neutral and receptive."""
+    weight_c: float = 0.2
+    """Worth of a call that is surely C, a little impatient and negative."""
+    weight_d: float = 0.0
+    """Worth of a call that is surely D, an explicit refusal."""
+    weight_e: float = 0.0
+    """Worth of a call that is surely E, without intent or not relevant."""
+
+    def __post_init__(self) -> None:
+        """Check the weights.
+
+        Raises:
+            ValueError: one is not between 0 and 1.
+        """
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 <= value <= 1):
+                raise ValueError(f"{name} is {value}; it must be between 0 and 1")
+
+
+def lead_scores(five: npt.NDArray[np.float32], weights: LeadWeights) -> npt.NDArray[np.float32]:
+    """Weighted mean of the five probabilities of calls (C, 5), on a scale from 0 to 100, as (C,)."""
+    scores: npt.NDArray[np.float64] = 100.0 * five.astype(np.float64) @ np.array(astuple(weights))
+    return scores.astype(np.float32)
+
+
+def order_of_leads(keys: pa.Table) -> tuple[npt.NDArray[np.int64], int]:
+    """Put a day's calls in the order of their publication.
+
+    Args:
+        keys: `row_id`, `call_id`, `status` and `lead_score` of every call, in any order.
+
+    Returns:
+        The row ids, best lead first (ties by `call_id`), then the rejected calls in the order of the manifest; and the
+        number of leads that have a rank.
+    """
+    is_scored = pc.equal(keys["status"], SCORED)
+    scored, rejected = keys.filter(is_scored), keys.filter(pc.invert(is_scored))
+    best_first = [("lead_score", "descending"), ("call_id", "ascending"), (ROW_ID, "ascending")]
+    ids = [scored.sort_by(best_first)[ROW_ID], rejected.sort_by(ROW_ID)[ROW_ID]]
+    return np.concatenate([column.to_numpy() for column in ids]), len(scored)

@@ -1,0 +1,52 @@
+"""The columns of the leads, declared once.
+
+What a run has scored so far stands in parts: the leads without their rank, and with the number of the manifest's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import pyarrow as pa
+
+from msmtfn.labels import TASKS
+
+SCORED: Final = "scored"
+REJECTED: Final = "rejected"
+ROW_ID: Final = "row_id"
+ROUND: Final = pa.struct([("start_sec", pa.float64()), ("end_sec", pa.float64())])
+
+OUTCOME: Final = pa.schema(
+    [
+        ("status", pa.string()),
+        ("error_code", pa.string()),
+        ("error_detail", pa.string()),
+        *((task, pa.struct([(name, pa.float32()) for name in classes])) for task, classes in TASKS.items()),
+        ("intent_predicted", pa.string()),
+        ("lead_score", pa.float32()),
+        ("duration_sec", pa.float64()),
+        ("num_rounds", pa.int32()),
+        ("rounds", pa.list_(ROUND)),
+        ("model_version", pa.string()),
+        ("run_id", pa.string()),
+        ("scored_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""What scoring adds to a call."""
+
+LEAD_RANK: Final = pa.field("lead_rank", pa.int32())
+RESERVED: Final = frozenset({*OUTCOME.names, LEAD_RANK.name})
+"""Names that a column of the manifest must not have in the leads."""
+
+
+def parts_schema(passed: Iterable[pa.Field]) -> pa.Schema:
+    """The schema of a run's parts, given the columns that pass through, `call_id` among them."""
+    return pa.schema([pa.field(ROW_ID, pa.int64()), *passed, *OUTCOME])
+
+
+def leads_schema(parts: pa.Schema) -> pa.Schema:
+    """The schema of the published leads, given that of the parts."""
+    fields = [field for field in parts if field.name != ROW_ID]
+    after = [field.name for field in fields].index("lead_score") + 1
+    return pa.schema([*fields[:after], LEAD_RANK, *fields[after:]])

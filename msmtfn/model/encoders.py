@@ -1,0 +1,114 @@
+"""The two encoders: samples to audio states and token ids to text states (paper, section 3.3).
+
+Shapes: R rounds, S samples, A audio frames, T text tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig
+
+from msmtfn.model.attention import length_mask
+from msmtfn.model.config import MsmtFnConfig
+
+VARIANCE_FLOOR = 1e-7
+"""Added to a round's variance, as transformers' feature extractor for wav2vec 2.0 does; keeps silence finite."""
+
+
+class AudioEncoder(nn.Module):
+    """HuBERT or wav2vec 2.0 over whole rounds, each padded to the longest round as the paper has it.
+
+    This is the plain path. The first convolution of a model with `feat_extract_norm: "group"` takes its statistics
+    over the padded length, so that what a round's frames are does depend on how far it is padded.
+    """
+
+    def __init__(self, config: MsmtFnConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = AutoModel.from_config(config.audio)
+        if config.audio_frontend == "wav2vec2":
+            self.use_frontend(AutoModel.from_config(config.frontend_config))
+
+    def use_frontend(self, wav2vec2: nn.Module) -> None:
+        """Put the convolutions of a wav2vec 2.0 model before this encoder's transformer.
+
+        Raises:
+            ValueError: the two models' convolutions differ in width or stride.
+        """
+        for field in ("conv_dim", "conv_kernel", "conv_stride"):
+            ours, theirs = getattr(self.model.config, field), getattr(wav2vec2.config, field)
+            if list(ours) != list(theirs):
+                raise ValueError(
+                    f"frontend_config.{field} is {list(theirs)}; it must be the audio encoder's {list(ours)}"
+                )
+        self.model.feature_extractor = wav2vec2.feature_extractor
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode rounds.
+
+        Args:
+            waveforms: (R, S) float, mono at `encoder_sample_rate`, any scale; S is at most `max_round_samples`.
+            num_samples: (R,) int, samples of each round; what follows them is not looked at.
+
+        Returns:
+            Hidden states (R, A, width of the encoder), A being 999 for the paper's sizes, and a mask (R, A), True for
+            the frames that lie in the round wholly. A round shorter than the receptive field has none.
+        """
+        limit = self.config.max_round_samples
+        if waveforms.shape[1] > limit:
+            raise ValueError(f"waveforms has {waveforms.shape[1]} samples; cut rounds to at most {limit}")
+        padded = F.pad(normalize_waveforms(waveforms, num_samples), (0, limit - waveforms.shape[1]))
+        # A round without a frame is given one of silence, since attention must have something to look at.
+        heard = length_mask(num_samples.clamp(min=self.config.receptive_field), limit)
+        states = self.model(padded, attention_mask=heard.long()).last_hidden_state
+        return states, length_mask(self._num_frames(num_samples), states.shape[1])
+
+    def _num_frames(self, num_samples: Tensor) -> Tensor:
+        frames = num_samples
+        config = self.config.convolutions
+        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+            frames = (frames - kernel).div(stride, rounding_mode="floor") + 1
+        return frames.clamp(min=0)
+
+
+class TextEncoder(nn.Module):
+    """BERT or RoBERTa over the tokens of rounds."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.model = AutoModel.from_config(config, add_pooling_layer=False)
+
+    def forward(self, input_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode rounds.
+
+        Args:
+            input_ids: (R, T) int, padded with the encoder's own `pad_token_id`.
+            num_tokens: (R,) int, tokens of each round; 0 where it has no text.
+
+        Returns:
+            Hidden states (R, T, width of the encoder) and their mask (R, T).
+        """
+        mask = length_mask(num_tokens, input_ids.shape[1])
+        # A round without text is given one token of padding, since attention needs something to look at.
+        read = length_mask(num_tokens.clamp(min=1), input_ids.shape[1])
+        return self.model(input_ids, attention_mask=read.long()).last_hidden_state, mask
+
+
+def normalize_waveforms(waveforms: Tensor, num_samples: Tensor) -> Tensor:
+    """Give each round zero mean and unit variance over its own samples, and zero after them.
+
+    Args:
+        waveforms: (R, S) float.
+        num_samples: (R,) int.
+
+    Returns:
+        (R, S) float32.
+    """
+    mask = length_mask(num_samples, waveforms.shape[1])
+    count = num_samples.clamp(min=1)[:, None]
+    waveforms = waveforms.float().masked_fill(~mask, 0.0)
+    centred = (waveforms - waveforms.sum(dim=1, keepdim=True) / count).masked_fill(~mask, 0.0)
+    variance = centred.square().sum(dim=1, keepdim=True) / count
+    return centred / torch.sqrt(variance + VARIANCE_FLOOR)

@@ -1,0 +1,138 @@
+"""MSMT-FN, the multi-segment multi-task fusion network (paper, section 3, figure 1).
+
+Shapes: R rounds of all calls in the batch, C calls, S samples, T text tokens, D width of the fusion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.context import RoundContext
+from msmtfn.model.encoders import AudioEncoder, TextEncoder
+from msmtfn.model.fusion import EMBEDDING_STD, BottleneckFusion, ClassToken, RoundFusion
+from msmtfn.model.heads import TaskHeads
+from msmtfn.model.losses import multi_task_loss
+
+
+@dataclass
+class MsmtFnOutput(ModelOutput):
+    """What the network says of a batch of calls.
+
+    Attributes:
+        loss: scalar, where the intents were given.
+        logits: a tensor (C, number of classes) a task.
+    """
+
+    loss: Tensor | None = None
+    logits: dict[str, Tensor] | None = None
+
+
+class MsmtFn(PreTrainedModel):
+    """The whole network: encoders, fusion of each round, context of the rounds, four heads.
+
+    Rounds of several calls are handed over one after the other, call by call. The two halves may be used alone:
+    `encode_rounds` looks at each round for itself, in any order and grouping; `classify_calls` needs a call's rounds
+    together and in order.
+    """
+
+    config: MsmtFnConfig
+    config_class = MsmtFnConfig
+    base_model_prefix = ""
+    main_input_name = "waveforms"
+    _supports_sdpa = True
+
+    def __init__(self, config: MsmtFnConfig) -> None:
+        super().__init__(config)
+        self.audio_encoder = AudioEncoder(config)
+        self.text_encoder = TextEncoder(config.text)
+        self.fusion = RoundFusion(config)
+        self.context = RoundContext(config.hidden_size, config.context_size, config.num_context_layers, config.dropout)
+        self.heads = TaskHeads(self.context.output_size, config.dropout)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_encoders(cls, **options: Any) -> MsmtFn:
+        """Make a network whose encoders are pretrained and whose rest is new.
+
+        Args:
+            **options: fields of `MsmtFnConfig`; `audio_encoder` and `text_encoder` are hub names or folders. With
+                `audio_frontend="wav2vec2"`, `frontend_encoder` names the wav2vec 2.0 model.
+        """
+        frontend_encoder = options.pop("frontend_encoder", None)
+        names = MsmtFnConfig(**options)
+        audio = _load_encoder(names.audio_encoder)
+        text = _load_encoder(names.text_encoder, add_pooling_layer=False)
+        options |= {"audio_config": audio.config, "text_config": text.config}
+        frontend = None
+        if frontend_encoder is not None:
+            frontend = _load_encoder(frontend_encoder)
+            options |= {"audio_frontend": "wav2vec2", "frontend_config": frontend.config}
+        network = cls(MsmtFnConfig(**options))
+        network.audio_encoder.model = audio
+        network.text_encoder.model = text
+        if frontend is not None:
+            network.audio_encoder.use_frontend(frontend)
+        return network
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        input_ids: Tensor,
+        num_tokens: Tensor,
+        rounds_per_call: list[int],
+        intents: Tensor | None = None,
+    ) -> MsmtFnOutput:
+        """Classify calls.
+
+        Args:
+            waveforms: (R, S) float, mono at `config.encoder_sample_rate`, any scale, each round from its start.
+            num_samples: (R,) int, samples of each round.
+            input_ids: (R, T) int, padded with the text encoder's `pad_token_id`.
+            num_tokens: (R,) int, tokens of each round; 0 where it has no text.
+            rounds_per_call: C numbers that sum to R.
+            intents: (C,) int, index in `labels.INTENTS`; with it the loss is computed.
+
+        Returns:
+            The logits and, with `intents`, the loss.
+        """
+        vectors = self.encode_rounds(waveforms, num_samples, input_ids, num_tokens)
+        logits = self.classify_calls(vectors, rounds_per_call)
+        loss = None if intents is None else multi_task_loss(logits, intents)
+        return MsmtFnOutput(loss=loss, logits=logits)
+
+    def encode_rounds(self, waveforms: Tensor, num_samples: Tensor, input_ids: Tensor, num_tokens: Tensor) -> Tensor:
+        """Give each round its vector (R, D); the arguments are those of `forward`."""
+        audio, audio_mask = self.audio_encoder(waveforms, num_samples)
+        text, text_mask = self.text_encoder(input_ids, num_tokens)
+        vectors: Tensor = self.fusion(audio, audio_mask, text, text_mask)
+        return vectors
+
+    def classify_calls(self, vectors: Tensor, rounds_per_call: list[int]) -> dict[str, Tensor]:
+        """Give each call its logits a task, (C, number of classes), from its rounds' vectors (R, D)."""
+        logits: dict[str, Tensor] = self.heads(self.context(vectors, rounds_per_call))
+        return logits
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw new weights as PyTorch does; the encoders draw theirs in their own ways."""
+        if isinstance(module, nn.Linear | nn.LayerNorm | nn.GRU):
+            module.reset_parameters()
+        elif isinstance(module, ClassToken):
+            nn.init.normal_(module.token, std=EMBEDDING_STD)
+        elif isinstance(module, BottleneckFusion):
+            nn.init.normal_(module.tokens, std=EMBEDDING_STD)
+
+
+def _load_encoder(name_or_folder: str, **options: Any) -> PreTrainedModel:
+    encoder: PreTrainedModel = AutoModel.from_pretrained(
+        name_or_folder, use_safetensors=True, trust_remote_code=False, **options
+    )
+    return encoder

@@ -1,0 +1,251 @@
+"""The graph of a day on one page: read, prepare, score, write. The only place where Ray Data is used to score.
+
+A call is one row from read to write, under the `row_id` by which the engine's checkpoint knows it: what a crashed run
+has committed is not scored again. No stage drops a row; what cannot be scored travels on as a reject.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext, SaveMode
+from ray.data.checkpoint import CheckpointConfig
+
+from msmtfn import storage
+from msmtfn.leads.schema import REJECTED, ROW_ID
+from msmtfn.model.checkpoint import PackedNetwork, unpack_network
+from msmtfn.scoring.prepare import Preparer
+from msmtfn.scoring.scorer import Scorer, ScorerConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineConfig:
+    """How the work is spread over the cluster; none of it changes a result."""
+
+    batch_calls: int = 16
+    """Calls that are prepared, and scored, together."""
+    block_calls: int = 64
+    """Calls that are committed together, at most; fewer where the day has few for the cluster's CPUs."""
+    num_scorers: int = 0
+    """Processes that hold the network; 0 takes one for each GPU, or one for each 8 CPUs where there is no GPU."""
+    gpus_per_scorer: float = 1.0
+    """Share of a GPU that each of them takes, where there are GPUs."""
+    threads_per_scorer: int = 0
+    """Threads of the network on a machine without a GPU; 0 takes all its CPUs, 8 at most."""
+    max_retries: int = 3
+    """Times that a batch of calls is tried again after its process has died."""
+    progress_sec: float = 2.0
+    """Seconds between two reports of progress."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: one is out of range.
+        """
+        for name, least in {
+            "batch_calls": 1,
+            "block_calls": 1,
+            "num_scorers": 0,
+            "threads_per_scorer": 0,
+            "max_retries": 0,
+        }.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.gpus_per_scorer <= 0 or self.progress_sec <= 0:
+            raise ValueError("gpus_per_scorer and progress_sec must be more than 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringTask:
+    """What one run of the graph has to do.
+
+    Attributes:
+        calls: folder of the run's copy of the manifest.
+        parts: folder that the scored calls are written to.
+        checkpoint: folder of the engine's notes on what is committed.
+        num_calls: calls of the day.
+        schema: of the parts.
+        model_version: of the network.
+        run_id: of the run.
+    """
+
+    calls: str
+    parts: str
+    checkpoint: str
+    num_calls: int
+    schema: pa.Schema
+    model_version: str
+    run_id: str
+
+
+def score_calls(
+    task: ScoringTask,
+    preparer: Preparer,
+    network: PackedNetwork,
+    scorer: ScorerConfig,
+    config: PipelineConfig,
+    report: Callable[[int, int], None],
+) -> None:
+    """Score the calls that no earlier run of the same task has committed.
+
+    Args:
+        task: what to read and where to write.
+        preparer: makes the network's inputs, in tasks on CPUs.
+        network: handed to the scorers through the object store.
+        scorer: how they run it.
+        config: how the work is spread.
+        report: told, every so often, how many calls this run has done and rejected so far.
+    """
+    filesystem, calls = storage.arrow_filesystem_of(task.calls)
+    _, parts = storage.arrow_filesystem_of(task.parts)
+    _configure_engine(task, filesystem)
+    pool = _plan_scorers(config)
+    with _progress(report, config.progress_sec) as counter:
+        (
+            ray.data.read_parquet(calls, filesystem=filesystem)
+            .repartition(target_num_rows_per_block=_block_calls(task.num_calls, config))
+            .map_batches(
+                partial(_prepare, preparer=preparer, passed=_passed(task.schema)),
+                batch_size=config.batch_calls,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                max_retries=config.max_retries,
+            )
+            .map_batches(
+                ScoringActor,
+                fn_constructor_args=(ray.put(network), scorer, task, pool.threads, counter),
+                batch_size=config.batch_calls,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                compute=ActorPoolStrategy(min_size=pool.size, max_size=pool.size),
+                num_cpus=0 if pool.gpus else 1,
+                num_gpus=pool.gpus,
+                max_restarts=config.max_retries,
+                max_task_retries=config.max_retries,
+            )
+            .write_parquet(parts, filesystem=filesystem, mode=SaveMode.APPEND, compression="zstd")
+        )
+
+
+class ScoringActor:
+    """Holds the network of one GPU, or of some cores, for the length of the run."""
+
+    def __init__(
+        self,
+        network: ray.ObjectRef[PackedNetwork],
+        config: ScorerConfig,
+        task: ScoringTask,
+        threads: int,
+        counter: Any,
+    ) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self.task = task
+        self.counter = counter
+        self.scorer = Scorer(
+            unpack_network(ray.get(network)), config, model_version=task.model_version, run_id=task.run_id
+        )
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Score a batch of prepared calls."""
+        scored = self.scorer.score_batch(batch, self.task.schema)
+        self.counter.add.remote(len(scored), pc.sum(pc.equal(scored["status"], REJECTED)).as_py() or 0)
+        return scored
+
+
+class ProgressCounter:
+    """Counts what the scorers have done; a batch that is tried again counts twice, so it is for the eye only."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.rejected = 0
+
+    def add(self, done: int, rejected: int) -> None:
+        """Count a batch."""
+        self.done += done
+        self.rejected += rejected
+
+    def read(self) -> tuple[int, int]:
+        """Calls done and rejected."""
+        return self.done, self.rejected
+
+
+@dataclass(frozen=True, slots=True)
+class _ScorerPool:
+    size: int
+    gpus: float
+    threads: int
+
+
+def _prepare(batch: pa.Table, *, preparer: Preparer, passed: list[str]) -> pa.Table:
+    return preparer.prepare_batch(batch, passed)
+
+
+def _passed(schema: pa.Schema) -> list[str]:
+    """The columns that come from the manifest: those before the first that scoring adds."""
+    return list(schema.names[: schema.names.index("status")])
+
+
+def _configure_engine(task: ScoringTask, filesystem: pa.fs.FileSystem) -> None:
+    # Retries can be bounded in this way only, whatever is to come in Ray 2.64.
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.checkpoint_config = CheckpointConfig(
+        ROW_ID, task.checkpoint, override_filesystem=filesystem, delete_checkpoint_on_success=False
+    )
+
+
+def _block_calls(num_calls: int, config: PipelineConfig) -> int:
+    """Calls a block: enough blocks for every CPU to have several, none larger than the configuration says."""
+    blocks = 4 * int(ray.cluster_resources().get("CPU", 1))
+    return max(1, min(config.block_calls, -(-num_calls // blocks)))
+
+
+def _plan_scorers(config: PipelineConfig) -> _ScorerPool:
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
+    if gpus:
+        pool = _ScorerPool(config.num_scorers or int(gpus / config.gpus_per_scorer), config.gpus_per_scorer, 0)
+    else:
+        node_cpus = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+        threads = config.threads_per_scorer or max(1, min(8, node_cpus))
+        pool = _ScorerPool(config.num_scorers or max(1, cpus // 8), 0.0, threads)
+    logger.info(
+        "%d CPUs, %g GPUs: %d scorers, %g GPUs each, %d threads each", cpus, gpus, pool.size, pool.gpus, pool.threads
+    )
+    return pool
+
+
+@contextmanager
+def _progress(report: Callable[[int, int], None], every_sec: float) -> Iterator[Any]:
+    """Report what the counter has counted, every so often and once more at the end."""
+    counter: Any = ray.remote(num_cpus=0)(ProgressCounter).remote()
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(every_sec):
+            report(*ray.get(counter.read.remote()))
+
+    watcher = threading.Thread(target=watch, daemon=True, name="progress")
+    watcher.start()
+    try:
+        yield counter
+    finally:
+        finished.set()
+        watcher.join()
+    report(*ray.get(counter.read.remote()))

@@ -1,0 +1,80 @@
+"""How far a run is, for the person who waits for it: bars on a terminal, a line every so often in a log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+logger = logging.getLogger(__name__)
+
+SECONDS_A_LINE: Final = 15.0
+
+
+class Reporter(Protocol):
+    """Told how far a run is."""
+
+    def __call__(self, done: int, rejected: int, resumed: int) -> None:
+        """Report calls done in all, rejected by this run, and done by an earlier one."""
+
+
+class Pace:
+    """How fast calls are done, and when the rest will be."""
+
+    def __init__(self, num_calls: int) -> None:
+        self.num_calls = num_calls
+        self.started = time.monotonic()
+
+    def describe(self, done: int, rejected: int, resumed: int) -> str:
+        """Say how many are rejected, the rate of this run and the time left, in one line."""
+        rate = (done - resumed) / max(time.monotonic() - self.started, 1e-9)
+        left = f"{(self.num_calls - done) / rate:.0f} s left" if rate else "time left unknown"
+        return f"{rejected} rejected, {rate:.1f} calls/s, {left}"
+
+
+@contextmanager
+def show_progress(console: Console, num_calls: int) -> Iterator[Reporter]:
+    """Show a run's progress on a terminal, or log it where there is none."""
+    pace = Pace(num_calls)
+    if not console.is_terminal:
+        yield _LogReporter(pace)
+        return
+    columns = (
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("scoring", total=num_calls, pace="starting")
+
+        def report(done: int, rejected: int, resumed: int) -> None:
+            progress.update(task, completed=done, pace=pace.describe(done, rejected, resumed))
+
+        yield report
+
+
+class _LogReporter:
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+        self.last_line = 0.0
+
+    def __call__(self, done: int, rejected: int, resumed: int) -> None:
+        now = time.monotonic()
+        if now - self.last_line < SECONDS_A_LINE and done < self.pace.num_calls:
+            return
+        self.last_line = now
+        share = 100 * done / max(self.pace.num_calls, 1)
+        logger.info(
+            "%d of %d calls done (%.0f %%), %s",
+            done,
+            self.pace.num_calls,
+            share,
+            self.pace.describe(done, rejected, resumed),
+        )

@@ -1,0 +1,227 @@
+"""The network over batches of prepared calls. A plain callable, no Ray; the actor of the graph holds one.
+
+A batch of calls is taken apart into rounds, the rounds go through the encoders and the fusion in batches under a
+budget of samples, and the results are put together again by call.
+
+Shapes: R rounds, C calls, D width of the fusion.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from msmtfn.errors import CallError, RejectCode
+from msmtfn.labels import INTENTS, TASKS
+from msmtfn.leads.ranking import LeadWeights, lead_scores
+from msmtfn.leads.schema import REJECTED, SCORED
+from msmtfn.model.network import MsmtFn
+from msmtfn.scoring.prepare import FULL_SCALE
+
+logger = logging.getLogger(__name__)
+
+VERDICT: Final = ("status", "error_code", "error_detail")
+"""Columns that the stage before fills for the calls it rejects, and this one for all others."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScorerConfig:
+    """How the network is run and what its probabilities are worth."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; auto takes a GPU where there is one."""
+    samples_per_batch: int = 1_280_000
+    """Samples, padding included, that go through the encoders at once: four rounds of the paper's 40 s at 8 kHz."""
+    lead_weights: LeadWeights = field(default_factory=LeadWeights)
+    """What a call of each intent is worth."""
+
+    def __post_init__(self) -> None:
+        """Check the budget.
+
+        Raises:
+            ValueError: it is not positive.
+        """
+        if self.samples_per_batch < 1:
+            raise ValueError(f"samples_per_batch is {self.samples_per_batch}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class CallRounds:
+    """What the network reads of one call, as views of the batch's memory.
+
+    Attributes:
+        samples: int16 samples of each round.
+        tokens: token ids of each round.
+    """
+
+    samples: list[npt.NDArray[np.int16]]
+    tokens: list[npt.NDArray[np.int32]]
+
+
+class Scorer:
+    """Scores batches of prepared calls with one network."""
+
+    def __init__(self, network: MsmtFn, config: ScorerConfig, *, model_version: str, run_id: str) -> None:
+        on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.network = network.train(False).to(self.device)
+        self.config = config
+        self.model_version = model_version
+        self.run_id = run_id
+
+    def score_batch(self, batch: pa.Table, schema: pa.Schema) -> pa.Table:
+        """Score calls.
+
+        Args:
+            batch: rows as `Preparer.prepare_batch` makes them.
+            schema: of the result.
+
+        Returns:
+            The columns of `schema`, one row for each row of the batch, in its order.
+        """
+        ready = pc.is_null(batch["status"]).to_numpy(zero_copy_only=False)
+        calls = list(
+            _calls_of(batch.filter(pa.array(ready)).select(["samples", "round_samples", "tokens", "round_tokens"]))
+        )
+        outcomes = iter(self._probabilities_or_errors(calls))
+        scored_at = dt.datetime.now(dt.UTC)
+        rows = [
+            self._scored_columns(next(outcomes), scored_at) if is_ready else self._lineage(scored_at)
+            for is_ready in ready
+        ]
+        before = batch.select([name for name in schema.names if name in batch.schema.names])
+        return _joined(before, rows, schema)
+
+    def probabilities(self, calls: Sequence[CallRounds]) -> dict[str, npt.NDArray[np.float32]]:
+        """Classify calls.
+
+        Returns:
+            An array (C, number of classes) a task; each row sums to 1.
+        """
+        with torch.inference_mode():
+            samples = [waveform for call in calls for waveform in call.samples]
+            tokens = [ids for call in calls for ids in call.tokens]
+            vectors = torch.cat(
+                [
+                    self._encode(samples[start:end], tokens[start:end])
+                    for start, end in self._round_batches(len(samples))
+                ]
+            )
+            logits = self.network.classify_calls(vectors, [len(call.samples) for call in calls])
+            return {task: torch.softmax(logits[task].float(), dim=1).cpu().numpy() for task in TASKS}
+
+    def _round_batches(self, num_rounds: int) -> Iterator[tuple[int, int]]:
+        """Ranges of rounds that fit the budget, each round at the full length that it is padded to."""
+        size = max(1, self.config.samples_per_batch // self.network.config.max_round_samples)
+        for start in range(0, num_rounds, size):
+            yield start, min(start + size, num_rounds)
+
+    def _encode(self, samples: Sequence[npt.NDArray[np.int16]], tokens: Sequence[npt.NDArray[np.int32]]) -> Tensor:
+        """Vectors (R, D) of rounds."""
+        waveforms, num_samples = _padded(samples, 0, np.int16)
+        input_ids, num_tokens = _padded(tokens, self.network.config.text.pad_token_id, np.int64)
+        vectors: Tensor = self.network.encode_rounds(
+            waveforms.to(self.device).float() / FULL_SCALE,
+            num_samples.to(self.device),
+            input_ids.to(self.device),
+            num_tokens.to(self.device),
+        )
+        return vectors
+
+    def _probabilities_or_errors(
+        self, calls: Sequence[CallRounds]
+    ) -> list[dict[str, npt.NDArray[np.float32]] | CallError]:
+        """One result a call: what fails in a batch is tried call by call, so that it costs only itself."""
+        if not calls:
+            return []
+        try:
+            arrays = self.probabilities(calls)
+        except RuntimeError as exc:  # of PyTorch: out of memory, a kernel that fails
+            if len(calls) > 1:
+                logger.warning(
+                    "a batch of %d calls could not be scored (%s); trying them one by one", len(calls), _first_line(exc)
+                )
+                return [self._probabilities_or_errors([call])[0] for call in calls]
+            logger.exception("a call could not be scored")
+            return [CallError(RejectCode.SCORING_FAILED, f"{type(exc).__name__} in the network: {_first_line(exc)}")]
+        return [_one_call(arrays, index) for index in range(len(calls))]
+
+    def _scored_columns(
+        self, outcome: dict[str, npt.NDArray[np.float32]] | CallError, scored_at: dt.datetime
+    ) -> dict[str, Any]:
+        if isinstance(outcome, CallError):
+            return {
+                "status": REJECTED,
+                "error_code": str(outcome.code),
+                "error_detail": outcome.detail,
+                **self._lineage(scored_at),
+            }
+        five = outcome["five"]
+        return {
+            "status": SCORED,
+            **{task: dict(zip(TASKS[task], outcome[task].tolist(), strict=True)) for task in TASKS},
+            "intent_predicted": INTENTS[int(five.argmax())],
+            "lead_score": float(lead_scores(five[None], self.config.lead_weights)[0]),
+            **self._lineage(scored_at),
+        }
+
+    def _lineage(self, scored_at: dt.datetime) -> dict[str, Any]:
+        return {"model_version": self.model_version, "run_id": self.run_id, "scored_at": scored_at}
+
+
+def _calls_of(batch: pa.Table) -> Iterator[CallRounds]:
+    """Cut the flat columns of prepared calls into rounds, without a copy."""
+    samples, round_samples, tokens, round_tokens = (column.combine_chunks() for column in batch.columns)
+    for row in range(len(batch)):
+        yield CallRounds(
+            samples=_split(samples[row].values, round_samples[row].values),
+            tokens=_split(tokens[row].values, round_tokens[row].values),
+        )
+
+
+def _split(values: pa.Array, lengths: pa.Array) -> list[npt.NDArray[Any]]:
+    ends = np.cumsum(lengths.to_numpy())
+    return np.split(values.to_numpy(), ends[:-1]) if len(ends) else []
+
+
+def _padded(rows: Sequence[npt.NDArray[Any]], fill: int, dtype: type[np.generic]) -> tuple[Tensor, Tensor]:
+    """Rows of different lengths as one array with `fill` after each, at least one wide; and their lengths."""
+    lengths = np.array([len(row) for row in rows])
+    padded = np.full((len(rows), max(int(lengths.max()), 1)), fill, dtype)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return torch.from_numpy(padded), torch.from_numpy(lengths)
+
+
+def _one_call(arrays: dict[str, npt.NDArray[np.float32]], index: int) -> dict[str, npt.NDArray[np.float32]] | CallError:
+    probabilities = {task: array[index] for task, array in arrays.items()}
+    if not all(np.isfinite(array).all() for array in probabilities.values()):
+        return CallError(RejectCode.SCORING_FAILED, "the network's result is not a number")
+    return probabilities
+
+
+def _joined(before: pa.Table, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """The columns of the stages before, and beside or over them what scoring says of each row."""
+    columns = []
+    for column in schema:
+        said = pa.array([row.get(column.name) for row in rows], column.type)
+        if column.name in VERDICT:
+            said = pc.coalesce(said, before[column.name])
+        elif column.name in before.schema.names:
+            said = before[column.name]
+        columns.append(said)
+    return pa.table(columns, schema=schema)
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).strip().partition("\n")[0][:200]

@@ -1,0 +1,218 @@
+"""The one module that talks to storage: local folders and S3, through fsspec and s3fs.
+
+A location is a path, a `file://` or an `s3://` address. Endpoint and credentials of S3 come from the usual AWS
+environment and profiles (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, …).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Final
+
+import fsspec
+import pyarrow.fs as pafs
+from fsspec import AbstractFileSystem
+
+from msmtfn.errors import StorageError, UsageError
+
+PROTOCOLS: Final = ("file", "s3")
+
+
+def protocol_of(location: str) -> str:
+    """`file` or `s3`.
+
+    Raises:
+        UsageError: another scheme.
+    """
+    scheme, separator, _ = location.partition("://")
+    protocol = scheme if separator else "file"
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"{location} has the scheme {scheme}://; use a path, file:// or s3://")
+    return protocol
+
+
+def is_absolute(location: str) -> bool:
+    """Whether a location stands for itself, and not for a place under another one."""
+    return "://" in location or location.startswith("/")
+
+
+def absolute(location: str) -> str:
+    """The location with its scheme, or as an absolute path of this machine."""
+    if protocol_of(location) == "file":
+        return str(Path(location.removeprefix("file://")).expanduser().absolute())
+    return location.rstrip("/")
+
+
+def join(location: str, *names: str) -> str:
+    """A place under a location."""
+    return posixpath.join(location, *names)
+
+
+def filesystem_of(location: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a location and its path there, as fsspec has them."""
+    protocol = protocol_of(location)
+    path = location.removeprefix(f"{protocol}://")
+    return fsspec.filesystem(protocol), path
+
+
+def arrow_filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a location and its path there, as Arrow and Ray Data want them."""
+    filesystem, path = filesystem_of(location)
+    if protocol_of(location) == "file":
+        return pafs.LocalFileSystem(), path
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+
+
+def size_of(location: str) -> int:
+    """Bytes of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the storage refused, or the location is a folder.
+    """
+    filesystem, path = filesystem_of(location)
+    info = filesystem.info(path)
+    if info["type"] != "file":
+        raise IsADirectoryError(f"{location} is a folder")
+    return int(info["size"])
+
+
+def read_bytes(location: str) -> bytes:
+    """A file's content, whole; the errors are those of `size_of`."""
+    filesystem, path = filesystem_of(location)
+    data: bytes = filesystem.cat_file(path)
+    return data
+
+
+@contextlib.contextmanager
+def open_for_reading(location: str) -> Iterator[IO[bytes]]:
+    """A file to read and seek in."""
+    filesystem, path = filesystem_of(location)
+    with filesystem.open(path, "rb") as file:
+        yield file
+
+
+def list_files(folder: str, suffix: str) -> list[str]:
+    """The files that stand in a folder, sorted; hidden ones (`_…`, `.…`) and those in folders below are left out.
+
+    A folder that does not exist has none.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    filesystem, path = filesystem_of(folder)
+    with _explained(f"{folder} cannot be listed"):
+        try:
+            entries = filesystem.ls(path, detail=True, refresh=True)
+        except FileNotFoundError:
+            return []
+        names = [posixpath.basename(entry["name"]) for entry in entries if entry["type"] == "file"]
+    return [join(folder, name) for name in sorted(names) if name.endswith(suffix) and name[0] not in "_."]
+
+
+def exists(location: str) -> bool:
+    """Whether there is a file or folder."""
+    filesystem, path = filesystem_of(location)
+    with _explained(f"{location} cannot be looked up"):
+        filesystem.invalidate_cache()
+        return bool(filesystem.exists(path))
+
+
+def read_text(location: str) -> str | None:
+    """A small file's text, or None where there is no such file.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    with _explained(f"{location} cannot be read"):
+        try:
+            return read_bytes(location).decode()
+        except FileNotFoundError:
+            return None
+
+
+def write_text(location: str, text: str) -> None:
+    """Write a small file, whole or not at all: a reader never sees a part of it.
+
+    Raises:
+        StorageError: the storage refused; the message says what to do.
+    """
+    filesystem, path = filesystem_of(location)
+    with _explained(f"{location} cannot be written"):
+        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+        if protocol_of(location) == "s3":
+            filesystem.pipe_file(path, text.encode())
+            return
+        unfinished = Path(path).with_name(f".{posixpath.basename(path)}.unfinished")
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+
+
+def make_folder(folder: str) -> None:
+    """Make a folder and those above it; S3 has none to make.
+
+    Raises:
+        StorageError: the storage refused; the message says what to do.
+    """
+    filesystem, path = filesystem_of(folder)
+    if protocol_of(folder) == "file":
+        with _explained(f"{folder} cannot be written"):
+            filesystem.makedirs(path, exist_ok=True)
+
+
+def rename_folder(folder: str, target: str) -> None:
+    """Give a local folder its final name, in one step.
+
+    Raises:
+        StorageError: the target exists, or the storage refused.
+    """
+    with _explained(f"{folder} cannot become {target}"):
+        Path(folder).rename(target)
+
+
+def delete(location: str) -> None:
+    """Delete a file, or a folder with all that is in it; what is not there is no error.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    filesystem, path = filesystem_of(location)
+    with _explained(f"{location} cannot be deleted"), contextlib.suppress(FileNotFoundError):
+        filesystem.invalidate_cache()
+        filesystem.rm(path, recursive=True)
+
+
+def fetch_folder(location: str, target: Path, wanted: Callable[[str], bool]) -> None:
+    """Copy the wanted files that stand in a folder to a local one.
+
+    Args:
+        location: the folder.
+        target: the local folder, which must exist.
+        wanted: says of a file's name whether it is copied.
+
+    Raises:
+        StorageError: the storage refused, or there is no such folder.
+    """
+    filesystem, path = filesystem_of(location)
+    with _explained(f"{location} cannot be read"):
+        names = [posixpath.basename(name) for name in filesystem.ls(path, detail=False)]
+        for name in filter(wanted, names):
+            filesystem.get_file(join(path, name), str(target / name))
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn what a storage library raises into one line that says what to do."""
+    try:
+        yield
+    except OSError as exc:
+        reason = exc.strerror or str(exc).strip() or type(exc).__name__
+        raise StorageError(f"{what}: {reason}; check the place, its permissions and the credentials") from exc
+    except Exception as exc:
+        # botocore's errors (no credentials, no such endpoint) share no base class with Python's own.
+        if type(exc).__module__.partition(".")[0] not in ("botocore", "aiobotocore"):
+            raise
+        raise StorageError(f"{what}: {exc}; check the endpoint and the credentials") from exc
