@@ -21,7 +21,7 @@ from msmtfn.corpora.demo_model import write_demo_model
 from msmtfn.errors import JobError, UsageError
 from msmtfn.leads.summary import summarize
 from msmtfn.model.checkpoint import fetch_model, is_trained
-from msmtfn.scoring.day import ScoringConfig, forget_run, plan_day, score_day
+from msmtfn.scoring.day import ScoringConfig, finish_run, forget_run, open_run, plan_day
 from msmtfn.scoring.progress import show_progress
 
 DEMO: Final = "demo"
@@ -110,8 +110,9 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> int:
         len(plan.manifest.files),
         plan.model_version,
     )
+    run = open_run(plan)
     with _ray(), show_progress(console, plan.manifest.num_rows) as report:
-        success = score_day(plan, arguments.scoring, report)
+        success = finish_run(run, arguments.scoring, report)
     console.print(summarize(plan.leads, date, success, is_trained=is_trained(model)))
     return _exit_code(success, arguments.max_rejected_share)
 

@@ -56,5 +56,9 @@ class StorageError(JobError):
     """A folder cannot be listed, read or written."""
 
 
+class ScoringError(JobError):
+    """The engine gave up on the day, after its retries."""
+
+
 class PublishError(JobError):
     """The scored parts do not add up to the manifest, so nothing is published."""

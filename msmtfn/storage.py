@@ -9,16 +9,20 @@ from __future__ import annotations
 import contextlib
 import posixpath
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Final
 
 import fsspec
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from msmtfn.errors import StorageError, UsageError
 
 PROTOCOLS: Final = ("file", "s3")
+DELETIONS_AT_ONCE: Final = 32
 
 
 def protocol_of(location: str) -> str:
@@ -55,7 +59,8 @@ def filesystem_of(location: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a location and its path there, as fsspec has them."""
     protocol = protocol_of(location)
     path = location.removeprefix(f"{protocol}://")
-    return fsspec.filesystem(protocol), path
+    # A kept listing would hide what other processes have written since.
+    return fsspec.filesystem(protocol, use_listings_cache=False), path
 
 
 def arrow_filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
@@ -74,7 +79,8 @@ def size_of(location: str) -> int:
         OSError: the storage refused, or the location is a folder.
     """
     filesystem, path = filesystem_of(location)
-    info = filesystem.info(path)
+    with _as_os_errors():
+        info = filesystem.info(path)
     if info["type"] != "file":
         raise IsADirectoryError(f"{location} is a folder")
     return int(info["size"])
@@ -83,15 +89,20 @@ def size_of(location: str) -> int:
 def read_bytes(location: str) -> bytes:
     """A file's content, whole; the errors are those of `size_of`."""
     filesystem, path = filesystem_of(location)
-    data: bytes = filesystem.cat_file(path)
+    with _as_os_errors():
+        data: bytes = filesystem.cat_file(path)
     return data
 
 
 @contextlib.contextmanager
 def open_for_reading(location: str) -> Iterator[IO[bytes]]:
-    """A file to read and seek in."""
+    """A file to read and seek in.
+
+    Raises:
+        StorageError: there is no such file, or the storage refused, now or while it is read.
+    """
     filesystem, path = filesystem_of(location)
-    with filesystem.open(path, "rb") as file:
+    with _explained(f"{location} cannot be read"), filesystem.open(path, "rb") as file:
         yield file
 
 
@@ -106,10 +117,14 @@ def list_files(folder: str, suffix: str) -> list[str]:
     filesystem, path = filesystem_of(folder)
     with _explained(f"{folder} cannot be listed"):
         try:
-            entries = filesystem.ls(path, detail=True, refresh=True)
+            if filesystem.isfile(path):
+                raise NotADirectoryError("it is a file, not a folder")
+            entries = filesystem.ls(path, detail=True)
         except FileNotFoundError:
             return []
-        names = [posixpath.basename(entry["name"]) for entry in entries if entry["type"] == "file"]
+        # A link has a type of its own, whatever it points to.
+        files = [entry["name"] for entry in entries if entry["type"] == "file" or filesystem.isfile(entry["name"])]
+        names = [posixpath.basename(file) for file in files]
     return [join(folder, name) for name in sorted(names) if name.endswith(suffix) and name[0] not in "_."]
 
 
@@ -117,7 +132,6 @@ def exists(location: str) -> bool:
     """Whether there is a file or folder."""
     filesystem, path = filesystem_of(location)
     with _explained(f"{location} cannot be looked up"):
-        filesystem.invalidate_cache()
         return bool(filesystem.exists(path))
 
 
@@ -125,13 +139,15 @@ def read_text(location: str) -> str | None:
     """A small file's text, or None where there is no such file.
 
     Raises:
-        StorageError: the storage refused.
+        StorageError: the storage refused, or the file is not text.
     """
     with _explained(f"{location} cannot be read"):
         try:
             return read_bytes(location).decode()
         except FileNotFoundError:
             return None
+        except UnicodeDecodeError as exc:
+            raise StorageError(f"{location} is not text in UTF-8; look what wrote it, or remove it") from exc
 
 
 def write_text(location: str, text: str) -> None:
@@ -142,13 +158,24 @@ def write_text(location: str, text: str) -> None:
     """
     filesystem, path = filesystem_of(location)
     with _explained(f"{location} cannot be written"):
-        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
         if protocol_of(location) == "s3":
             filesystem.pipe_file(path, text.encode())
             return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(path).with_name(f".{posixpath.basename(path)}.unfinished")
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
+
+
+def write_parquet(location: str, table: pa.Table) -> None:
+    """Write a Parquet file, in a folder that exists.
+
+    Raises:
+        StorageError: the storage refused; the message says what to do.
+    """
+    filesystem, path = arrow_filesystem_of(location)
+    with _explained(f"{location} cannot be written"):
+        pq.write_table(table, path, filesystem=filesystem, compression="zstd")
 
 
 def make_folder(folder: str) -> None:
@@ -181,8 +208,12 @@ def delete(location: str) -> None:
     """
     filesystem, path = filesystem_of(location)
     with _explained(f"{location} cannot be deleted"), contextlib.suppress(FileNotFoundError):
-        filesystem.invalidate_cache()
-        filesystem.rm(path, recursive=True)
+        if protocol_of(location) == "file":
+            filesystem.rm(path, recursive=True)
+            return
+        # Not s3fs's `rm`: it takes names for patterns, and does not tell what the server refused to delete.
+        with ThreadPoolExecutor(DELETIONS_AT_ONCE) as pool:
+            list(pool.map(filesystem.rm_file, filesystem.find(path)))
 
 
 def fetch_folder(location: str, target: Path, wanted: Callable[[str], bool]) -> None:
@@ -207,12 +238,19 @@ def fetch_folder(location: str, target: Path, wanted: Callable[[str], bool]) -> 
 def _explained(what: str) -> Iterator[None]:
     """Turn what a storage library raises into one line that says what to do."""
     try:
-        yield
+        with _as_os_errors():
+            yield
     except OSError as exc:
-        reason = exc.strerror or str(exc).strip() or type(exc).__name__
-        raise StorageError(f"{what}: {reason}; check the place, its permissions and the credentials") from exc
+        reason = " ".join((exc.strerror or str(exc) or type(exc).__name__).split())
+        raise StorageError(f"{what}: {reason}; check the place, its permissions, the endpoint and the credentials") from exc
+
+
+@contextlib.contextmanager
+def _as_os_errors() -> Iterator[None]:
+    """Raise botocore's errors (no credentials, no such endpoint), which share no base class with Python's, as such."""
+    try:
+        yield
     except Exception as exc:
-        # botocore's errors (no credentials, no such endpoint) share no base class with Python's own.
         if type(exc).__module__.partition(".")[0] not in ("botocore", "aiobotocore"):
             raise
-        raise StorageError(f"{what}: {exc}; check the endpoint and the credentials") from exc
+        raise OSError(str(exc)) from exc

@@ -46,7 +46,9 @@ def make_tiny_network(seed: int = 0, **options: Any) -> MsmtFn:
     """A network of that configuration in evaluation mode; the same weights for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MsmtFn(make_tiny_config(**options)).train(False)
+        network = MsmtFn(make_tiny_config(**options))
+    network.train(False)
+    return network
 
 
 @pytest.fixture(scope="session")

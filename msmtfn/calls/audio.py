@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ import soundfile as sf
 import torch
 from torchaudio.functional import resample
 
+from msmtfn.calls.containers import check_ogg_end, check_wav_size, recognise_container, unreadable
 from msmtfn.errors import CallError, RejectCode
 
 if TYPE_CHECKING:
@@ -41,14 +42,6 @@ MAX_KERNEL_SIZE: Final = 2**22
 
 _FILTER_WIDTH: Final = 6  # zero crossings of the sinc on each side
 _UNKNOWN_FRAMES: Final = 2**62  # libsndfile's stand-in for an unknown length is this or more; FLAC ends at 2**36
-_OPEN_WAV_SIZE: Final = 0x7FFF_0000  # writers that cannot seek back leave the largest 31 or 32 bit number, or near it
-_MAX_WAV_CHUNKS: Final = 1_000
-_MAX_OGG_PAGE: Final = 27 + 255 + 255 * 255  # header, segment table, segments (RFC 3533, section 6)
-_MPEG_KBIT: Final = {  # layer III (ISO/IEC 11172-3, 13818-3), by the version bits: 3 MPEG 1, 2 MPEG 2, 0 MPEG 2.5
-    3: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_MPEG_RATE: Final = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 Waveform = npt.NDArray[np.float32]
 
@@ -117,11 +110,11 @@ def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig) -> 
     if view.nbytes > config.max_file_bytes:
         detail = f"the file has {view.nbytes} bytes, the limit is {config.max_file_bytes}"
         raise CallError(RejectCode.AUDIO_TOO_LARGE, detail)
-    container = _recognise_container(view)
+    container = recognise_container(view)
     if container == "WAV":
-        view = _check_wav_size(view)
+        view = check_wav_size(view)
     elif container == "OGG":
-        _check_ogg_end(view)
+        check_ogg_end(view)
     try:
         with _ForwardFile(_MemoryFile(view, shows_end_once=container == "MP3")) as file:
             _check_header(file, config)
@@ -129,7 +122,7 @@ def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig) -> 
             blocks = _decode_blocks(file, config)
             parts = list(blocks if ratio == 1 else _resample_blocks(blocks, ratio))
     except sf.SoundFileError as exc:
-        raise _unreadable(f"libsndfile cannot open this {container}: {getattr(exc, 'error_string', exc)}") from exc
+        raise unreadable(f"libsndfile cannot open this {container}: {getattr(exc, 'error_string', exc)}") from exc
     channels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     return Recording(np.ascontiguousarray(channels), sample_rate)
 
@@ -184,82 +177,11 @@ class _MemoryFile:
         return piece.nbytes
 
 
-def _recognise_container(data: memoryview) -> str:
-    """Name the container by its first bytes: WAV, FLAC, OGG or MP3, FLAC and MP3 perhaps after an ID3 tag."""
-    head = bytes(data[:12])
-    start = 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
-    start = start if head.startswith(b"ID3") else 0
-    magic = bytes(data[start : start + 4])
-    if magic in {b"RIFF", b"RIFX", b"RF64"} and head[8:] == b"WAVE":
-        return "WAV"
-    if magic in {b"fLaC", b"OggS"}:
-        return {b"fLaC": "FLAC", b"OggS": "OGG"}[magic]
-    # Raw samples around zero often begin with the 11 set bits of an MPEG header, so a second header must follow.
-    size = _mpeg_frame_size(magic)
-    if size and (start + size >= data.nbytes or _mpeg_frame_size(bytes(data[start + size : start + size + 4]))):
-        return "MP3"
-    raise _unreadable("the file does not begin like a WAV, FLAC, MP3 or OGG file")
-
-
-def _mpeg_frame_size(header: bytes) -> int:
-    """Bytes of the layer III frame that this header begins; 0 when it is none."""
-    bits = int.from_bytes(header, "big")
-    version, kbit_index, rate_index = bits >> 19 & 3, bits >> 12 & 15, bits >> 10 & 3
-    is_layer_iii = len(header) == 4 and bits >> 21 == 0x7FF and bits >> 17 & 3 == 1  # noqa: PLR2004
-    if not is_layer_iii or version == 1 or not 1 <= kbit_index <= 14 or rate_index == 3:  # noqa: PLR2004
-        return 0
-    kbit = _MPEG_KBIT[version or 2][kbit_index - 1]
-    return (144_000 if version == 3 else 72_000) * kbit // _MPEG_RATE[version][rate_index] + (bits >> 9 & 1)  # noqa: PLR2004
-
-
-def _check_wav_size(data: memoryview) -> memoryview:
-    """Compare the data chunk's size with what is there; a size of 0 that a streaming writer left becomes "unknown"."""
-    place, size = _find_wav_samples(data)
-    there = data.nbytes - place
-    if size == 0 and there and not bytes(data[place : place + 4]).strip().isalnum():  # no other chunk's name follows
-        opened = bytearray(data)
-        opened[place - 4 : place] = b"\xff\xff\xff\xff"  # libsndfile takes 0 at its word, and this for the file's end
-        return memoryview(opened)
-    if there < size < _OPEN_WAV_SIZE:
-        raise _unreadable(f"the WAV is cut short: its header promises {size} bytes of samples, {there} are there")
-    return data
-
-
-def _find_wav_samples(data: memoryview) -> tuple[int, int]:
-    """Where the samples of a WAV begin, and how many bytes of them its header promises."""
-    place, long_size = 12, None
-    order: Literal["big", "little"] = "big" if bytes(data[:4]) == b"RIFX" else "little"
-    for _ in range(_MAX_WAV_CHUNKS):
-        name, size = bytes(data[place : place + 4]), int.from_bytes(data[place + 4 : place + 8], order)
-        if place + 8 > data.nbytes:
-            break
-        if name == b"data":
-            return place + 8, size if long_size is None else long_size
-        if name == b"ds64":
-            long_size = int.from_bytes(data[place + 16 : place + 24], order)
-        place += 8 + size + size % 2
-    raise _unreadable("the WAV has no data chunk")
-
-
-def _check_ogg_end(data: memoryview) -> None:
-    """Every encoder marks its last page (RFC 3533, section 6); a file cut short ends without the mark or in a page."""
-    tail = bytes(data[-2 * _MAX_OGG_PAGE :])
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    num_segments = page[26] if len(page) > 26 else 255  # noqa: PLR2004  where the count stands
-    promised = 27 + num_segments + sum(page[27 : 27 + num_segments])
-    if len(page) < promised:
-        raise _unreadable(f"the OGG is cut short: its last page promises {promised} bytes, {len(page)} are there")
-    if not page[5] & 4:
-        raise _unreadable("the OGG is cut short: no page ends the stream")
-    if page[14:18] != bytes(data[14:18]):
-        raise _unreadable("the OGG holds several streams; give one recording a file")
-
-
 def _check_header(file: sf.SoundFile, config: AudioConfig) -> None:
     if not 1 <= file.channels <= MAX_CHANNELS:
-        raise _unreadable(f"the recording has {file.channels} channels, at most {MAX_CHANNELS} can be read")
+        raise unreadable(f"the recording has {file.channels} channels, at most {MAX_CHANNELS} can be read")
     if not MIN_SAMPLE_RATE <= file.samplerate <= MAX_SAMPLE_RATE:
-        raise _unreadable(f"the sample rate is {file.samplerate} Hz, not {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
+        raise unreadable(f"the sample rate is {file.samplerate} Hz, not {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
     if config.max_duration_sec * file.samplerate < file.frames < _UNKNOWN_FRAMES:
         raise _too_long(f"lasts {file.frames / file.samplerate:.1f} s by its header", config)
 
@@ -278,7 +200,7 @@ def _decode_blocks(file: sf.SoundFile, config: AudioConfig) -> Iterator[Waveform
         if num_frames > max_frames:
             raise _too_long("goes on", config)
         if len(block) and not (np.isfinite(block.min()) and np.isfinite(block.max())):
-            raise _unreadable("the recording has samples that are infinite or not a number")
+            raise unreadable("the recording has samples that are infinite or not a number")
         yield np.ascontiguousarray(block.T)  # no copy of one channel
         if len(block) < wanted:
             break
@@ -288,13 +210,9 @@ def _decode_blocks(file: sf.SoundFile, config: AudioConfig) -> Iterator[Waveform
         raise CallError(RejectCode.AUDIO_EMPTY, f"the {file.format} has a header and no samples")
 
 
-def _unreadable(detail: str) -> CallError:
-    return CallError(RejectCode.AUDIO_UNREADABLE, detail)
-
-
 def _cut_short(file: sf.SoundFile, found: str) -> CallError:
     promised = file.frames if file.frames < _UNKNOWN_FRAMES else "an unknown number of"
-    return _unreadable(f"the {file.format} is cut short or damaged: its header promises {promised} frames, {found}")
+    return unreadable(f"the {file.format} is cut short or damaged: its header promises {promised} frames, {found}")
 
 
 def _too_long(what: str, config: AudioConfig) -> CallError:

@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +20,10 @@ from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ERROR, Manifest, iter_calls, open_manifest
 from msmtfn.leads.publish import PARTS_FOLDER, day_folder, publish_day, read_success, run_folder
 from msmtfn.leads.schema import RESERVED, ROW_ID, parts_schema
-from msmtfn.model.checkpoint import load_model, model_version, pack_network
+from msmtfn.model.checkpoint import Model, load_model, model_version, pack_network
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask, score_calls
 from msmtfn.scoring.prepare import PrepareConfig, Preparer
+from msmtfn.scoring.progress import Reporter
 from msmtfn.scoring.scorer import ScorerConfig
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,25 @@ class DayPlan:
     published: dict[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that is ready to go on.
+
+    Attributes:
+        plan: what it is to do.
+        folder: where its work in progress stands.
+        task: for the graph.
+        model: to score with; None where every call is scored already.
+        resumed: calls that an earlier run of the same plan has scored.
+    """
+
+    plan: DayPlan
+    folder: str
+    task: ScoringTask
+    model: Model | None
+    resumed: int
+
+
 def plan_day(date: dt.date, manifests: str, leads: str, model_folder: Path, config: ScoringConfig) -> DayPlan:
     """Look at a day's manifest, model and leads, without touching anything.
 
@@ -88,50 +107,60 @@ def plan_day(date: dt.date, manifests: str, leads: str, model_folder: Path, conf
     return DayPlan(manifest, leads, model_folder, version, run_id, success if done else None)
 
 
-def score_day(plan: DayPlan, config: ScoringConfig, report: Callable[[int, int, int], None]) -> dict[str, Any]:
-    """Score a day and publish it; Ray must be up.
+def open_run(plan: DayPlan) -> Run:
+    """Make ready for a day's run, or for going on with one: its folder, its copy of the manifest, the model.
+
+    Nothing of it needs Ray, so that what can be wrong is seen at once.
+
+    Raises:
+        JobError: the leads folder cannot be written, or the model cannot be loaded.
+    """
+    folder = run_folder(plan.leads, plan.run_id)
+    task = _take_snapshot(plan, folder)
+    resumed = _count_committed(task)
+    if resumed:
+        logger.info("%s: %d of %d calls were scored by an earlier run", plan.run_id, resumed, task.num_calls)
+    model = load_model(plan.model_folder) if resumed < task.num_calls else None
+    return Run(plan, folder, task, model, resumed)
+
+
+def finish_run(run: Run, config: ScoringConfig, report: Reporter) -> dict[str, Any]:
+    """Score the calls of a run that are left, and publish the day; Ray must be up.
 
     Args:
-        plan: what to do; the day is scored whether or not it is published.
+        run: what to do.
         config: how.
-        report: told, every so often, how many calls are done in all, how many of those this run has rejected, and how
-            many of them an earlier run had done.
+        report: told, every so often, how far the run is.
 
     Returns:
         What `_SUCCESS` says.
 
     Raises:
-        JobError: the day could not be scored or published; the same command goes on where this one stopped.
+        JobError: the day could not be published; the same command goes on where this one stopped.
     """
     started = time.monotonic()
-    run = run_folder(plan.leads, plan.run_id)
-    task = _take_snapshot(plan, run)
-    resumed = _count_committed(task)
-    if resumed:
-        logger.info("%s: %d of %d calls were scored by an earlier run", plan.run_id, resumed, task.num_calls)
-    if resumed < task.num_calls:
-        model = load_model(plan.model_folder)
-        preparer = Preparer(config.prepare, model.network.config, model.tokenizer, plan.manifest.root)
+    plan, task = run.plan, run.task
+    if run.model is not None:
         score_calls(
             task,
-            preparer,
-            pack_network(model.network),
+            Preparer(config.prepare, run.model.network.config, run.model.tokenizer, plan.manifest.root),
+            pack_network(run.model.network),
             config.scorer,
             config.pipeline,
-            lambda done, rejected: report(min(resumed + done, task.num_calls), rejected, resumed),
+            lambda done, rejected: report(min(run.resumed + done, task.num_calls), rejected, run.resumed),
         )
     about = {
         "date": plan.manifest.date.isoformat(),
         "run_id": plan.run_id,
-        "model": str(plan.model_folder.name),
+        "model": plan.model_folder.name,
         "model_version": plan.model_version,
-        "calls_resumed": resumed,
+        "calls_resumed": run.resumed,
         "seconds": round(time.monotonic() - started, 3),
         "published_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
     }
-    success = publish_day(plan.leads, plan.manifest.date, run, task.schema, task.num_calls, about)
-    storage.delete(run)
+    success = publish_day(plan.leads, plan.manifest.date, run.folder, task.schema, task.num_calls, about)
+    storage.delete(run.folder)
     logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
     return success
 

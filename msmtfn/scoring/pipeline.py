@@ -21,8 +21,10 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy, DataContext, SaveMode
 from ray.data.checkpoint import CheckpointConfig
+from ray.exceptions import RayError
 
 from msmtfn import storage
+from msmtfn.errors import ScoringError
 from msmtfn.leads.schema import REJECTED, ROW_ID
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
 from msmtfn.scoring.prepare import Preparer
@@ -109,12 +111,15 @@ def score_calls(
         scorer: how they run it.
         config: how the work is spread.
         report: told, every so often, how many calls this run has done and rejected so far.
+
+    Raises:
+        ScoringError: the engine gave up, after its retries.
     """
     filesystem, calls = storage.arrow_filesystem_of(task.calls)
     _, parts = storage.arrow_filesystem_of(task.parts)
     _configure_engine(task, filesystem)
     pool = _plan_scorers(config)
-    with _progress(report, config.progress_sec) as counter:
+    with _progress(report, config.progress_sec) as counter, _explained():
         (
             ray.data.read_parquet(calls, filesystem=filesystem)
             .repartition(target_num_rows_per_block=_block_calls(task.num_calls, config))
@@ -229,6 +234,18 @@ def _plan_scorers(config: PipelineConfig) -> _ScorerPool:
         "%d CPUs, %g GPUs: %d scorers, %g GPUs each, %d threads each", cpus, gpus, pool.size, pool.gpus, pool.threads
     )
     return pool
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what ends the engine into one line that says what to do; the engine's own words go to the log."""
+    try:
+        yield
+    except RayError as exc:
+        logger.exception("the scoring graph failed")
+        raise ScoringError(
+            f"the scoring graph failed ({type(exc).__name__}, above); the same command goes on where it stopped"
+        ) from exc
 
 
 @contextmanager

@@ -200,7 +200,8 @@ def _columns(outcomes: Sequence[PreparedCall | CallError]) -> list[pa.Array]:
     rounds = [
         call and [{"start_sec": each.start_sec, "end_sec": each.end_sec} for each in call.rounds] for call in calls
     ]
-    samples = [call.samples if call else np.zeros(0, np.int16) for call in calls]
+    no_samples = np.zeros(0, np.int16)
+    samples = [call.samples if call else no_samples for call in calls]
     offsets = np.cumsum([0, *(len(each) for each in samples)])
     return [
         pa.array([error and REJECTED for error in errors], pa.string()),
@@ -209,9 +210,7 @@ def _columns(outcomes: Sequence[PreparedCall | CallError]) -> list[pa.Array]:
         pa.array([call and call.duration_sec for call in calls], pa.float64()),
         pa.array([call and len(call.rounds) for call in calls], pa.int32()),
         pa.array(rounds, PREPARED.field("rounds").type),
-        pa.LargeListArray.from_arrays(
-            pa.array(offsets, pa.int64()), pa.array(np.concatenate([*samples, samples[0][:0]]))
-        ),
+        pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate([no_samples, *samples]))),
         pa.array([call.round_samples if call else [] for call in calls], INPUTS.field("round_samples").type),
         pa.array(
             [list(chain.from_iterable(call.input_ids)) if call else [] for call in calls], INPUTS.field("tokens").type

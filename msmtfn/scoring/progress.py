@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,13 +64,16 @@ def show_progress(console: Console, num_calls: int) -> Iterator[Reporter]:
 class _LogReporter:
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
-        self.last_line = 0.0
+        self.last_line = -math.inf
+        self.is_complete = False
 
     def __call__(self, done: int, rejected: int, resumed: int) -> None:
         now = time.monotonic()
-        if now - self.last_line < SECONDS_A_LINE and done < self.pace.num_calls:
+        ends_now = done >= self.pace.num_calls and not self.is_complete
+        if now - self.last_line < SECONDS_A_LINE and not ends_now:
             return
         self.last_line = now
+        self.is_complete = self.is_complete or ends_now
         share = 100 * done / max(self.pace.num_calls, 1)
         logger.info(
             "%d of %d calls done (%.0f %%), %s",

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from msmtfn.calls.activity import ActivityConfig, detect_activity, detect_channel_activity
 
 SAMPLE_RATE = 8000
-RECORDINGS = Path(__file__).resolve().parents[2].parent / "shared" / "recordings"
 
 # Measured against a recogniser's turns, which run over pauses under 0.8 s: agent 0.87, customer 0.75.
 LEAST_OVERLAP = {"agent": 0.80, "customer": 0.68}
@@ -205,11 +204,12 @@ def test_the_samples_are_not_copied() -> None:
     assert peak_bytes < waveform.nbytes / 4
 
 
-@pytest.mark.skipif(not RECORDINGS.is_dir(), reason=f"no folder {RECORDINGS}: the real recordings are not published")
 @pytest.mark.parametrize(("channel", "speaker"), [(0, "agent"), (1, "customer")])
-def test_the_activity_of_a_real_call_overlaps_with_the_turns_of_a_recogniser(channel: int, speaker: str) -> None:
-    samples, sample_rate = soundfile.read(RECORDINGS / "auto_repairs_40.flac", dtype="float32")
-    turns = json.loads((RECORDINGS / "auto_repairs_40.turns.json").read_text())
+def test_the_activity_of_a_real_call_overlaps_with_the_turns_of_a_recogniser(
+    recordings: Path, channel: int, speaker: str
+) -> None:
+    samples, sample_rate = soundfile.read(recordings / "auto_repairs_40.flac", dtype="float32")
+    turns = json.loads((recordings / "auto_repairs_40.turns.json").read_text())
     expected = np.array([[turn["start_sec"], turn["end_sec"]] for turn in turns if turn["speaker"] == speaker])
     duration_sec = len(samples) / sample_rate
     segments = detect_channel_activity(samples.T, sample_rate, ActivityConfig())[channel]

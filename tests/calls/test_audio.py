@@ -16,7 +16,6 @@ from msmtfn.calls import audio
 from msmtfn.calls.audio import AudioConfig, Recording, Waveform, choose_ratio, decode_recording
 from msmtfn.errors import CallError, RejectCode
 
-RECORDINGS = Path(__file__).parents[2].parent / "shared" / "recordings"
 LOSSLESS = [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "PCM_32"), ("WAV", "FLOAT"), ("WAV", "DOUBLE")]
 LOSSLESS += [("WAVEX", "PCM_16"), ("RF64", "PCM_16"), ("FLAC", "PCM_16"), ("FLAC", "PCM_24")]
 LOSSY = [("WAV", "PCM_U8"), ("WAV", "ALAW"), ("WAV", "ULAW"), ("WAV", "IMA_ADPCM")]
@@ -156,21 +155,6 @@ def test_an_empty_wav_followed_by_a_list_chunk_is_empty() -> None:
     assert reject(header + b"LIST" + struct.pack("<I", 4) + b"INFO").code is RejectCode.AUDIO_EMPTY
 
 
-@pytest.mark.parametrize("first", [-1, -2, 255, 0, 1000])
-def test_headerless_samples_are_unreadable(first: int) -> None:
-    raw = struct.pack("<h", first) + encode("WAV", "PCM_16", tone())[WAV_HEADER_BYTES:]
-    assert reject(raw).code is RejectCode.AUDIO_UNREADABLE
-
-
-def test_headerless_samples_that_begin_like_an_mp3_frame_are_unreadable() -> None:
-    noise = np.random.default_rng(0).bytes(60_000)
-    assert reject(b"\xff\xfb\x90\x64" + noise).code is RejectCode.AUDIO_UNREADABLE
-
-
-def test_a_container_not_named_is_unreadable() -> None:
-    assert "does not begin like" in reject(encode("AU", "PCM_16", tone())).detail
-
-
 def test_three_channels_are_unreadable() -> None:
     error = reject(encode("WAV", "PCM_16", np.zeros((800, 3), dtype=np.float32)))
     assert error.code is RejectCode.AUDIO_UNREADABLE
@@ -205,27 +189,9 @@ def test_a_file_cut_short_is_unreadable(container: str, subtype: str, share: flo
     assert "cut short" in error.detail
 
 
-def test_the_detail_of_a_wav_cut_short_names_both_sizes() -> None:
-    data = encode("WAV", "PCM_16", tone())
-    assert "promises 16000 bytes of samples, 10000 are there" in reject(data[: WAV_HEADER_BYTES + 10_000]).detail
-
-
 def test_the_detail_of_a_flac_that_promises_too_much_names_both_lengths() -> None:
     data = with_flac_frames(encode("FLAC", "PCM_16", tone()), 9000)
     assert "promises 9000 frames, 8000 are there" in reject(data).detail
-
-
-def test_an_ogg_cut_between_two_pages_is_unreadable() -> None:
-    data = encode("OGG", "VORBIS", tone(duration_sec=20))
-    assert "no page ends the stream" in reject(data[: data.rindex(b"OggS")]).detail
-
-
-def test_an_ogg_of_two_recordings_is_unreadable() -> None:
-    two = encode("OGG", "OPUS", tone()) + encode("OGG", "OPUS", tone())
-    serials = two[14:18], two[two.rindex(b"OggS") + 14 :][:4]
-    if serials[0] == serials[1]:
-        pytest.skip("libsndfile drew one serial number twice")
-    assert "several streams" in reject(two).detail
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFF_FFFF - 36, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF - 36, 0xFFFF_FFFF])
@@ -336,16 +302,14 @@ REAL = [
 ]
 
 
-@pytest.mark.skipif(not RECORDINGS.is_dir(), reason=f"the real recordings are not at {RECORDINGS}")
 @pytest.mark.parametrize(("name", "channels", "duration_sec"), REAL)
-def test_a_real_recording_is_read(name: str, channels: int, duration_sec: float) -> None:
-    recording = decode((RECORDINGS / name).read_bytes())
+def test_a_real_recording_is_read(recordings: Path, name: str, channels: int, duration_sec: float) -> None:
+    recording = decode((recordings / name).read_bytes())
     assert len(recording.channels) == channels
     assert recording.duration_sec == pytest.approx(duration_sec, abs=0.6)
     assert 0.1 < np.abs(recording.mono()).max() <= 1.01
 
 
-@pytest.mark.skipif(not RECORDINGS.is_dir(), reason=f"the real recordings are not at {RECORDINGS}")
-def test_real_headerless_samples_are_unreadable() -> None:
-    error = reject((RECORDINGS / "headerless.wav").read_bytes())
+def test_real_headerless_samples_are_unreadable(recordings: Path) -> None:
+    error = reject((recordings / "headerless.wav").read_bytes())
     assert error.code is RejectCode.AUDIO_UNREADABLE

@@ -28,10 +28,6 @@ from msmtfn.calls.rounds import (
 )
 
 SAMPLE_RATE = 1000
-RECORDINGS = Path(__file__).resolve().parents[2].parent / "shared" / "recordings"
-needs_recordings = pytest.mark.skipif(
-    not RECORDINGS.is_dir(), reason=f"no folder {RECORDINGS}: the real recordings are not published"
-)
 
 TRUNCATE = RoundsConfig()
 SPLIT = RoundsConfig(overlong_rounds="split")
@@ -346,10 +342,9 @@ def test_rounds_of_activity_are_sound_and_lose_no_speech_that_was_found(
 # ---- a real call
 
 
-@needs_recordings
-def test_a_real_call_has_as_many_rounds_as_exchanges_by_its_turns_and_by_its_activity() -> None:
-    samples, sample_rate = soundfile.read(RECORDINGS / "auto_repairs_40.flac", dtype="float32")
-    turns = [Turn(**turn) for turn in json.loads((RECORDINGS / "auto_repairs_40.turns.json").read_text())]
+def test_a_real_call_has_as_many_rounds_as_exchanges_by_its_turns_and_by_its_activity(recordings: Path) -> None:
+    samples, sample_rate = soundfile.read(recordings / "auto_repairs_40.flac", dtype="float32")
+    turns = [Turn(**turn) for turn in json.loads((recordings / "auto_repairs_40.turns.json").read_text())]
     by_turns = find_rounds(samples.T, sample_rate, turns, 0, TRUNCATE)
     by_activity = find_rounds(samples.T, sample_rate, None, 0, TRUNCATE)
     assert 8 <= len(by_turns) <= 40  # 12 when this was written

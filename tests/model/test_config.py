@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BertConfig, HubertConfig, RobertaConfig, Wav2Vec2Config
+
+from msmtfn.model.config import MsmtFnConfig
+
+MakeConfig = Callable[..., MsmtFnConfig]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "wav2vec2 and roberta": {"audio_config": {"model_type": "wav2vec2"}, "text_config": {"model_type": "roberta"}},
+    "frontend": {"audio_frontend": "wav2vec2", "frontend_config": {"model_type": "wav2vec2", "conv_bias": True}},
+    "options": {
+        "encoder_sample_rate": 16000,
+        "max_round_sec": 12.5,
+        "overlong_rounds": "split",
+        "pooling": "mean",
+        "dropout": 0,
+        "is_trained": True,
+        "audio_encoder": "some/hubert",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def paper() -> MsmtFnConfig:
+    return MsmtFnConfig()
+
+
+# ---- the paper's sizes
+
+
+def test_the_defaults_are_the_papers(paper: MsmtFnConfig) -> None:
+    sizes = {
+        "encoder_sample_rate": 8000,
+        "max_round_sec": 40,
+        "max_text_tokens": 199,
+        "hidden_size": 768,
+        "num_cross_layers": 4,
+        "num_bottleneck_layers": 2,
+        "num_bottleneck_tokens": 4,
+        "num_context_layers": 2,
+        "context_size": 128,
+        "dropout": 0.3,
+        "overlong_rounds": "truncate",
+        "pooling": "flatten",
+        "is_trained": False,
+    }
+    assert {name: getattr(paper, name) for name in sizes} == sizes
+
+
+def test_the_default_encoders_are_those_of_the_published_code(paper: MsmtFnConfig) -> None:
+    assert paper.audio_encoder == "TencentGameMate/chinese-hubert-base"
+    assert paper.text_encoder == "hfl/chinese-roberta-wwm-ext"
+    assert isinstance(paper.audio, HubertConfig)
+    assert isinstance(paper.text, BertConfig)
+    assert paper.text.vocab_size == 21128
+
+
+def test_forty_seconds_at_8_khz_are_320000_samples(paper: MsmtFnConfig) -> None:
+    assert paper.max_round_samples == 320_000
+
+
+def test_the_longest_round_follows_the_sample_rate(tiny_config: MakeConfig) -> None:
+    assert tiny_config(max_round_sec=2.5, encoder_sample_rate=16000).max_round_samples == 40_000
+
+
+def test_a_frame_is_computed_from_400_samples(paper: MsmtFnConfig) -> None:
+    # Backwards through kernels 2, 2, 3, 3, 3, 3, 10: 1, 2, 4, 9, 19, 39, 79, 78 * 5 + 10.
+    assert paper.receptive_field == 400
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "num_frames"),
+    [(0, 0), (1, 0), (9, 0), (10, 0), (399, 0), (400, 1), (719, 1), (720, 2), (8000, 24), (320_000, 999)],
+)
+def test_only_frames_that_lie_wholly_in_the_round_count(
+    paper: MsmtFnConfig, num_samples: int, num_frames: int
+) -> None:
+    assert paper.num_frames(num_samples) == num_frames
+
+
+@given(num_samples=st.integers(0, 400_000))
+def test_a_frame_more_takes_320_samples_more(paper: MsmtFnConfig, num_samples: int) -> None:
+    assert paper.num_frames(num_samples) == max(0, (num_samples - 400) // 320 + 1)
+
+
+def test_other_convolutions_have_another_receptive_field(tiny_config: MakeConfig) -> None:
+    audio = {"model_type": "hubert", "conv_dim": [8, 8], "conv_kernel": [4, 2], "conv_stride": [2, 2]}
+    config = tiny_config(audio_config=audio)
+    assert config.receptive_field == 6  # two first-layer frames, 2 apart, of 4 samples
+    assert [config.num_frames(number) for number in (5, 6, 9, 10)] == [0, 1, 1, 2]
+
+
+def test_a_frontend_decides_the_frames(tiny_config: MakeConfig) -> None:
+    frontend = {"model_type": "wav2vec2", "conv_dim": [8], "conv_kernel": [6], "conv_stride": [3]}
+    config = tiny_config(audio_frontend="wav2vec2", frontend_config=frontend)
+    assert config.receptive_field == 6
+    assert config.num_frames(12) == 3
+
+
+# ---- checks
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "encoder_sample_rate",
+        "max_round_sec",
+        "max_text_tokens",
+        "hidden_size",
+        "num_attention_heads",
+        "feed_forward_size",
+        "num_text_layers",
+        "num_cross_layers",
+        "num_bottleneck_layers",
+        "num_bottleneck_tokens",
+        "context_size",
+        "num_context_layers",
+    ],
+)
+@pytest.mark.parametrize("value", [0, -2])
+def test_a_size_is_positive(tiny_config: MakeConfig, field: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"^{field} is {value}; it must be more than 0$"):
+        tiny_config(**{field: value})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, 1, 30, float("nan")])
+def test_dropout_is_a_probability_below_one(tiny_config: MakeConfig, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^dropout is {value}; it must be at least 0 and less than 1$"):
+        tiny_config(dropout=value)
+
+
+def test_the_width_is_a_multiple_of_the_heads(tiny_config: MakeConfig) -> None:
+    with pytest.raises(ValueError, match=r"^hidden_size is 33; it must be a multiple of num_attention_heads \(2\)$"):
+        tiny_config(hidden_size=33)
+
+
+def test_a_round_holds_at_least_one_frame(tiny_config: MakeConfig) -> None:
+    with pytest.raises(ValueError, match="^max_round_sec is 0.04; it must be at least .* 400 samples$"):
+        tiny_config(max_round_sec=0.04)
+    assert tiny_config(max_round_sec=0.05).max_round_samples == 400
+
+
+# BUG: round(inf * 8000) raises OverflowError before anything is checked.
+def test_a_round_is_finite(tiny_config: MakeConfig) -> None:
+    with pytest.raises(ValueError, match="^max_round_sec is inf; it must be "):
+        tiny_config(max_round_sec=float("inf"))
+
+
+def test_a_bert_reads_as_many_tokens_as_it_has_positions(tiny_config: MakeConfig) -> None:
+    text = {"model_type": "bert", "max_position_embeddings": 30}
+    assert tiny_config(text_config=text, max_text_tokens=30).max_text_tokens == 30
+    with pytest.raises(ValueError, match="^max_text_tokens is 31; it must be at most the text encoder's 30$"):
+        tiny_config(text_config=text, max_text_tokens=31)
+
+
+def test_a_roberta_never_uses_its_first_positions(tiny_config: MakeConfig) -> None:
+    text = {"model_type": "roberta", "max_position_embeddings": 32, "pad_token_id": 1}
+    assert tiny_config(text_config=text, max_text_tokens=30).max_text_tokens == 30
+    with pytest.raises(ValueError, match="^max_text_tokens is 31; it must be at most the text encoder's 30$"):
+        tiny_config(text_config=text, max_text_tokens=31)
+
+
+@pytest.mark.parametrize(
+    ("field", "model_type", "cure"),
+    [
+        ("audio_config", "bert", "hubert, wav2vec2"),
+        ("text_config", "hubert", "bert, roberta"),
+        ("frontend_config", "hubert", "wav2vec2"),
+    ],
+)
+def test_an_encoder_is_of_a_kind_that_the_network_knows(
+    tiny_config: MakeConfig, field: str, model_type: str, cure: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{field}.model_type is '{model_type}'; it must be one of {cure}$"):
+        tiny_config(**{field: {"model_type": model_type}})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "cure"),
+    [
+        ("audio_frontend", "hubert", "'encoder', 'wav2vec2'"),
+        ("overlong_rounds", "drop", "'truncate', 'split'"),
+        ("pooling", "max", "'flatten', 'cls', 'mean'"),
+        ("hidden_size", "768", "int"),
+        ("max_text_tokens", 199.5, "int"),
+        ("max_round_sec", "40", "int"),
+        ("dropout", "0.3", "int"),
+        ("is_trained", "yes", "bool"),
+        ("audio_encoder", 7, "str"),
+        ("text_encoder", None, "str"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_with_the_cure(
+    tiny_config: MakeConfig, field: str, value: object, cure: str
+) -> None:
+    with pytest.raises(ValueError, match=f"(?s)'{field}'.*{cure}.*{value}"):
+        tiny_config(**{field: value})
+
+
+# ---- encoders' configurations
+
+
+@pytest.mark.parametrize("field", ["audio_config", "frontend_config"])
+def test_an_encoder_masks_no_frames_and_drops_no_layers(tiny_config: MakeConfig, field: str) -> None:
+    tricks = {"mask_time_prob": 0.05, "mask_feature_prob": 0.1, "layerdrop": 0.1, "apply_spec_augment": True}
+    encoder = getattr(tiny_config(**{field: {"model_type": "wav2vec2"} | tricks}), field)
+    assert {name: getattr(encoder, name) for name in tricks} == dict.fromkeys(tricks, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "made"),
+    [("audio_config", HubertConfig), ("text_config", BertConfig), ("frontend_config", Wav2Vec2Config)],
+)
+def test_an_encoder_of_no_named_kind_is_the_papers(field: str, made: type) -> None:
+    assert isinstance(getattr(MsmtFnConfig(**{field: {"num_hidden_layers": 2}}), field), made)
+
+
+def test_an_encoders_configuration_may_be_handed_over_made(tiny_config: MakeConfig) -> None:
+    config = tiny_config(audio_config=Wav2Vec2Config(hidden_size=24), text_config=RobertaConfig(hidden_size=40))
+    assert (config.audio.model_type, config.audio.hidden_size) == ("wav2vec2", 24)
+    assert (config.text.model_type, config.text.hidden_size) == ("roberta", 40)
+
+
+# ---- config.json
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_configuration_is_the_same_after_it_was_saved(tmp_path: Path, variant: str) -> None:
+    config = MsmtFnConfig(**VARIANTS[variant])
+    config.save_pretrained(tmp_path)
+    loaded = MsmtFnConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert {name: getattr(loaded, name) for name in VARIANTS["options"]} == {
+        name: getattr(config, name) for name in VARIANTS["options"]
+    }
+    for name in ("audio_config", "text_config", "frontend_config"):
+        assert type(getattr(loaded, name)) is type(getattr(config, name))
+
+
+def test_a_configuration_is_the_same_after_it_was_a_dictionary(tiny_config: MakeConfig) -> None:
+    config = tiny_config(pooling="cls", audio_frontend="wav2vec2")
+    assert MsmtFnConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+
+
+def test_a_saved_configuration_is_checked_when_it_is_read(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    tiny_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"context_size": 16', '"context_size": -16'))
+    with pytest.raises(ValueError, match="^context_size is -16; it must be more than 0$"):
+        MsmtFnConfig.from_pretrained(tmp_path)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from msmtfn.model.losses import multi_task_loss
+
+NUM_CLASSES = {"five": 5, "four": 4, "three": 3, "two": 2}
+A, B, C, D, E = range(5)
+
+
+def even_logits(num_calls: int = 1) -> dict[str, Tensor]:
+    """The same for every class of a task."""
+    return {task: torch.zeros(num_calls, num_classes) for task, num_classes in NUM_CLASSES.items()}
+
+
+def three_for(task: str, index: int) -> dict[str, Tensor]:
+    """Even but for one task, where the class at `index` is three times as likely as each other."""
+    logits = even_logits()
+    logits[task][0, index] = math.log(3)
+    return logits
+
+
+@pytest.mark.parametrize("intent", range(5))
+def test_even_logits_cost_the_logarithm_of_the_number_of_classes_of_each_task(intent: int) -> None:
+    loss = multi_task_loss(even_logits(), torch.tensor([intent]))
+    assert loss.item() == pytest.approx(math.log(5) + math.log(4) + math.log(3) + math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "index", "right"),
+    [
+        *[("five", index, [index]) for index in range(5)],
+        ("four", 0, [A]),
+        ("four", 1, [B]),
+        ("four", 2, [C]),
+        ("four", 3, [D, E]),
+        ("three", 0, [A]),
+        ("three", 1, [B, C]),
+        ("three", 2, [D, E]),
+        ("two", 0, [A, B, C]),
+        ("two", 1, [D, E]),
+    ],
+)
+def test_each_task_pays_for_the_class_that_holds_the_intent(task: str, index: int, right: list[int]) -> None:
+    others = sum(math.log(size) for name, size in NUM_CLASSES.items() if name != task)
+    total = 3 + NUM_CLASSES[task] - 1
+    for intent in range(5):
+        loss = multi_task_loss(three_for(task, index), torch.tensor([intent])).item()
+        share = 3 / total if intent in right else 1 / total
+        assert loss - others == pytest.approx(-math.log(share), abs=1e-6)
+
+
+def test_the_loss_of_several_calls_is_their_mean() -> None:
+    logits = even_logits(2)
+    logits["two"][0] = torch.tensor([math.log(3), 0.0])
+    loss = multi_task_loss(logits, torch.tensor([C, E]))  # the first pays -ln(3/4) for two, the second ln 2
+    assert loss.item() == pytest.approx(math.log(60) + (math.log(4 / 3) + math.log(2)) / 2, abs=1e-6)
+
+
+def test_the_loss_is_a_scalar_that_reaches_the_logits_of_each_task() -> None:
+    logits = {task: even.requires_grad_() for task, even in even_logits().items()}
+    loss = multi_task_loss(logits, torch.tensor([B]))
+    loss.backward()
+    assert loss.shape == ()
+    # The gradient of a cross-entropy is the probabilities less the one-hot target.
+    assert logits["two"].grad is not None
+    assert logits["two"].grad.tolist() == [[-0.5, 0.5]]
+    assert all(each.grad is not None for each in logits.values())
