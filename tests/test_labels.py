@@ -42,5 +42,5 @@ def test_an_unknown_intent_is_named_with_the_cure(intent: str) -> None:
 
 
 def test_an_unknown_task_is_named_with_the_cure() -> None:
-    with pytest.raises(ValueError, match="^task is 'six'; it must be one of five, four, three, two$"):
+    with pytest.raises(ValueError, match=r"^task is 'six'; it must be one of five, four, three, two$"):
         class_index("six", "A")

@@ -24,6 +24,7 @@ from msmtfn.errors import ModelError, StorageError
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
 
+TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 CARD_FILE: Final = "README.md"
 FILE_PATTERNS: Final = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -85,7 +86,7 @@ def fetch_model(name: str, download_folder: Path) -> Path:
             raise ModelError(f"the model {name} cannot be fetched: {exc}") from exc
         return download_folder
     folder = Path(name.removeprefix("file://")).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return folder.absolute()
     if not HUB_NAME.fullmatch(name):
         raise ModelError(f"--model {name} is no folder; give a model's folder, an s3:// address or a name on the hub")
@@ -93,7 +94,7 @@ def fetch_model(name: str, download_folder: Path) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(FILE_PATTERNS)))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as exc:
         raise ModelError(
-            f"--model {name} is no folder, and the hub cannot give a model of that name: {_first_line(exc)}"
+            f"--model {name} is no folder, and the hub cannot give a model of that name: {_one_line(exc)}"
         ) from exc
 
 
@@ -109,10 +110,17 @@ def load_model(folder: Path) -> Model:
         ModelError: a file is missing or broken, or the weights are not those of the configuration.
     """
     _read_config(folder)
+    _check_has_tokenizer(folder)
     transformers_logging.disable_progress_bar()
     try:
         loaded: tuple[MsmtFn, dict[str, set[str]]] = MsmtFn.from_pretrained(  # type: ignore[assignment]
-            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are reported, below
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
         network, info = loaded
         tokenizer = AutoTokenizer.from_pretrained(
@@ -120,7 +128,7 @@ def load_model(folder: Path) -> Model:
         )
     # Behind these stand half a dozen libraries, each with its own errors for a broken file.
     except Exception as exc:
-        raise ModelError(f"the model in {folder} cannot be loaded: {_first_line(exc)}") from exc
+        raise ModelError(f"the model in {folder} cannot be loaded: {_one_line(exc)}") from exc
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := sorted(str(key) for key in info[problem]):
             raise ModelError(
@@ -168,7 +176,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         model_type = config.get("model_type")
     except (OSError, ValueError, AttributeError) as exc:
         raise ModelError(
-            f"{path} cannot be read; --model must name the folder of an MSMT-FN model: {_first_line(exc)}"
+            f"{path} cannot be read; --model must name the folder of an MSMT-FN model: {_one_line(exc)}"
         ) from exc
     if model_type != MsmtFnConfig.model_type:
         raise ModelError(
@@ -186,5 +194,11 @@ def _check_vocabulary(folder: Path, config: MsmtFnConfig, tokenizer: PreTrainedT
         )
 
 
-def _first_line(exc: BaseException) -> str:
-    return (str(exc).strip() or type(exc).__name__).splitlines()[0]
+def _check_has_tokenizer(folder: Path) -> None:
+    """Refuse a folder without one, for which transformers would make an empty tokenizer up."""
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(f"{folder} has no tokenizer; a model's folder needs one of {', '.join(TOKENIZER_FILES)}")
+
+
+def _one_line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:300] or type(exc).__name__

@@ -1,6 +1,7 @@
 """The network's configuration, as `config.json` keeps it."""
 
 # No `from __future__ import annotations` here: `@strict` checks the values against the real types.
+import math
 from typing import Any, ClassVar, Final, Literal, cast
 
 from huggingface_hub.dataclasses import strict
@@ -128,7 +129,7 @@ class MsmtFnConfig(PreTrainedConfig):
 
     def _check_sizes(self) -> None:
         for name in POSITIVE_FIELDS:
-            _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
+            _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "more than 0, and finite")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and less than 1")
         heads = self.num_attention_heads
         _require(

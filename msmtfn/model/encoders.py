@@ -12,16 +12,17 @@ from transformers import AutoModel, PreTrainedConfig
 
 from msmtfn.model.attention import length_mask
 from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.unpadded import unpadded_features
 
 VARIANCE_FLOOR = 1e-7
 """Added to a round's variance, as transformers' feature extractor for wav2vec 2.0 does; keeps silence finite."""
 
 
 class AudioEncoder(nn.Module):
-    """HuBERT or wav2vec 2.0 over whole rounds, each padded to the longest round as the paper has it.
+    """HuBERT or wav2vec 2.0 over whole rounds.
 
-    This is the plain path. The first convolution of a model with `feat_extract_norm: "group"` takes its statistics
-    over the padded length, so that what a round's frames are does depend on how far it is padded.
+    Padded, it is the paper's own and the oracle of the other way: transformers' model over rounds that are all as long
+    as the longest can be.
     """
 
     def __init__(self, config: MsmtFnConfig) -> None:
@@ -45,24 +46,35 @@ class AudioEncoder(nn.Module):
                 )
         self.model.feature_extractor = wav2vec2.feature_extractor
 
-    def forward(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, waveforms: Tensor, num_samples: Tensor, *, padded: bool = True) -> tuple[Tensor, Tensor]:
         """Encode rounds.
 
         Args:
             waveforms: (R, S) float, mono at `encoder_sample_rate`, any scale; S is at most `max_round_samples`.
             num_samples: (R,) int, samples of each round; what follows them is not looked at.
+            padded: whether each round is padded to the longest, as the paper has it and as transformers' own model
+                computes it; without, the same states of the frames of the mask cost as much as the rounds are long.
 
         Returns:
-            Hidden states (R, A, width of the encoder), A being 999 for the paper's sizes, and a mask (R, A), True for
-            the frames that lie in the round wholly. A round shorter than the receptive field has none.
+            Hidden states (R, A, width of the encoder), A being 999 for the paper's sizes where the rounds are padded,
+            and a mask (R, A), True for the frames that lie in the round wholly. A round shorter than the receptive
+            field has none.
         """
         limit = self.config.max_round_samples
         if waveforms.shape[1] > limit:
             raise ValueError(f"waveforms has {waveforms.shape[1]} samples; cut rounds to at most {limit}")
-        padded = F.pad(normalize_waveforms(waveforms, num_samples), (0, limit - waveforms.shape[1]))
+        width = limit if padded else max(waveforms.shape[1], self.config.receptive_field)
+        normalized = F.pad(normalize_waveforms(waveforms, num_samples), (0, width - waveforms.shape[1]))
         # A round without a frame is given one of silence, since attention must have something to look at.
-        heard = length_mask(num_samples.clamp(min=self.config.receptive_field), limit)
-        states = self.model(padded, attention_mask=heard.long()).last_hidden_state
+        heard = num_samples.clamp(min=self.config.receptive_field)
+        if padded:
+            states = self.model(normalized, attention_mask=length_mask(heard, width).long()).last_hidden_state
+        else:
+            features = unpadded_features(self.model.feature_extractor, normalized, limit)
+            projected = self.model.feature_projection(features)
+            states = projected[0] if isinstance(projected, tuple) else projected  # wav2vec 2.0 gives two, HuBERT one
+            mask = length_mask(self._num_frames(heard), states.shape[1])
+            states = self.model.encoder(states, attention_mask=mask).last_hidden_state
         return states, length_mask(self._num_frames(num_samples), states.shape[1])
 
     def _num_frames(self, num_samples: Tensor) -> Tensor:
@@ -90,8 +102,9 @@ class TextEncoder(nn.Module):
         Returns:
             Hidden states (R, T, width of the encoder) and their mask (R, T).
         """
+        # A round without text is given one token of padding, since attention must have something to look at.
+        input_ids = F.pad(input_ids, (0, max(0, 1 - input_ids.shape[1])), value=self.model.config.pad_token_id)
         mask = length_mask(num_tokens, input_ids.shape[1])
-        # A round without text is given one token of padding, since attention needs something to look at.
         read = length_mask(num_tokens.clamp(min=1), input_ids.shape[1])
         return self.model(input_ids, attention_mask=read.long()).last_hidden_state, mask
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from msmtfn.model.config import MsmtFnConfig
@@ -64,21 +64,25 @@ class MsmtFn(PreTrainedModel):
         Args:
             **options: fields of `MsmtFnConfig`; `audio_encoder` and `text_encoder` are hub names or folders. With
                 `audio_frontend="wav2vec2"`, `frontend_encoder` names the wav2vec 2.0 model.
+
+        Raises:
+            ValueError: an option is out of range, or the encoders do not fit it.
         """
+        names = {
+            "audio_config": options.get("audio_encoder", MsmtFnConfig.audio_encoder),
+            "text_config": options.get("text_encoder", MsmtFnConfig.text_encoder),
+        }
         frontend_encoder = options.pop("frontend_encoder", None)
-        names = MsmtFnConfig(**options)
-        audio = _load_encoder(names.audio_encoder)
-        text = _load_encoder(names.text_encoder, add_pooling_layer=False)
-        options |= {"audio_config": audio.config, "text_config": text.config}
-        frontend = None
         if frontend_encoder is not None:
-            frontend = _load_encoder(frontend_encoder)
-            options |= {"audio_frontend": "wav2vec2", "frontend_config": frontend.config}
-        network = cls(MsmtFnConfig(**options))
-        network.audio_encoder.model = audio
-        network.text_encoder.model = text
-        if frontend is not None:
-            network.audio_encoder.use_frontend(frontend)
+            names["frontend_config"] = frontend_encoder
+        elif options.get("audio_frontend") == "wav2vec2":
+            raise ValueError("frontend_encoder is None; it must name the wav2vec 2.0 model that lends its convolutions")
+        configs = {field: AutoConfig.from_pretrained(name, trust_remote_code=False) for field, name in names.items()}
+        network = cls(MsmtFnConfig(**(options | configs)))
+        network.audio_encoder.model = _load_encoder(names["audio_config"], network.config.audio)
+        network.text_encoder.model = _load_encoder(names["text_config"], network.config.text, add_pooling_layer=False)
+        if frontend_encoder is not None:
+            network.audio_encoder.use_frontend(_load_encoder(frontend_encoder, network.config.convolutions))
         return network
 
     def forward(
@@ -108,9 +112,11 @@ class MsmtFn(PreTrainedModel):
         loss = None if intents is None else multi_task_loss(logits, intents)
         return MsmtFnOutput(loss=loss, logits=logits)
 
-    def encode_rounds(self, waveforms: Tensor, num_samples: Tensor, input_ids: Tensor, num_tokens: Tensor) -> Tensor:
-        """Give each round its vector (R, D); the arguments are those of `forward`."""
-        audio, audio_mask = self.audio_encoder(waveforms, num_samples)
+    def encode_rounds(
+        self, waveforms: Tensor, num_samples: Tensor, input_ids: Tensor, num_tokens: Tensor, *, padded: bool = True
+    ) -> Tensor:
+        """Give each round its vector (R, D); the arguments are those of `forward` and `AudioEncoder.forward`."""
+        audio, audio_mask = self.audio_encoder(waveforms, num_samples, padded=padded)
         text, text_mask = self.text_encoder(input_ids, num_tokens)
         vectors: Tensor = self.fusion(audio, audio_mask, text, text_mask)
         return vectors
@@ -131,8 +137,9 @@ class MsmtFn(PreTrainedModel):
             nn.init.normal_(module.tokens, std=EMBEDDING_STD)
 
 
-def _load_encoder(name_or_folder: str, **options: Any) -> PreTrainedModel:
+def _load_encoder(name_or_folder: str, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+    """Pretrained weights in full precision, in a model of the network's own configuration."""
     encoder: PreTrainedModel = AutoModel.from_pretrained(
-        name_or_folder, use_safetensors=True, trust_remote_code=False, **options
+        name_or_folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options
     )
     return encoder

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from msmtfn.model.attention import Attention, CrossLayer, FeedForward, TransformerLayer, length_mask
 
@@ -113,7 +113,7 @@ def test_what_a_masked_place_holds_is_not_looked_at() -> None:
 
 
 def test_cross_attention_needs_what_it_asks() -> None:
-    with pytest.raises(ValueError, match="^context is None; "):
+    with pytest.raises(ValueError, match=r"^context is None; "):
         Attention(8, 2, dropout=0.0, crosses=True)(torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.bool))
 
 
@@ -131,11 +131,12 @@ def test_attention_drops_out_in_training_only() -> None:
 def hand_feed_forward(sign: float) -> FeedForward:
     """One inner place, 100 times the first normed feature; it adds 1 and 0.5 times what comes out."""
     feed_forward = FeedForward(2, 1, dropout=0.0)
+    inner, outer = (layer for layer in feed_forward.layers if isinstance(layer, nn.Linear))
     with torch.no_grad():
-        feed_forward.layers[1].weight.copy_(torch.tensor([[sign * 100.0, 0.0]]))
-        feed_forward.layers[1].bias.zero_()
-        feed_forward.layers[4].weight.copy_(torch.tensor([[1.0], [0.5]]))
-        feed_forward.layers[4].bias.zero_()
+        inner.weight.copy_(torch.tensor([[sign * 100.0, 0.0]]))
+        inner.bias.zero_()
+        outer.weight.copy_(torch.tensor([[1.0], [0.5]]))
+        outer.bias.zero_()
     return feed_forward
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig, HubertConfig, RobertaConfig, Wav2Vec2Config
@@ -81,9 +82,7 @@ def test_a_frame_is_computed_from_400_samples(paper: MsmtFnConfig) -> None:
     ("num_samples", "num_frames"),
     [(0, 0), (1, 0), (9, 0), (10, 0), (399, 0), (400, 1), (719, 1), (720, 2), (8000, 24), (320_000, 999)],
 )
-def test_only_frames_that_lie_wholly_in_the_round_count(
-    paper: MsmtFnConfig, num_samples: int, num_frames: int
-) -> None:
+def test_only_frames_that_lie_wholly_in_the_round_count(paper: MsmtFnConfig, num_samples: int, num_frames: int) -> None:
     assert paper.num_frames(num_samples) == num_frames
 
 
@@ -128,7 +127,7 @@ def test_a_frontend_decides_the_frames(tiny_config: MakeConfig) -> None:
 )
 @pytest.mark.parametrize("value", [0, -2])
 def test_a_size_is_positive(tiny_config: MakeConfig, field: str, value: int) -> None:
-    with pytest.raises(ValueError, match=f"^{field} is {value}; it must be more than 0$"):
+    with pytest.raises(ValueError, match=f"^{field} is {value}; it must be more than 0"):
         tiny_config(**{field: value})
 
 
@@ -144,28 +143,27 @@ def test_the_width_is_a_multiple_of_the_heads(tiny_config: MakeConfig) -> None:
 
 
 def test_a_round_holds_at_least_one_frame(tiny_config: MakeConfig) -> None:
-    with pytest.raises(ValueError, match="^max_round_sec is 0.04; it must be at least .* 400 samples$"):
+    with pytest.raises(ValueError, match=r"^max_round_sec is 0.04; it must be at least .* 400 samples$"):
         tiny_config(max_round_sec=0.04)
     assert tiny_config(max_round_sec=0.05).max_round_samples == 400
 
 
-# BUG: round(inf * 8000) raises OverflowError before anything is checked.
 def test_a_round_is_finite(tiny_config: MakeConfig) -> None:
-    with pytest.raises(ValueError, match="^max_round_sec is inf; it must be "):
+    with pytest.raises(ValueError, match=r"^max_round_sec is inf; it must be "):
         tiny_config(max_round_sec=float("inf"))
 
 
 def test_a_bert_reads_as_many_tokens_as_it_has_positions(tiny_config: MakeConfig) -> None:
     text = {"model_type": "bert", "max_position_embeddings": 30}
     assert tiny_config(text_config=text, max_text_tokens=30).max_text_tokens == 30
-    with pytest.raises(ValueError, match="^max_text_tokens is 31; it must be at most the text encoder's 30$"):
+    with pytest.raises(ValueError, match=r"^max_text_tokens is 31; it must be at most the text encoder's 30$"):
         tiny_config(text_config=text, max_text_tokens=31)
 
 
 def test_a_roberta_never_uses_its_first_positions(tiny_config: MakeConfig) -> None:
     text = {"model_type": "roberta", "max_position_embeddings": 32, "pad_token_id": 1}
     assert tiny_config(text_config=text, max_text_tokens=30).max_text_tokens == 30
-    with pytest.raises(ValueError, match="^max_text_tokens is 31; it must be at most the text encoder's 30$"):
+    with pytest.raises(ValueError, match=r"^max_text_tokens is 31; it must be at most the text encoder's 30$"):
         tiny_config(text_config=text, max_text_tokens=31)
 
 
@@ -202,7 +200,7 @@ def test_an_encoder_is_of_a_kind_that_the_network_knows(
 def test_a_value_of_the_wrong_type_is_named_with_the_cure(
     tiny_config: MakeConfig, field: str, value: object, cure: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"(?s)'{field}'.*{cure}.*{value}"):
+    with pytest.raises(StrictDataclassFieldValidationError, match=f"(?s)'{field}'.*{cure}.*{value}"):
         tiny_config(**{field: value})
 
 
@@ -221,7 +219,8 @@ def test_an_encoder_masks_no_frames_and_drops_no_layers(tiny_config: MakeConfig,
     [("audio_config", HubertConfig), ("text_config", BertConfig), ("frontend_config", Wav2Vec2Config)],
 )
 def test_an_encoder_of_no_named_kind_is_the_papers(field: str, made: type) -> None:
-    assert isinstance(getattr(MsmtFnConfig(**{field: {"num_hidden_layers": 2}}), field), made)
+    config = MsmtFnConfig.from_dict({field: {"num_hidden_layers": 2}})
+    assert isinstance(getattr(config, field), made)
 
 
 def test_an_encoders_configuration_may_be_handed_over_made(tiny_config: MakeConfig) -> None:
@@ -255,5 +254,5 @@ def test_a_saved_configuration_is_checked_when_it_is_read(tmp_path: Path, tiny_c
     tiny_config().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"context_size": 16', '"context_size": -16'))
-    with pytest.raises(ValueError, match="^context_size is -16; it must be more than 0$"):
+    with pytest.raises(ValueError, match=r"^context_size is -16; it must be more than 0"):
         MsmtFnConfig.from_pretrained(tmp_path)
