@@ -22,7 +22,7 @@ from msmtfn.leads.publish import PARTS_FOLDER, day_folder, publish_day, read_suc
 from msmtfn.leads.schema import RESERVED, ROW_ID, parts_schema
 from msmtfn.model.checkpoint import Model, load_model, model_version, pack_network
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask, score_calls
-from msmtfn.scoring.prepare import PrepareConfig, Preparer
+from msmtfn.scoring.prepare import INPUTS, PrepareConfig, Preparer
 from msmtfn.scoring.progress import Reporter
 from msmtfn.scoring.scorer import ScorerConfig
 
@@ -98,7 +98,7 @@ def plan_day(date: dt.date, manifests: str, leads: str, model_folder: Path, conf
         JobError: of the manifest, the model or the leads folder.
     """
     leads = storage.absolute(leads)
-    manifest = open_manifest(manifests, date, reserved=RESERVED)
+    manifest = open_manifest(manifests, date, reserved=RESERVED | set(INPUTS.names))
     version = model_version(model_folder)
     identity = json.dumps([manifest.fingerprint, manifest.root, version, config.fingerprint(), msmtfn.__version__])
     run_id = f"{date.isoformat()}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

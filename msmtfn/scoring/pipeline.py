@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +31,9 @@ from msmtfn.scoring.prepare import Preparer
 from msmtfn.scoring.scorer import Scorer, ScorerConfig
 
 logger = logging.getLogger(__name__)
+
+CPUS_PER_SCORER: Final = 8
+"""Where there is no GPU: more threads than this gain a network of this size little."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,8 +121,8 @@ def score_calls(
     filesystem, calls = storage.arrow_filesystem_of(task.calls)
     _, parts = storage.arrow_filesystem_of(task.parts)
     _configure_engine(task, filesystem)
-    pool = _plan_scorers(config)
-    with _progress(report, config.progress_sec) as counter, _explained():
+    pool = _plan_scorers(config, scorer)
+    with _progress(report, config.progress_sec, task.num_calls) as counter, _explained():
         (
             ray.data.read_parquet(calls, filesystem=filesystem)
             .repartition(target_num_rows_per_block=_block_calls(task.num_calls, config))
@@ -221,15 +224,16 @@ def _block_calls(num_calls: int, config: PipelineConfig) -> int:
     return max(1, min(config.block_calls, -(-num_calls // blocks)))
 
 
-def _plan_scorers(config: PipelineConfig) -> _ScorerPool:
+def _plan_scorers(config: PipelineConfig, scorer: ScorerConfig) -> _ScorerPool:
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
-    if gpus:
-        pool = _ScorerPool(config.num_scorers or int(gpus / config.gpus_per_scorer), config.gpus_per_scorer, 0)
+    # A cluster that grows on demand may have no GPU yet: who asks for one by name gets the actors that make it grow.
+    if scorer.device == "cuda" or (scorer.device == "auto" and gpus):
+        pool = _ScorerPool(config.num_scorers or max(1, int(gpus / config.gpus_per_scorer)), config.gpus_per_scorer, 0)
     else:
         node_cpus = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
-        threads = config.threads_per_scorer or max(1, min(8, node_cpus))
-        pool = _ScorerPool(config.num_scorers or max(1, cpus // 8), 0.0, threads)
+        threads = config.threads_per_scorer or max(1, min(CPUS_PER_SCORER, node_cpus))
+        pool = _ScorerPool(config.num_scorers or max(1, cpus // CPUS_PER_SCORER), 0.0, threads)
     logger.info(
         "%d CPUs, %g GPUs: %d scorers, %g GPUs each, %d threads each", cpus, gpus, pool.size, pool.gpus, pool.threads
     )
@@ -249,8 +253,8 @@ def _explained() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(report: Callable[[int, int], None], every_sec: float) -> Iterator[Any]:
-    """Report what the counter has counted, every so often and once more at the end."""
+def _progress(report: Callable[[int, int], None], every_sec: float, num_calls: int) -> Iterator[Any]:
+    """Report what the counter has counted, every so often, and at the end that all is done."""
     counter: Any = ray.remote(num_cpus=0)(ProgressCounter).remote()
     finished = threading.Event()
 
@@ -265,4 +269,5 @@ def _progress(report: Callable[[int, int], None], every_sec: float) -> Iterator[
     finally:
         finished.set()
         watcher.join()
-    report(*ray.get(counter.read.remote()))
+    _, rejected = ray.get(counter.read.remote())
+    report(num_calls, rejected)

@@ -146,15 +146,15 @@ class Scorer:
             return []
         try:
             arrays = self.probabilities(calls)
+            return [_one_call(arrays, index) for index in range(len(calls))]
         except RuntimeError as exc:  # of PyTorch: out of memory, a kernel that fails
-            if len(calls) > 1:
-                logger.warning(
-                    "a batch of %d calls could not be scored (%s); trying them one by one", len(calls), _first_line(exc)
-                )
-                return [self._probabilities_or_errors([call])[0] for call in calls]
-            logger.exception("a call could not be scored")
-            return [CallError(RejectCode.SCORING_FAILED, f"{type(exc).__name__} in the network: {_first_line(exc)}")]
-        return [_one_call(arrays, index) for index in range(len(calls))]
+            reason = f"{type(exc).__name__} in the network: {_first_line(exc)}"
+            if len(calls) == 1:
+                logger.exception("a call could not be scored")
+                return [CallError(RejectCode.SCORING_FAILED, reason)]
+        # Not in the handler: its exception would keep the failed batch's tensors alive (PyTorch FAQ, out of memory).
+        logger.warning("a batch of %d calls could not be scored (%s); trying them one by one", len(calls), reason)
+        return [self._probabilities_or_errors([call])[0] for call in calls]
 
     def _scored_columns(
         self, outcome: dict[str, npt.NDArray[np.float32]] | CallError, scored_at: dt.datetime

@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 from transformers import BertTokenizer
 
-from msmtfn.calls.audio import AudioConfig, Recording
+from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
 from msmtfn.calls.manifest import INTERPRETED
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.scoring import prepare
@@ -150,7 +150,7 @@ REJECTS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
     "NUL in the name": (good(uri="a\0b.wav"), "audio_unreadable", "ValueError"),
     "too long": (eleven_seconds, "audio_too_long", "the limit is 10 s"),
     "too large": (sixty_four_gigabytes, "audio_too_large", "at most 100000"),
-    "unknown speaker": (good(turns=[("robot", 0, 1, SECRET)]), "bad_row", "'robot'"),
+    "unknown speaker": (good(turns=[(SECRET, 0, 1, SECRET)]), "bad_row", "turn 0"),
     "turn backwards": (good(turns=[("agent", 0.9, 0.1, SECRET)]), "bad_row", "from 0.9 s to 0.1 s"),
     "turn without a start": (good(turns=[("agent", None, 0.1, SECRET)]), "bad_row", "lacks its start"),
     "turn that never ends": (good(turns=[("agent", 0, math.inf, SECRET)]), "bad_row", "lacks its start or its end"),
@@ -213,9 +213,8 @@ def second_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(data)
         if len(seen) == 2:
             raise ZeroDivisionError(f"{SECRET} of {CUSTOMER}")
-        return real(data, **options)
+        return decode_recording(data, **options)
 
-    real = prepare.decode_recording
     monkeypatch.setattr(prepare, "decode_recording", decode)
 
 
@@ -249,7 +248,17 @@ def test_a_rejected_call_is_not_logged(preparer: Preparer, caplog: pytest.LogCap
 # ---- where a recording is
 
 
-NAMES = ["a.wav", "two words.wav", "a%20b.wav", "a#1.wav", "a?b=c.wav", "[1]*.wav", "通话 录音.wav", "~a.wav", "sub/a.wav"]
+NAMES = [
+    "a.wav",
+    "two words.wav",
+    "a%20b.wav",
+    "a#1.wav",
+    "a?b=c.wav",
+    "[1]*.wav",
+    "通话 录音.wav",
+    "~a.wav",
+    "sub/a.wav",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -347,15 +356,16 @@ def test_two_channels_are_mixed_to_their_mean(preparer: Preparer, tmp_path: Path
     assert np.abs(samples_of(prepare_one(preparer, uri="a.wav")) - expected).max() <= 1
 
 
-def test_the_channels_tell_the_rounds_where_there_are_no_turns(preparer: Preparer, tmp_path: Path) -> None:
-    speech = 0.2 * np.sin(2 * np.pi * 400 / 8000 * np.arange(32_000))
-    line = 0.001 * np.random.default_rng(0).standard_normal((32_000, 2))
-    for channel, second in enumerate([0, 1, 2, 3]):  # agent, customer, agent, customer
-        line[second * 8000 : second * 8000 + 6400, channel % 2] += speech[:6400]
-    sf.write(tmp_path / "a.wav", line, 8000)
-    by_channel = prepare_one(preparer, uri="a.wav", agent_channel=0)
-    assert by_channel["num_rounds"] == 2
-    assert by_channel["rounds"][1]["start_sec"] == pytest.approx(2.0, abs=0.05)
+@pytest.mark.parametrize(("agent_channel", "starts"), [(0, [0.0, 1.6]), (1, [0.0, 0.8, 2.4])])
+def test_the_channels_tell_the_rounds_where_there_are_no_turns(
+    agent_channel: int, starts: list[float], preparer: Preparer, tmp_path: Path
+) -> None:
+    line = 0.001 * np.random.default_rng(0).standard_normal((25_600, 2))
+    for turn in range(4):  # on channel 0, 1, 0, 1, every 0.8 s
+        line[turn * 6400 :][:4800, turn % 2] += 0.2 * np.sin(2 * np.pi * 400 / 8000 * np.arange(4800))
+    sf.write(tmp_path / "a.wav", line, 8000, subtype="ULAW")
+    prepared = prepare_one(preparer, uri="a.wav", agent_channel=agent_channel)
+    assert [each["start_sec"] for each in prepared["rounds"]] == pytest.approx(starts, abs=0.03)
 
 
 def test_samples_beyond_full_scale_are_clipped(preparer: Preparer, tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from msmtfn.errors import ManifestError, ModelError, StorageError
+from msmtfn.leads.ranking import LeadWeights
+from msmtfn.scoring.day import DayPlan, ScoringConfig, forget_run, open_run, plan_day
+from msmtfn.scoring.pipeline import PipelineConfig
+from msmtfn.scoring.scorer import ScorerConfig
+from tests.integration.job import DATE, write_manifest
+
+ROWS: list[dict[str, Any]] = [{"call_id": "a", "uri": "a.wav", "turns": None}, {"call_id": "a", "uri": "b.wav"}]
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    return write_manifest(tmp_path / "manifests", ROWS)
+
+
+def plan_of(manifests: Path, model: Path, config: ScoringConfig | None = None) -> DayPlan:
+    return plan_day(DATE, str(manifests), str(manifests.parent / "leads"), model, config or ScoringConfig())
+
+
+def test_a_run_is_named_by_its_day_and_is_the_same_for_the_same_plan(manifests: Path, tiny_model: Path) -> None:
+    run_id = plan_of(manifests, tiny_model).run_id
+    assert run_id.startswith(f"{DATE}-")
+    assert plan_of(manifests, tiny_model).run_id == run_id
+
+
+def test_another_model_makes_another_run(manifests: Path, tiny_model: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    assert plan_of(manifests, other).run_id == plan_of(manifests, tiny_model).run_id
+    (other / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes() + b"\0")
+    assert plan_of(manifests, other).run_id != plan_of(manifests, tiny_model).run_id
+
+
+def test_another_manifest_makes_another_run(manifests: Path, tiny_model: Path) -> None:
+    before = plan_of(manifests, tiny_model).run_id
+    shutil.rmtree(manifests)
+    write_manifest(manifests, [*ROWS, {"call_id": "b", "uri": "b.wav"}])
+    assert plan_of(manifests, tiny_model).run_id != before
+
+
+def test_an_option_that_changes_results_makes_another_run_and_one_of_speed_does_not(
+    manifests: Path, tiny_model: Path
+) -> None:
+    before = plan_of(manifests, tiny_model).run_id
+    worth = ScoringConfig(scorer=ScorerConfig(lead_weights=LeadWeights(weight_b=0.5)))
+    speed = ScoringConfig(pipeline=PipelineConfig(batch_calls=3), scorer=ScorerConfig(samples_per_batch=1))
+    assert plan_of(manifests, tiny_model, worth).run_id != before
+    assert plan_of(manifests, tiny_model, speed).run_id == before
+
+
+def test_planning_touches_nothing(manifests: Path, tiny_model: Path, tmp_path: Path) -> None:
+    plan_of(manifests, tiny_model)
+    assert not (tmp_path / "leads").exists()
+
+
+def test_a_run_keeps_its_own_copy_of_the_manifest(manifests: Path, tiny_model: Path) -> None:
+    run = open_run(plan_of(manifests, tiny_model))
+    shutil.rmtree(manifests)
+    rows = pq.read_table(run.task.calls).to_pylist()
+    assert [(row["row_id"], row["call_id"], row["uri"]) for row in rows] == [(0, "a", "a.wav"), (1, "a", "b.wav")]
+    assert [row["row_error"] for row in rows] == [
+        None,
+        "call_id is the same as that of row 0; it must be unique in the day",
+    ]
+
+
+def test_a_copy_that_was_cut_short_is_made_anew(manifests: Path, tiny_model: Path) -> None:
+    run = open_run(plan_of(manifests, tiny_model))
+    (Path(run.folder) / "calls.json").unlink()
+    (copy,) = Path(run.task.calls).iterdir()
+    copy.write_bytes(b"half a")
+    assert pq.read_table(open_run(plan_of(manifests, tiny_model)).task.calls).num_rows == 2
+
+
+def test_the_transcript_stays_out_of_the_parts(manifests: Path, tiny_model: Path) -> None:
+    schema = open_run(plan_of(manifests, tiny_model)).task.schema
+    assert "turns" not in schema.names
+    assert schema.names[:3] == ["row_id", "call_id", "uri"]
+
+
+def test_what_an_earlier_run_did_can_be_forgotten(manifests: Path, tiny_model: Path) -> None:
+    plan = plan_of(manifests, tiny_model)
+    folder = Path(open_run(plan).folder)
+    forget_run(plan)
+    forget_run(plan)
+    assert not folder.exists()
+
+
+def test_what_is_wrong_is_seen_before_the_engine_starts(manifests: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="2026-11-20"):
+        plan_day(DATE.replace(day=20), str(manifests), str(tmp_path / "leads"), tiny_model, ScoringConfig())
+    with pytest.raises(ModelError, match=r"config\.json"):
+        plan_of(manifests, tmp_path)
+    (tmp_path / "leads").write_text("a file")
+    with pytest.raises(StorageError, match="leads"):
+        open_run(plan_of(manifests, tiny_model))
+
+
+def test_a_column_with_the_name_of_an_inner_one_passes_through_under_another(tmp_path: Path, tiny_model: Path) -> None:
+    rows = [{"call_id": "a", "uri": "a.wav", "tokens": 7, "lead_rank": 3}]
+    run = open_run(plan_of(write_manifest(tmp_path / "manifests", rows), tiny_model))
+    (copied,) = pq.read_table(run.task.calls).to_pylist()
+    assert (copied["manifest_tokens"], copied["manifest_lead_rank"]) == (7, 3)
