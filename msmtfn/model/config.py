@@ -131,6 +131,8 @@ class MsmtFnConfig(PreTrainedConfig):
         for name in POSITIVE_FIELDS:
             _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "more than 0, and finite")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and less than 1")
+        has_adapter = bool(getattr(self.audio, "add_adapter", False))
+        _require(not has_adapter, "audio_config.add_adapter", has_adapter, "False, since an adapter drops frames")
         heads = self.num_attention_heads
         _require(
             self.hidden_size % heads == 0,

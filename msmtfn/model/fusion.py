@@ -118,6 +118,10 @@ class RoundPooling(nn.Module):
 
     def forward(self, fused: Tensor, mask: Tensor) -> Tensor:
         """Map (R, T, D) under its mask (R, T) to (R, D)."""
+        if fused.shape[1] > self.max_tokens:
+            raise ValueError(
+                f"the text has {fused.shape[1] - 1} tokens; cut it to max_text_tokens, {self.max_tokens - 1}"
+            )
         fused = fused.masked_fill(~mask[..., None], 0.0)
         if self.pooling == "cls":
             pooled = fused[:, 0]

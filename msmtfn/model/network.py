@@ -62,8 +62,8 @@ class MsmtFn(PreTrainedModel):
         """Make a network whose encoders are pretrained and whose rest is new.
 
         Args:
-            **options: fields of `MsmtFnConfig`; `audio_encoder` and `text_encoder` are hub names or folders. With
-                `audio_frontend="wav2vec2"`, `frontend_encoder` names the wav2vec 2.0 model.
+            **options: fields of `MsmtFnConfig`; `audio_encoder` and `text_encoder` are hub names or folders, and so is
+                `frontend_encoder`, the wav2vec 2.0 model that lends its convolutions with `audio_frontend="wav2vec2"`.
 
         Raises:
             ValueError: an option is out of range, or the encoders do not fit it.
@@ -75,6 +75,7 @@ class MsmtFn(PreTrainedModel):
         frontend_encoder = options.pop("frontend_encoder", None)
         if frontend_encoder is not None:
             names["frontend_config"] = frontend_encoder
+            options["audio_frontend"] = "wav2vec2"
         elif options.get("audio_frontend") == "wav2vec2":
             raise ValueError("frontend_encoder is None; it must name the wav2vec 2.0 model that lends its convolutions")
         configs = {field: AutoConfig.from_pretrained(name, trust_remote_code=False) for field, name in names.items()}
@@ -138,8 +139,12 @@ class MsmtFn(PreTrainedModel):
 
 
 def _load_encoder(name_or_folder: str, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
-    """Pretrained weights in full precision, in a model of the network's own configuration."""
+    """Pretrained weights in full precision, in a model of the network's own configuration.
+
+    Many encoders on the hub, the default ones among them, have no safetensors: those are read with PyTorch's unpickler
+    of weights, which runs no code.
+    """
     encoder: PreTrainedModel = AutoModel.from_pretrained(
-        name_or_folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options
+        name_or_folder, config=config, dtype=torch.float32, trust_remote_code=False, **options
     )
     return encoder

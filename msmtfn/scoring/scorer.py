@@ -30,6 +30,7 @@ from msmtfn.scoring.prepare import FULL_SCALE
 
 logger = logging.getLogger(__name__)
 
+ROUNDS_PER_GPU_BATCH: Final = 64
 VERDICT: Final = ("status", "error_code", "error_detail")
 """Columns that the stage before fills for the calls it rejects, and this one for all others."""
 
@@ -40,8 +41,12 @@ class ScorerConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs; auto takes a GPU where there is one."""
-    samples_per_batch: int = 1_280_000
-    """Samples, padding included, that go through the encoders at once: four rounds of the paper's 40 s at 8 kHz."""
+    encoding: Literal["unpadded", "padded"] = "unpadded"
+    """Whether rounds are encoded as long as they are, or all padded to the longest as the paper has it: the same
+    results to rounding error; the second is the slow way to check the first."""
+    samples_per_batch: int = 0
+    """Samples, padding included, that go through the encoders at once; 0 takes one round of the greatest length on a
+    CPU and 64 on a GPU."""
     lead_weights: LeadWeights = field(default_factory=LeadWeights)
     """What a call of each intent is worth."""
 
@@ -51,8 +56,8 @@ class ScorerConfig:
         Raises:
             ValueError: it is not positive.
         """
-        if self.samples_per_batch < 1:
-            raise ValueError(f"samples_per_batch is {self.samples_per_batch}; it must be at least 1")
+        if self.samples_per_batch < 0:
+            raise ValueError(f"samples_per_batch is {self.samples_per_batch}; it must be at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,9 @@ class Scorer:
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.network = network.train(False).to(self.device)
         self.config = config
+        longest = network.config.max_round_samples
+        self.padded_length = longest if config.encoding == "padded" else None
+        self.budget = config.samples_per_batch or longest * (ROUNDS_PER_GPU_BATCH if on_gpu else 1)
         self.model_version = model_version
         self.run_id = run_id
 
@@ -111,20 +119,14 @@ class Scorer:
         with torch.inference_mode():
             samples = [waveform for call in calls for waveform in call.samples]
             tokens = [ids for call in calls for ids in call.tokens]
-            vectors = torch.cat(
-                [
-                    self._encode(samples[start:end], tokens[start:end])
-                    for start, end in self._round_batches(len(samples))
-                ]
-            )
+            lengths = np.array([len(waveform) for waveform in samples])
+            vectors = torch.empty(len(samples), self.network.config.hidden_size, device=self.device)
+            for rounds in group_rounds(lengths, self.budget, self.padded_length):
+                vectors[rounds] = self._encode(
+                    [samples[index] for index in rounds], [tokens[index] for index in rounds]
+                )
             logits = self.network.classify_calls(vectors, [len(call.samples) for call in calls])
             return {task: torch.softmax(logits[task].float(), dim=1).cpu().numpy() for task in TASKS}
-
-    def _round_batches(self, num_rounds: int) -> Iterator[tuple[int, int]]:
-        """Ranges of rounds that fit the budget, each round at the full length that it is padded to."""
-        size = max(1, self.config.samples_per_batch // self.network.config.max_round_samples)
-        for start in range(0, num_rounds, size):
-            yield start, min(start + size, num_rounds)
 
     def _encode(self, samples: Sequence[npt.NDArray[np.int16]], tokens: Sequence[npt.NDArray[np.int32]]) -> Tensor:
         """Vectors (R, D) of rounds."""
@@ -135,6 +137,7 @@ class Scorer:
             num_samples.to(self.device),
             input_ids.to(self.device),
             num_tokens.to(self.device),
+            padded=self.padded_length is not None,
         )
         return vectors
 
@@ -177,6 +180,29 @@ class Scorer:
 
     def _lineage(self, scored_at: dt.datetime) -> dict[str, Any]:
         return {"model_version": self.model_version, "run_id": self.run_id, "scored_at": scored_at}
+
+
+def group_rounds(
+    lengths: npt.NDArray[np.int64], budget: int, padded_length: int | None = None
+) -> list[npt.NDArray[np.int64]]:
+    """Group rounds of about the same length, so that little of a batch is padding.
+
+    Args:
+        lengths: (R,) samples of each round.
+        budget: samples of a batch, padding included; a round that is longer makes a batch of its own.
+        padded_length: what every round is padded to; None for the longest of its batch.
+
+    Returns:
+        The rounds' indices, a batch at a time, the longest first; each index once.
+    """
+    longest_first = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(longest_first):
+        longest = padded_length or max(int(lengths[longest_first[start]]), 1)
+        size = max(1, budget // longest)
+        batches.append(longest_first[start : start + size])
+        start += size
+    return batches
 
 
 def _calls_of(batch: pa.Table) -> Iterator[CallRounds]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import os
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -580,3 +582,29 @@ def test_the_whole_network_scores_a_short_call(paper: PaperRun) -> None:
     )
     assert [tuple(output.logits[task].shape) for task in TASKS] == [(1, 5), (1, 4), (1, 3), (1, 2)]
     assert all(output.logits[task].isfinite().all() for task in TASKS)
+
+
+# ---- pretrained encoders without safetensors
+
+
+@pytest.mark.usefixtures("encoders")
+def test_encoders_are_read_from_pickled_weights_too(tmp_path: Path, encoders: dict[str, PreTrainedModel]) -> None:
+    (tmp_path / "hubert" / "model.safetensors").unlink()
+    torch.save(encoders["hubert"].state_dict(), tmp_path / "hubert" / "pytorch_model.bin")
+    network = from_encoders(tmp_path, "hubert", "bert")
+    assert has_the_weights_of(network.audio_encoder.model, encoders["hubert"])
+
+
+class Rogue:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, ("rogue",)
+
+
+@pytest.mark.usefixtures("encoders")
+def test_pickled_weights_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hubert" / "model.safetensors").unlink()
+    torch.save({"weight": Rogue()}, tmp_path / "hubert" / "pytorch_model.bin")
+    with pytest.raises(pickle.UnpicklingError):
+        from_encoders(tmp_path, "hubert", "bert")
+    assert not (tmp_path / "rogue").exists()

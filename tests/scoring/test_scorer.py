@@ -2,7 +2,7 @@ import datetime as dt
 import logging
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from msmtfn.leads.ranking import LeadWeights
 from msmtfn.leads.schema import OUTCOME, parts_schema
 from msmtfn.model.network import MsmtFn
 from msmtfn.scoring.prepare import PREPARED
-from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig
+from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig, group_rounds
 
 PASSED = [pa.field("call_id", pa.string()), pa.field("tags", pa.list_(pa.string()))]
 SCHEMA = parts_schema(PASSED)
@@ -113,10 +113,10 @@ def fails_on_marked(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> Scorer:
     """A scorer whose network raises, as PyTorch does, when a marked round is among those to encode."""
     encode: Encode = scorer.network.encode_rounds
 
-    def encode_or_fail(waveforms: Tensor, *rest: Tensor) -> Tensor:
+    def encode_or_fail(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
         if (waveforms == 1.0).any():
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore of it")
-        return encode(waveforms, *rest)
+        return encode(waveforms, *rest, padded=padded)
 
     monkeypatch.setattr(scorer.network, "encode_rounds", encode_or_fail)
     return scorer
@@ -160,13 +160,13 @@ def test_a_call_scores_the_same_whatever_the_budget(samples_per_batch: int, make
 def test_no_more_rounds_are_encoded_at_once_than_the_budget_holds(
     samples_per_batch: int, expected: list[int], make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scorer = make_scorer(samples_per_batch=samples_per_batch)
+    scorer = make_scorer(samples_per_batch=samples_per_batch, encoding="padded")
     encode: Encode = scorer.network.encode_rounds
     sizes = []
 
-    def count(waveforms: Tensor, *rest: Tensor) -> Tensor:
+    def count(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
         sizes.append(len(waveforms))
-        return encode(waveforms, *rest)
+        return encode(waveforms, *rest, padded=padded)
 
     monkeypatch.setattr(scorer.network, "encode_rounds", count)
     score(scorer, three_calls())
@@ -341,13 +341,13 @@ def test_what_a_failed_batch_held_in_memory_is_free_when_its_calls_are_tried_aga
     held: list[weakref.ref[Tensor]] = []
     alive: list[bool] = []
 
-    def fail_at_first(waveforms: Tensor, *rest: Tensor) -> Tensor:
+    def fail_at_first(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
         alive.extend(reference() is not None for reference in held)
         if not held:
             activations = waveforms.clone()
             held.append(weakref.ref(activations))
             raise RuntimeError("CUDA out of memory")
-        return encode(waveforms, *rest)
+        return encode(waveforms, *rest, padded=padded)
 
     monkeypatch.setattr(scorer.network, "encode_rounds", fail_at_first)
     assert [row["status"] for row in score(scorer, three_calls())] == ["scored"] * 3
@@ -378,6 +378,54 @@ def test_the_network_is_put_in_evaluation_mode(tiny_network: Callable[..., MsmtF
     assert score(scorer, three_calls())[0]["five"] == score(scorer, three_calls())[0]["five"]
 
 
-def test_a_budget_below_one_sample_is_refused() -> None:
-    with pytest.raises(ValueError, match="samples_per_batch is 0"):
-        ScorerConfig(samples_per_batch=0)
+def test_a_budget_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="samples_per_batch is -1"):
+        ScorerConfig(samples_per_batch=-1)
+
+
+# ---- rounds in batches
+
+
+def test_rounds_are_grouped_by_length_under_the_budget() -> None:
+    batches = group_rounds(np.array([10, 40, 12, 38, 11]), budget=80)
+    assert [batch.tolist() for batch in batches] == [[1, 3], [2, 4, 0]]  # 2 * 40 and 3 * 12 samples
+
+
+def test_a_round_over_the_budget_is_a_batch_of_its_own() -> None:
+    assert [batch.tolist() for batch in group_rounds(np.array([5, 90, 5]), budget=80)] == [[1], [0, 2]]
+
+
+def test_padded_rounds_count_at_their_padded_length() -> None:
+    assert [len(batch) for batch in group_rounds(np.arange(1, 6), budget=80, padded_length=40)] == [2, 2, 1]
+
+
+def test_rounds_without_a_sample_are_grouped_too() -> None:
+    assert sorted(np.concatenate(group_rounds(np.array([0, 0, 3]), budget=2)).tolist()) == [0, 1, 2]
+
+
+def test_little_is_padding_at_the_length_mix_of_real_calls() -> None:
+    # 16 calls of 3.35 rounds; lengths log-normal, median 14 s, sigma 0.6, clipped to 1 and 40 s; 8 kHz.
+    rng = np.random.default_rng(0)
+    lengths = (8000 * np.clip(rng.lognormal(np.log(14), 0.6, 54), 1, 40)).astype(np.int64)
+    batches = group_rounds(lengths, budget=320_000)
+    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    assert 1 - lengths.sum() / padded < 0.05
+
+
+ENCODINGS: tuple[Literal["padded"], Literal["unpadded"]] = ("padded", "unpadded")
+
+
+def test_both_encodings_give_the_same_probabilities(tiny_network: Callable[..., MsmtFn]) -> None:
+    rng = np.random.default_rng(0)
+    calls = [
+        CallRounds(
+            samples=[rng.integers(-3000, 3000, length).astype(np.int16) for length in (9000, 350, 16_000)],
+            tokens=[np.array([2, 5, 6, 3], np.int32), np.array([], np.int32), np.array([2, 9, 3], np.int32)],
+        )
+    ]
+    results = [
+        Scorer(tiny_network(), ScorerConfig(encoding=encoding), model_version="", run_id="").probabilities(calls)
+        for encoding in ENCODINGS
+    ]
+    for task, expected in results[0].items():
+        np.testing.assert_allclose(results[1][task], expected, atol=1e-5)
