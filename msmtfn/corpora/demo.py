@@ -13,50 +13,25 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from msmtfn.calls.manifest import TURN
 from msmtfn.calls.rounds import Speaker, Turn
+from msmtfn.corpora.conversation import SPEAKERS, SpokenLine, lay_out_channels, speak_lines
 from msmtfn.corpora.demo_scripts import OFFERS, Line, write_script
-from msmtfn.corpora.speech import Synthesizer, trim_silence
-from msmtfn.corpora.telephone import SAMPLE_RATE, RecordingFormat, telephone_band, write_recording
+from msmtfn.corpora.manifests import CALLS, OPEN_SEC, opening_time, write_manifest
+from msmtfn.corpora.speech import Synthesizer, Voice
+from msmtfn.corpora.telephone import SAMPLE_RATE, RecordingFormat, add_line_noise, write_recording
 from msmtfn.labels import INTENTS
 
-MANIFEST_SCHEMA: Final = pa.schema(
-    [
-        ("call_id", pa.string()),
-        ("uri", pa.string()),
-        ("started_at", pa.timestamp("us", tz="UTC")),
-        ("domain", pa.string()),
-        ("language", pa.string()),
-        ("agent_id", pa.string()),
-        ("customer_id", pa.string()),
-        ("agent_channel", pa.int64()),
-        ("turns", pa.list_(TURN)),
-        ("intent", pa.string()),
-        ("campaign", pa.string()),
-    ]
-)
+MANIFEST_SCHEMA: Final = CALLS.append(pa.field("campaign", pa.string()))
 """The manifest's contract, and `campaign`, a column of the company's own that is passed through."""
 
 MIN_CALLS: Final = 6  # the first six calls of a plan show every kind of recording
 BROKEN_BYTES: Final = 30  # a WAV's header has 44 or more
-OPENS_AT_UTC: Final = datetime.time(hour=1, tzinfo=datetime.UTC)  # 9 in the morning in China
-OPEN_SEC: Final = 9 * 3600
 NOISE_DB: Final = -60.0
 LEVELS_DB: Final[dict[Speaker, tuple[float, float]]] = {"agent": (-23.0, -21.0), "customer": (-27.0, -23.0)}
 RING_SEC: Final = (0.5, 1.2)  # before the first turn, and after the last
 PAUSE_SEC: Final = (0.4, 1.0)  # between two turns
-
-
-@dataclass(frozen=True, kw_only=True)
-class Voice:
-    """How one person sounds; the fields are those of `Synthesizer.speak`."""
-
-    voice: str
-    rate_wpm: int
-    pitch: int
 
 
 AGENTS: Final[dict[str, Voice]] = {
@@ -119,7 +94,7 @@ def write_demo_day(folder: Path, date: datetime.date, *, num_calls: int = 24, se
         if plan.is_broken:
             path.write_bytes(path.read_bytes()[:BROKEN_BYTES])
         rows.append(row | {"uri": path.relative_to(manifests).as_posix()})
-    _write_manifest(manifests / f"date={date.isoformat()}", rows)
+    write_manifest(manifests, date, rows, MANIFEST_SCHEMA)
     return manifests
 
 
@@ -139,10 +114,9 @@ def make_call(
     agent_id = str(rng.choice(list(AGENTS)))
     voices: dict[Speaker, Voice] = {"agent": AGENTS[agent_id], "customer": _draw_customer_voice(rng)}
     turns, voice_tracks = speak_script(write_script(plan.domain, plan.intent, rng), voices, synthesizer, rng)
-    opens_at = datetime.datetime.combine(date, OPENS_AT_UTC)
     row = {
         "call_id": plan.call_id,
-        "started_at": opens_at + datetime.timedelta(seconds=int(rng.integers(OPEN_SEC))),
+        "started_at": opening_time(date) + datetime.timedelta(seconds=int(rng.integers(OPEN_SEC))),
         "domain": plan.domain,
         "language": "zh",
         "agent_id": agent_id,
@@ -152,7 +126,7 @@ def make_call(
         "intent": plan.intent,
         "campaign": f"{plan.domain}-{date:%Y-%m}",
     }
-    return row, add_line_noise(_lay_out_channels(voice_tracks, plan.agent_channel), rng)
+    return row, add_line_noise(lay_out_channels(voice_tracks, plan.agent_channel), NOISE_DB, rng)
 
 
 def speak_script(
@@ -163,25 +137,15 @@ def speak_script(
     Returns:
         The turns, and (2, S) at 8 kHz: the agent's voice alone, and the customer's.
     """
-    speakers: tuple[Speaker, ...] = ("agent", "customer")
-    levels_db = {speaker: rng.uniform(*LEVELS_DB[speaker]) for speaker in speakers}
-    turns: list[Turn] = []
-    pieces = [_silence(RING_SEC, rng)]
-    for speaker, text in script:
-        start = sum(piece.shape[1] for piece in pieces)
-        speech = _speak_line(text, voices[speaker], levels_db[speaker], synthesizer)
-        end = start + len(speech)
-        turns.append(Turn(speaker=speaker, start_sec=start / SAMPLE_RATE, end_sec=end / SAMPLE_RATE, text=text))
-        is_speaking = np.array([[name == speaker] for name in speakers], dtype=np.float32)
-        pieces += [is_speaking * speech, _silence(PAUSE_SEC, rng)]
-    pieces[-1] = _silence(RING_SEC, rng)
-    return turns, np.concatenate(pieces, axis=1)
-
-
-def add_line_noise(waveform: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Add white noise in the telephone band at `NOISE_DB` to each channel of a (C, S) waveform."""
-    noise = rng.standard_normal(waveform.shape, dtype=np.float32)
-    return waveform + np.stack([_set_level(telephone_band(channel, SAMPLE_RATE), NOISE_DB) for channel in noise])
+    levels_db = {speaker: rng.uniform(*LEVELS_DB[speaker]) for speaker in SPEAKERS}
+    lead_in_sec = rng.uniform(*RING_SEC)
+    pauses_sec = [rng.uniform(*PAUSE_SEC) for _ in script]
+    pauses_sec[-1] = rng.uniform(*RING_SEC)
+    lines = [
+        SpokenLine(speaker=speaker, text=text, voice=voices[speaker], level_db=levels_db[speaker], pause_sec=pause_sec)
+        for (speaker, text), pause_sec in zip(script, pauses_sec, strict=True)
+    ]
+    return speak_lines(lines, lead_in_sec, synthesizer)
 
 
 def _plan_call(call_id: str, kind: int, rng: np.random.Generator) -> CallPlan:
@@ -205,31 +169,3 @@ def _draw_customer_voice(rng: np.random.Generator) -> Voice:
         rate_wpm=int(rng.integers(*CUSTOMER_RATES_WPM)),
         pitch=int(rng.integers(*CUSTOMER_PITCHES)),
     )
-
-
-def _speak_line(text: str, voice: Voice, level_db: float, synthesizer: Synthesizer) -> NDArray[np.float32]:
-    speech = synthesizer.speak(text, **asdict(voice))
-    return _set_level(telephone_band(trim_silence(speech), synthesizer.sample_rate), level_db)
-
-
-def _set_level(waveform: NDArray[np.float32], level_db: float) -> NDArray[np.float32]:
-    """Scale to a root mean square of `level_db`, in dB of full scale."""
-    root_mean_square: np.float32 = np.sqrt(np.mean(np.square(waveform)))
-    gain = np.float32(10 ** (level_db / 20)) / root_mean_square
-    return waveform * gain
-
-
-def _silence(range_sec: tuple[float, float], rng: np.random.Generator) -> NDArray[np.float32]:
-    return np.zeros((2, round(rng.uniform(*range_sec) * SAMPLE_RATE)), dtype=np.float32)
-
-
-def _lay_out_channels(voice_tracks: NDArray[np.float32], agent_channel: int | None) -> NDArray[np.float32]:
-    """From (agent, customer) to the recording's channels: mixed in one, or the agent's at `agent_channel`."""
-    if agent_channel is None:
-        return voice_tracks[:1] + voice_tracks[1:]
-    return voice_tracks if agent_channel == 0 else voice_tracks[::-1]
-
-
-def _write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), folder / "calls.parquet")

@@ -10,6 +10,7 @@ import threading
 from _ctypes import dlclose
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from msmtfn.errors import JobError, UsageError
 
 RATES_WPM: Final = range(80, 451)
 PITCHES: Final = range(100)
+PITCH_RANGES: Final = range(100)
 VOLUMES: Final = range(101)
 """espeak-ng's ranges; it clamps in silence what lies outside. A volume above 100 only clips."""
 
@@ -29,6 +31,7 @@ _CHARS_UTF8: Final = 1
 _PARAMETER_RATE: Final = 1
 _PARAMETER_VOLUME: Final = 2
 _PARAMETER_PITCH: Final = 3
+_PARAMETER_PITCH_RANGE: Final = 4
 _RANDOM_SEED: Final = 1
 _BYTES_PER_SAMPLE: Final = np.dtype(np.int16).itemsize
 _FULL_SCALE: Final = np.float32(2**15)
@@ -37,6 +40,17 @@ _SamplesCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short)
 
 # libespeak-ng keeps its state in globals: one utterance at a time in a process.
 _library_lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Voice:
+    """How one person sounds; the fields are those of `Synthesizer.speak`."""
+
+    voice: str = "cmn"
+    rate_wpm: int = 175
+    pitch: int = 50
+    pitch_range: int = 50
+    volume: int = 100
 
 
 class SpeechError(JobError):
@@ -61,7 +75,14 @@ class Synthesizer:
         self._library_path, self._data_path = _find_library()
 
     def speak(
-        self, text: str, *, voice: str = "cmn", rate_wpm: int = 175, pitch: int = 50, volume: int = 100
+        self,
+        text: str,
+        *,
+        voice: str = "cmn",
+        rate_wpm: int = 175,
+        pitch: int = 50,
+        pitch_range: int = 50,
+        volume: int = 100,
     ) -> NDArray[np.float32]:
         """Speak `text`.
 
@@ -70,6 +91,7 @@ class Synthesizer:
             voice: a language of espeak-ng, with a variant after a plus sign: `cmn`, `cmn+f3`, `cmn+m2`.
             rate_wpm: words a minute, 80 to 450.
             pitch: 0 to 99.
+            pitch_range: 0 to 99; how far the pitch moves, from not at all (monotone) to twice the usual.
             volume: 0 to 100.
 
         Returns:
@@ -81,9 +103,15 @@ class Synthesizer:
         """
         _check_range("rate_wpm", rate_wpm, RATES_WPM)
         _check_range("pitch", pitch, PITCHES)
+        _check_range("pitch_range", pitch_range, PITCH_RANGES)
         _check_range("volume", volume, VOLUMES)
         self._check_variant(voice)
-        parameters = {_PARAMETER_RATE: rate_wpm, _PARAMETER_PITCH: pitch, _PARAMETER_VOLUME: volume}
+        parameters = {
+            _PARAMETER_RATE: rate_wpm,
+            _PARAMETER_PITCH: pitch,
+            _PARAMETER_PITCH_RANGE: pitch_range,
+            _PARAMETER_VOLUME: volume,
+        }
         with _library_lock, self._fresh_library() as library:
             samples = _synthesize(library, text, voice, parameters)
         return np.frombuffer(samples, dtype=np.int16).astype(np.float32) / _FULL_SCALE

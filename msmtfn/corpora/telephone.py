@@ -61,6 +61,19 @@ def telephone_band(waveform: NDArray[np.float32], from_rate: int, to_rate: int =
     return resampled[: math.ceil(len(waveform) * to_rate / from_rate)].astype(np.float32)
 
 
+def set_level(waveform: NDArray[np.float32], level_db: float) -> NDArray[np.float32]:
+    """Scale a waveform that is not silent to a root mean square of `level_db`, in dB of full scale."""
+    root_mean_square: np.float32 = np.sqrt(np.mean(np.square(waveform)))
+    gain = np.float32(10 ** (level_db / 20)) / root_mean_square
+    return waveform * gain
+
+
+def add_line_noise(waveform: NDArray[np.float32], level_db: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Add white noise in the telephone band to each channel of a (C, S) waveform, `level_db` of full scale in each."""
+    noise = rng.standard_normal(waveform.shape, dtype=np.float32)
+    return waveform + np.stack([set_level(telephone_band(channel, SAMPLE_RATE), level_db) for channel in noise])
+
+
 def write_recording(
     path: Path, waveform: NDArray[np.float32], sample_rate: int, recording_format: RecordingFormat
 ) -> None:

@@ -66,6 +66,19 @@ def test_half_the_volume_is_quieter(synthesizer: Synthesizer) -> None:
     assert quiet < 0.7 * loud
 
 
+def test_without_a_pitch_range_the_pitch_stands_still(synthesizer: Synthesizer) -> None:
+    lags = {}
+    for pitch_range in (0, 99):
+        waveform = synthesizer.speak(SENTENCE, voice="cmn+f3", pitch_range=pitch_range)
+        frames = [waveform[start : start + 882] for start in range(0, len(waveform) - 882, 441)]
+        voiced = [frame for frame in frames if np.sqrt(np.mean(frame**2)) > 0.05]
+        powers = [np.abs(np.fft.rfft(frame, 4096)) ** 2 for frame in voiced]
+        lags[pitch_range] = [55 + int(np.fft.irfft(power)[55:360].argmax()) for power in powers]
+    spread = {name: np.subtract(*np.percentile(found, [80, 20])) / np.median(found) for name, found in lags.items()}
+    assert spread[0] < 0.05
+    assert spread[99] > 0.2
+
+
 @pytest.mark.parametrize("voice", ["cmn", "cmn+f3", "cmn+whisper"])
 def test_the_same_arguments_give_the_same_samples_whatever_was_spoken_before(
     synthesizer: Synthesizer, voice: str
@@ -110,6 +123,7 @@ def test_text_without_words_is_a_moment_of_silence(synthesizer: Synthesizer) -> 
         ({"rate_wpm": 79}, "rate_wpm is 79"),
         ({"rate_wpm": 451}, "rate_wpm is 451"),
         ({"pitch": 100}, "pitch is 100"),
+        ({"pitch_range": 100}, "pitch_range is 100"),
         ({"volume": 101}, "volume is 101"),
         ({"voice": "nowhere"}, "no such voice"),
         ({"voice": "cmn+nobody"}, "no variant 'nobody'"),

@@ -7,7 +7,13 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from msmtfn.corpora.telephone import RecordingFormat, telephone_band, write_recording
+from msmtfn.corpora.telephone import (
+    RecordingFormat,
+    add_line_noise,
+    set_level,
+    telephone_band,
+    write_recording,
+)
 
 
 def sine(frequency_hz: float, sample_rate: int, duration_sec: float = 1.0) -> NDArray[np.float32]:
@@ -101,3 +107,14 @@ def test_what_is_too_loud_is_clipped(tmp_path: Path, recording_format: Recording
 def test_a_waveform_without_channels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\(channels, samples\)"):
         write_recording(tmp_path / "call.wav", np.zeros(100, dtype=np.float32), 8_000, "wav_pcm16")
+
+
+def test_a_waveform_is_brought_to_its_level() -> None:
+    assert level_db(set_level(sine(500, 8_000), -20.0)) == pytest.approx(-20.0, abs=0.01)
+
+
+def test_noise_of_its_level_is_added_to_each_channel_and_is_another_in_each() -> None:
+    noise = add_line_noise(np.zeros((2, 8_000), dtype=np.float32), -40.0, np.random.default_rng(0))
+
+    assert [level_db(channel) for channel in noise] == pytest.approx([-40.0, -40.0], abs=0.01)
+    assert abs(np.corrcoef(*noise).item(1)) < 0.1

@@ -1,0 +1,154 @@
+"""Make a corpus of labelled sales calls in Mandarin, of which it is known how much can be learned."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import tyro
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from msmtfn.corpora.simulation.ceilings import READERS
+from msmtfn.corpora.simulation.corpus import write_corpus
+from msmtfn.corpora.simulation.plan import SimulationConfig
+from msmtfn.errors import JobError, UsageError
+from msmtfn.labels import TASKS
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+SECONDS_A_LINE: Final = 15.0
+
+logger = logging.getLogger("msmtfn.simulate_calls")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """Make a corpus of labelled sales calls in Mandarin: manifests and recordings for training, validation and test.
+
+    What the words and the voices reveal of each intent is drawn from a known distribution, so the best accuracy that
+    any network can reach is computed beside it (ceilings.json). The same options give the same bytes, with any number
+    of workers. Exit codes: 0 done, 1 failed, 2 wrong usage.
+    """
+
+    out: Path
+    """Folder of the corpus: new, empty, or holding this very corpus, whole or begun."""
+    workers: int = 0
+    """Processes that speak; 0 for one a core."""
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    """Which corpus is made."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            UsageError: an argument is out of range.
+        """
+        if self.workers < 0:
+            raise UsageError(f"--workers is {self.workers}; give 1 or more, or 0 for one a core")
+
+
+def main() -> int:
+    """Run the job; the result is its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    console = Console()
+    try:
+        arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
+        _run(arguments, console)
+    except UsageError as exc:
+        logger.error("%s", exc)
+        return EXIT_USAGE
+    except JobError as exc:
+        logger.error("%s", exc)
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def _run(arguments: Arguments, console: Console) -> None:
+    num_workers = min(arguments.workers or len(os.sched_getaffinity(0)), arguments.simulation.calls)
+    started = time.monotonic()
+    with _show_progress(console, arguments.simulation.calls) as report:
+        success = write_corpus(arguments.out, arguments.simulation, num_workers=num_workers, report=report)
+    console.print(_summarize(arguments.out, success, time.monotonic() - started, num_workers))
+
+
+@contextmanager
+def _show_progress(console: Console, num_calls: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal, or log a line every so often where there is none."""
+    if not console.is_terminal:
+        yield _LogReporter(num_calls)
+        return
+    columns = (
+        TextColumn("speaking"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("speaking", total=num_calls)
+        yield lambda done: progress.update(task, completed=done)
+
+
+class _LogReporter:
+    def __init__(self, num_calls: int) -> None:
+        self.num_calls = num_calls
+        self.started = self.last_line = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self.last_line >= SECONDS_A_LINE or done == self.num_calls:
+            self.last_line = now
+            rate = done / max(now - self.started, 1e-9)
+            left_sec = (self.num_calls - done) / rate
+            logger.info("%d of %d calls made, %.1f calls/s, %.0f s left", done, self.num_calls, rate, left_sec)
+
+
+def _summarize(out: Path, success: Mapping[str, Any], seconds: float, num_workers: int) -> RenderableType:
+    """Tell what the corpus holds and how well it can be read."""
+    splits = [
+        f"{name} {sum(split['intents'].values())} ("
+        + ", ".join(f"{intent} {count}" for intent, count in split["intents"].items())
+        + ")"
+        for name, split in success["splits"].items()
+    ]
+    minutes = 60 * success["audio_hours"] / success["calls"]
+    facts = {
+        "calls": f"{success['calls']:,} of {success['customers']:,} customers, {success['rounds']:,} rounds",
+        "splits": ", ".join(splits),
+        "audio": f"{success['audio_hours']:.2f} hours, {minutes:.2f} minutes a call",
+        "wording": f"{success['fresh_test_turns']:.0%} of the customers' turns in test share no sentence with training",
+        "time": f"{seconds:.1f} seconds, {num_workers} workers",
+        "folder": str(out),
+    }
+    lines = Text("\n".join(f"  {name:<9} {value}" for name, value in facts.items()))
+    ceilings = success["ceilings"]
+    return Group(
+        Text("Simulated calls", style="bold"),
+        lines,
+        _table_of("The best possible accuracy (%)", ceilings["best_possible"]),
+        _table_of("The same readers on this test split (%)", ceilings["best_reader_of"]["test"]),
+    )
+
+
+def _table_of(title: str, ceilings: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("task")
+    for reader in READERS:
+        table.add_column(reader.replace("_", " "), justify="right")
+    for task in TASKS:
+        table.add_row(task, *(f"{100 * ceilings[task][reader]:.1f}" for reader in READERS))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
