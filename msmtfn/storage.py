@@ -117,15 +117,16 @@ def list_files(folder: str, suffix: str) -> list[str]:
     filesystem, path = filesystem_of(folder)
     with _explained(f"{folder} cannot be listed"):
         try:
-            if filesystem.isfile(path):
-                raise NotADirectoryError("it is a file, not a folder")
             entries = filesystem.ls(path, detail=True)
         except FileNotFoundError:
             return []
         # A link has a type of its own, whatever it points to.
         files = [entry["name"] for entry in entries if entry["type"] == "file" or filesystem.isfile(entry["name"])]
+        if files == [filesystem._strip_protocol(path)]:
+            raise NotADirectoryError("it is a file, not a folder")
         names = [posixpath.basename(file) for file in files]
-    return [join(folder, name) for name in sorted(names) if name.endswith(suffix) and name[0] not in "_."]
+    # The file without a name is how the S3 console marks a folder.
+    return [join(folder, name) for name in sorted(names) if name and name.endswith(suffix) and name[0] not in "_."]
 
 
 def exists(location: str) -> bool:
@@ -242,7 +243,9 @@ def _explained(what: str) -> Iterator[None]:
             yield
     except OSError as exc:
         reason = " ".join((exc.strerror or str(exc) or type(exc).__name__).split())
-        raise StorageError(f"{what}: {reason}; check the place, its permissions, the endpoint and the credentials") from exc
+        raise StorageError(
+            f"{what}: {reason}; check the place, its permissions, the endpoint and the credentials"
+        ) from exc
 
 
 @contextlib.contextmanager

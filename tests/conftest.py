@@ -15,6 +15,7 @@ from transformers import BertTokenizer
 from msmtfn.model.checkpoint import save_model
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
+from tests.s3_server import place, s3  # noqa: F401 - fixtures
 
 TINY_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", *(f"##{c}" for c in "abcdefghij")]
 TINY_SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -87,8 +88,8 @@ def recordings() -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One Ray for all tests that need one; the number of CPUs is logical."""
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.WARNING)
-    yield
+def ray_address() -> Iterator[str]:
+    """The address of one Ray for all tests that need one; the number of CPUs is logical."""
+    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level=logging.WARNING)
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()

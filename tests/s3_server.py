@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sysconfig
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"s3://{BUCKET}"
 
 
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place: a folder on the local disk, and one on S3."""
+    if request.param == "local":
+        return str(tmp_path)
+    return f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
+
+
 @contextlib.contextmanager
 def _server(binary: Path, folder: Path, ports: dict[str, int]) -> Iterator[subprocess.Popen[bytes]]:
     """The server's process, from its start to its end."""
@@ -55,7 +64,7 @@ def _server(binary: Path, folder: Path, ports: dict[str, int]) -> Iterator[subpr
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     (folder / "data").mkdir()
-    command = [binary, "server", f"-dir={folder / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}", *OPTIONS]
+    command = [str(binary), "server", f"-dir={folder / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}", *OPTIONS]
     command += [f"-s3.config={folder / 's3.json'}", *(f"-{name}={port}" for name, port in ports.items())]
     command += [f"-{name}.localSocket={folder / name}.sock" for name in ("filer", "s3")]
     with (folder / "log").open("wb") as log:

@@ -43,6 +43,7 @@ ROW_ID: Final = "row_id"
 ROW_ERROR: Final = "row_error"
 SPEAKERS: Final = ("agent", "customer")
 ROWS_AT_A_TIME: Final = 4096
+LONGEST_LABEL: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def iter_calls(manifest: Manifest) -> Iterator[pa.RecordBatch]:
                 yield pa.record_batch(columns, schema=manifest.schema)
 
 
-def turns_of(row: Sequence[Mapping[str, Any]] | None) -> list[Turn] | None:
+def turns_of(row: Sequence[Mapping[str, Any] | None] | None) -> list[Turn] | None:
     """Check the turns of one call.
 
     Raises:
@@ -160,9 +161,9 @@ def check_call(uri: str | None, intent: str | None, agent_channel: int | None, r
     if not uri:
         raise CallError(RejectCode.BAD_ROW, "uri is empty; it must name the recording")
     if intent is not None and intent not in INTENTS:
-        raise CallError(
-            RejectCode.BAD_ROW, f"intent is {intent[:20]!r}; it must be one of {', '.join(INTENTS)} or null"
-        )
+        # A longer one may be a text in the wrong column, which is not for the operator.
+        said = repr(intent) if len(intent) <= LONGEST_LABEL else "a longer text"
+        raise CallError(RejectCode.BAD_ROW, f"intent is {said}; it must be one of {', '.join(INTENTS)} or null")
     if agent_channel is not None and agent_channel not in (0, 1):
         raise CallError(RejectCode.BAD_ROW, f"agent_channel is {agent_channel}; it must be 0, 1 or null")
     return uri
@@ -173,8 +174,9 @@ def _checked_turn(number: int, turn: Mapping[str, Any] | None) -> Turn:
         raise CallError(RejectCode.BAD_ROW, f"turn {number} is null")
     speaker, start_sec, end_sec = turn["speaker"], turn["start_sec"], turn["end_sec"]
     if speaker not in SPEAKERS:
-        said = repr(speaker[:20]) if speaker is not None else "null"
-        raise CallError(RejectCode.BAD_ROW, f"turn {number} has the speaker {said}; it must be agent or customer")
+        # Not the name itself: it may be a person's, a number, or a text in the wrong field.
+        said = "no speaker" if speaker is None else "another speaker"
+        raise CallError(RejectCode.BAD_ROW, f"turn {number} has {said}; it must be agent or customer")
     if start_sec is None or end_sec is None or not (math.isfinite(start_sec) and math.isfinite(end_sec)):
         raise CallError(RejectCode.BAD_ROW, f"turn {number} lacks its start or its end")
     if not 0 <= start_sec <= end_sec:
@@ -238,7 +240,14 @@ def _column(file: str, batch: pa.RecordBatch, name: str, kind: pa.DataType) -> p
         return _as_contract(file, batch, name)
     if name not in batch.schema.names:
         return pa.nulls(len(batch), kind)
-    return batch.column(name).cast(kind)
+    column = batch.column(name)
+    try:
+        return column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as exc:
+        raise ManifestError(
+            f"{file} has the column {name!r} as {column.type}, which does not fit the {kind} of the files together: "
+            f"{exc}; give it one type"
+        ) from exc
 
 
 def _as_contract(file: str, batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -248,10 +257,12 @@ def _as_contract(file: str, batch: pa.RecordBatch, name: str) -> pa.Array:
         return pa.nulls(len(batch), kind)
     column = batch.column(name)
     try:
+        if pa.types.is_floating(column.type):  # how pandas keeps integers beside nulls, and a column of nulls
+            column = pc.if_else(pc.is_nan(column), None, column).cast(pa.int64())
+            if column.null_count == len(column):
+                return pa.nulls(len(batch), kind)
         if name == "turns":
             return _cast_turns(column)
-        if name == "agent_channel" and pa.types.is_floating(column.type):  # how pandas keeps integers beside nulls
-            column = pc.if_else(pc.is_nan(column), None, column)
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, pa.ArrowTypeError) as exc:
         raise ManifestError(f"{file} has the column {name!r} as {column.type}, which is not {kind}: {exc}") from exc
@@ -262,6 +273,8 @@ def _cast_turns(column: pa.Array) -> pa.Array:
     lengths = pc.fill_null(pc.list_value_length(column), 0)
     offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))]).astype(np.int32)
     flat = pc.list_flatten(column)
+    if pa.types.is_null(flat.type):  # all lists are empty
+        flat = flat.cast(TURN)
     fields = [pc.struct_field(flat, field.name).cast(field.type) for field in TURN]
     turns = pa.StructArray.from_arrays(fields, fields=list(TURN), mask=pc.is_null(flat))
     return pa.ListArray.from_arrays(pa.array(offsets), turns, mask=pc.is_null(column))

@@ -1,8 +1,9 @@
 """From a run's parts to the published day.
 
 A day is published as files whose names no other publication has, and then its `_SUCCESS`, which names them, in one
-atomic step. The rule of reading: read `_SUCCESS`, then the files that it lists. On S3 and for a day that is replaced,
-that is what keeps a reader from a mixture; a new day on a local disk appears by one rename, whole.
+atomic step. The rule of reading: read `_SUCCESS`, then the files that it lists; where one of them is gone, the day has
+just been replaced, so begin again. On S3 and for a day that is replaced, that is what keeps a reader from a mixture; a
+new day on a local disk appears by one rename, whole.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from msmtfn import storage
 from msmtfn.errors import PublishError
@@ -48,15 +48,18 @@ def read_success(leads: str, date: dt.date) -> dict[str, Any] | None:
 
     Raises:
         PublishError: there is one that cannot be understood.
+        StorageError: the storage refused.
     """
     place = storage.join(day_folder(leads, date), SUCCESS_FILE)
     text = storage.read_text(place)
     if text is None:
         return None
     try:
-        success: dict[str, Any] = json.loads(text)
+        success = json.loads(text)
     except ValueError as exc:
         raise PublishError(f"{place} is not JSON ({exc}); remove it to have the day published again") from exc
+    if not isinstance(success, dict) or not isinstance(success.get("files"), list):
+        raise PublishError(f"{place} does not list the day's files; remove it to have the day published again")
     return success
 
 
@@ -100,9 +103,8 @@ def publish_day(
         PublishError: the parts are not the manifest's calls, each once.
         StorageError: a folder cannot be written.
     """
-    filesystem, path = storage.arrow_filesystem_of(storage.join(run, PARTS_FOLDER))
-    scored_parts = pads.dataset(path, schema=schema, filesystem=filesystem, format="parquet")
-    keys = scored_parts.to_table(columns=list(KEYS))
+    scored_parts = _open_parts(storage.join(run, PARTS_FOLDER), schema)
+    keys = _read_keys(scored_parts, run)
     _check_complete(keys, num_calls)
     order, num_ranked = order_of_leads(keys)
     publication = uuid.uuid4().hex[:8]
@@ -119,6 +121,25 @@ def publish_day(
         if old.rpartition("/")[2] not in files:
             storage.delete(old)
     return success
+
+
+def _open_parts(folder: str, schema: pa.Schema) -> pads.Dataset:
+    """A run's parts; none where the day has no calls."""
+    filesystem, path = storage.arrow_filesystem_of(folder)
+    names = [file.rpartition("/")[2] for file in storage.list_files(folder, ".parquet")]
+    return pads.dataset(
+        [storage.join(path, name) for name in names], schema=schema, filesystem=filesystem, format="parquet"
+    )
+
+
+def _read_keys(parts: pads.Dataset, run: str) -> pa.Table:
+    try:
+        return parts.to_table(columns=list(KEYS))
+    except (pa.ArrowException, OSError) as exc:
+        raise PublishError(
+            f"the parts in {run} cannot be read ({exc}); nothing was published; run the same command with --force to "
+            "score the day anew"
+        ) from exc
 
 
 def _check_complete(keys: pa.Table, num_calls: int) -> None:
@@ -154,9 +175,8 @@ def _ranked_tables(parts: pads.Dataset, order: npt.NDArray[np.int64], num_ranked
 
 
 def _write_file(location: str, table: pa.Table) -> str:
-    filesystem, path = storage.arrow_filesystem_of(location)
     storage.make_folder(location.rpartition("/")[0])
-    pq.write_table(table, path, filesystem=filesystem, compression="zstd")
+    storage.write_parquet(location, table)
     return location.rpartition("/")[2]
 
 

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pyarrow as pa
+
+from msmtfn.leads.schema import OUTCOME, RESERVED, leads_schema, parts_schema
+
+PASSED = [pa.field("call_id", pa.string()), pa.field("price", pa.decimal128(9, 2))]
+CONTRACT = [
+    *("status", "error_code", "error_detail", "five", "four", "three", "two", "intent_predicted", "lead_score"),
+    *("lead_rank", "duration_sec", "num_rounds", "rounds", "model_version", "run_id", "scored_at"),
+]
+
+
+def test_the_leads_have_what_passed_and_then_the_columns_of_the_contract() -> None:
+    assert leads_schema(parts_schema(PASSED)).names == ["call_id", "price", *CONTRACT]
+
+
+def test_the_parts_have_a_row_number_and_no_rank() -> None:
+    names = parts_schema(PASSED).names
+    assert names[:3] == ["row_id", "call_id", "price"]
+    assert "lead_rank" not in names
+
+
+def test_what_passes_keeps_its_type() -> None:
+    assert leads_schema(parts_schema(PASSED)).field("price").type == pa.decimal128(9, 2)
+
+
+def test_a_task_has_a_field_for_each_of_its_classes() -> None:
+    classes = {task: [field.name for field in OUTCOME.field(task).type] for task in ("five", "four", "three", "two")}
+    assert classes == {
+        "five": ["A", "B", "C", "D", "E"],
+        "four": ["A", "B", "C", "DE"],
+        "three": ["A", "BC", "DE"],
+        "two": ["ABC", "DE"],
+    }
+
+
+def test_every_column_of_the_contract_is_reserved() -> None:
+    assert set(CONTRACT) == RESERVED
