@@ -28,6 +28,9 @@ DEMO: Final = "demo"
 DEMO_DATE: Final = dt.date(2026, 1, 5)
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_TOO_MANY_REJECTED = 0, 1, 2, 3
 
+QUIET_LOGGERS: Final = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
+"""They warn, every night, that authentication is on and that the job shows progress in its own way."""
+
 logger = logging.getLogger("msmtfn.score_daily")
 
 
@@ -98,6 +101,7 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> int:
     if arguments.force:
         forget_run(plan)
     elif plan.published is not None:
+        forget_run(plan)  # where a run died between its last two steps
         console.print(summarize(plan.leads, date, plan.published, is_trained=is_trained(model)))
         console.print(
             f"{date} was published by this very run already ({plan.run_id}); nothing was done. --force scores it again."
@@ -135,8 +139,10 @@ def _model_folder(name: str, scratch: Path) -> Path:
 @contextlib.contextmanager
 def _ray() -> Iterator[None]:
     """The cluster that the job was submitted to, or one on this machine for as long as the job runs."""
-    ray.init(logging_level=logging.WARNING, log_to_driver=True)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ray.init(logging_level=logging.WARNING)
     try:
         yield
     finally:

@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from msmtfn.calls.manifest import TURN
 from msmtfn.labels import TASKS
@@ -249,13 +248,6 @@ def test_the_full_size_network_scores_a_real_call(
     _, (row,) = read_day(tmp_path / "leads")
     assert (row["status"], row["num_rounds"]) == ("scored", 12)
     assert sum(row["five"].values()) == pytest.approx(1.0, abs=1e-5)
-
-
-@pytest.fixture(scope="session")
-def ray_address(ray_session: None) -> str:
-    """The cluster of the session, for jobs that join one."""
-    address: str = ray.get_runtime_context().gcs_address
-    return address
 
 
 def _last_line(job: subprocess.CompletedProcess[str]) -> str:
