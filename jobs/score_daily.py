@@ -21,7 +21,7 @@ from msmtfn.corpora.demo_model import write_demo_model
 from msmtfn.errors import JobError, UsageError
 from msmtfn.leads.summary import summarize
 from msmtfn.model.checkpoint import fetch_model, is_trained
-from msmtfn.scoring.day import ScoringConfig, finish_run, forget_run, open_run, plan_day
+from msmtfn.scoring.day import ScoringConfig, finish_run, forget_run, open_run, plan_day, tidy_up
 from msmtfn.scoring.progress import show_progress
 
 DEMO: Final = "demo"
@@ -101,7 +101,7 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> int:
     if arguments.force:
         forget_run(plan)
     elif plan.published is not None:
-        forget_run(plan)  # where a run died between its last two steps
+        tidy_up(plan)
         console.print(summarize(plan.leads, date, plan.published, is_trained=is_trained(model)))
         console.print(
             f"{date} was published by this very run already ({plan.run_id}); nothing was done. --force scores it again."

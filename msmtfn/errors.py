@@ -18,6 +18,7 @@ class RejectCode(StrEnum):
     AUDIO_EMPTY = "audio_empty"
     AUDIO_TOO_LONG = "audio_too_long"
     AUDIO_TOO_LARGE = "audio_too_large"
+    WORKER_CRASHED = "worker_crashed"
     SCORING_FAILED = "scoring_failed"
     INTERNAL_ERROR = "internal_error"
 

@@ -165,7 +165,7 @@ def check_call(uri: str | None, intent: str | None, agent_channel: int | None, r
         said = repr(intent) if len(intent) <= LONGEST_LABEL else "a longer text"
         raise CallError(RejectCode.BAD_ROW, f"intent is {said}; it must be one of {', '.join(INTENTS)} or null")
     if agent_channel is not None and agent_channel not in (0, 1):
-        raise CallError(RejectCode.BAD_ROW, f"agent_channel is {agent_channel}; it must be 0, 1 or null")
+        raise CallError(RejectCode.BAD_ROW, "agent_channel is neither 0, 1 nor null")
     return uri
 
 
@@ -258,7 +258,10 @@ def _as_contract(file: str, batch: pa.RecordBatch, name: str) -> pa.Array:
     column = batch.column(name)
     try:
         if pa.types.is_floating(column.type):  # how pandas keeps integers beside nulls, and a column of nulls
-            column = pc.if_else(pc.is_nan(column), None, column).cast(pa.int64())
+            column = pc.if_else(pc.is_nan(column), None, column)
+            if name == "agent_channel":  # a half is no channel, and none of the file's other rows' business
+                column = pc.if_else(pc.equal(column, pc.floor(column)), column, -1.0)
+            column = column.cast(pa.int64())
             if column.null_count == len(column):
                 return pa.nulls(len(batch), kind)
         if name == "turns":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -117,10 +117,15 @@ def publish_day(
     storage.write_text(storage.join(target, SUCCESS_FILE), json.dumps(success, indent=2) + "\n")
     if staged:
         storage.rename_folder(target, day_folder(leads, date))
-    for old in storage.list_files(day_folder(leads, date), ".parquet"):
-        if old.rpartition("/")[2] not in files:
-            storage.delete(old)
+    delete_replaced(leads, date, files)
     return success
+
+
+def delete_replaced(leads: str, date: dt.date, files: Collection[str]) -> None:
+    """Delete the files of a day that its `_SUCCESS` does not name."""
+    for file in storage.list_files(day_folder(leads, date), ".parquet"):
+        if file.rpartition("/")[2] not in files:
+            storage.delete(file)
 
 
 def _open_parts(folder: str, schema: pa.Schema) -> pads.Dataset:

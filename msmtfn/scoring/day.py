@@ -8,19 +8,20 @@ import importlib.metadata
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 import msmtfn
 from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ERROR, Manifest, iter_calls, open_manifest
-from msmtfn.leads.publish import PARTS_FOLDER, day_folder, publish_day, read_success, run_folder
+from msmtfn.errors import ScoringError
+from msmtfn.leads.publish import PARTS_FOLDER, day_folder, delete_replaced, publish_day, read_success, run_folder
 from msmtfn.leads.schema import RESERVED, ROW_ID, parts_schema
 from msmtfn.model.checkpoint import Model, load_model, model_version, pack_network
+from msmtfn.scoring.leftovers import committed_ids, forget_crashed, left_over, reject_crashed
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask, score_calls
 from msmtfn.scoring.prepare import INPUTS, PrepareConfig, Preparer
 from msmtfn.scoring.progress import Reporter
@@ -28,7 +29,6 @@ from msmtfn.scoring.scorer import ScorerConfig
 
 logger = logging.getLogger(__name__)
 
-CALLS_PER_FILE: Final = 4096
 NOT_PUBLISHED: Final = ("turns",)
 """Columns of the manifest that stay out of the leads: the transcript is long and nobody's business there."""
 
@@ -117,7 +117,8 @@ def open_run(plan: DayPlan) -> Run:
     """
     folder = run_folder(plan.leads, plan.run_id)
     task = _take_snapshot(plan, folder)
-    resumed = _count_committed(task)
+    forget_crashed(task)
+    resumed = len(committed_ids(task))
     if resumed:
         logger.info("%s: %d of %d calls were scored by an earlier run", plan.run_id, resumed, task.num_calls)
     model = load_model(plan.model_folder) if resumed < task.num_calls else None
@@ -141,14 +142,7 @@ def finish_run(run: Run, config: ScoringConfig, report: Reporter) -> dict[str, A
     started = time.monotonic()
     plan, task = run.plan, run.task
     if run.model is not None:
-        score_calls(
-            task,
-            Preparer(config.prepare, run.model.network.config, run.model.tokenizer, plan.manifest.root),
-            pack_network(run.model.network),
-            config.scorer,
-            config.pipeline,
-            lambda done, rejected: report(min(run.resumed + done, task.num_calls), rejected, run.resumed),
-        )
+        _score(run, run.model, config, report)
     about = {
         "date": plan.manifest.date.isoformat(),
         "run_id": plan.run_id,
@@ -161,8 +155,42 @@ def finish_run(run: Run, config: ScoringConfig, report: Reporter) -> dict[str, A
     }
     success = publish_day(plan.leads, plan.manifest.date, run.folder, task.schema, task.num_calls, about)
     storage.delete(run.folder)
+    report(success["calls"], success["rejected"], run.resumed)
     logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
     return success
+
+
+def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> None:
+    """Score what is left; what its worker dies of is tried alone, and rejected if it dies again."""
+    plan, task = run.plan, run.task
+    preparer = Preparer(config.prepare, model.network.config, model.tokenizer, plan.manifest.root)
+    network = pack_network(model.network)
+    left = left_over(task)
+    for pipeline in (config.pipeline, replace(config.pipeline, batch_calls=1, block_calls=1)):
+        done_before = task.num_calls - len(left)
+
+        def tell(done: int, rejected: int, before: int = done_before) -> None:
+            report(min(before + done, task.num_calls), rejected, run.resumed)
+
+        score_calls(task, preparer, network, config.scorer, pipeline, tell)
+        left = left_over(task)
+        if not len(left):
+            return
+        logger.warning("%s: %d calls are left whose worker processes died", plan.run_id, len(left))
+    allowed = max(1, int(config.pipeline.max_crashed_share * task.num_calls))
+    if len(left) > allowed:
+        raise ScoringError(
+            f"the worker processes of {len(left)} calls died, more than --max-crashed-share allows ({allowed}), so it "
+            "is not the calls; see the errors above; the same command goes on where it stopped"
+        )
+    reject_crashed(task, left)
+
+
+def tidy_up(plan: DayPlan) -> None:
+    """Delete what a run left that published the day and died before its last steps."""
+    if plan.published is not None:
+        forget_run(plan)
+        delete_replaced(plan.leads, plan.manifest.date, plan.published["files"])
 
 
 def forget_run(plan: DayPlan) -> None:
@@ -188,20 +216,9 @@ def _take_snapshot(plan: DayPlan, run: str) -> ScoringTask:
     storage.make_folder(task.calls)
     storage.make_folder(task.parts)
     for number, batch in enumerate(iter_calls(plan.manifest)):
-        filesystem, path = storage.arrow_filesystem_of(storage.join(task.calls, f"calls-{number:06d}.parquet"))
-        pq.write_table(pa.Table.from_batches([batch]), path, filesystem=filesystem, compression="zstd")
+        storage.write_parquet(storage.join(task.calls, f"calls-{number:06d}.parquet"), pa.Table.from_batches([batch]))
     storage.write_text(marker, json.dumps({"calls": task.num_calls}) + "\n")
     return task
-
-
-def _count_committed(task: ScoringTask) -> int:
-    """Calls that an earlier run has committed, by the engine's notes."""
-    count = 0
-    for file in storage.list_files(task.checkpoint, ".parquet"):
-        if not file.endswith(".pending.parquet"):
-            with storage.open_for_reading(file) as handle:
-                count += pq.ParquetFile(handle).metadata.num_rows
-    return count
 
 
 def _versions() -> dict[str, str]:

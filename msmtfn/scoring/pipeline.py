@@ -51,7 +51,10 @@ class PipelineConfig:
     threads_per_scorer: int = 0
     """Threads of the network on a machine without a GPU; 0 takes all its CPUs, 8 at most."""
     max_retries: int = 3
-    """Times that a batch of calls is tried again after its process has died."""
+    """Times that a batch of calls is tried again after its process has died; then its calls are tried one by one."""
+    max_crashed_share: float = 0.05
+    """Share of the day's calls, at least one call, that may be rejected because their processes died; more fail the
+    job, since then it is not the calls."""
     progress_sec: float = 2.0
     """Seconds between two reports of progress."""
 
@@ -70,6 +73,8 @@ class PipelineConfig:
         }.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.max_crashed_share <= 1:
+            raise ValueError(f"max_crashed_share is {self.max_crashed_share}; it must be between 0 and 1")
         if self.gpus_per_scorer <= 0 or self.progress_sec <= 0:
             raise ValueError("gpus_per_scorer and progress_sec must be more than 0")
 
@@ -107,6 +112,8 @@ def score_calls(
 ) -> None:
     """Score the calls that no earlier run of the same task has committed.
 
+    A block whose worker dies more often than the retries allow is left over, uncommitted; see `leftovers`.
+
     Args:
         task: what to read and where to write.
         preparer: makes the network's inputs, in tasks on CPUs.
@@ -116,18 +123,19 @@ def score_calls(
         report: told, every so often, how many calls this run has done and rejected so far.
 
     Raises:
-        ScoringError: the engine gave up, after its retries.
+        ScoringError: the engine gave up.
     """
     filesystem, calls = storage.arrow_filesystem_of(task.calls)
     _, parts = storage.arrow_filesystem_of(task.parts)
     _configure_engine(task, filesystem)
     pool = _plan_scorers(config, scorer)
-    with _progress(report, config.progress_sec, task.num_calls) as counter, _explained():
+    with _progress(report, config.progress_sec) as counter, _explained():
         (
-            ray.data.read_parquet(calls, filesystem=filesystem)
+            ray.data.read_parquet(calls, filesystem=filesystem, partitioning=None)
             .repartition(target_num_rows_per_block=_block_calls(task.num_calls, config))
             .map_batches(
-                partial(_prepare, preparer=preparer, passed=_passed(task.schema)),
+                # Not a function of this module, whose imports would cost each of the tasks' workers seconds.
+                partial(preparer.prepare_batch, passed=_passed(task.schema)),
                 batch_size=config.batch_calls,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
@@ -199,10 +207,6 @@ class _ScorerPool:
     threads: int
 
 
-def _prepare(batch: pa.Table, *, preparer: Preparer, passed: list[str]) -> pa.Table:
-    return preparer.prepare_batch(batch, passed)
-
-
 def _passed(schema: pa.Schema) -> list[str]:
     """The columns that come from the manifest: those before the first that scoring adds."""
     return list(schema.names[: schema.names.index("status")])
@@ -213,6 +217,7 @@ def _configure_engine(task: ScoringTask, filesystem: pa.fs.FileSystem) -> None:
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.max_errored_blocks = -1
     context.checkpoint_config = CheckpointConfig(
         ROW_ID, task.checkpoint, override_filesystem=filesystem, delete_checkpoint_on_success=False
     )
@@ -253,8 +258,8 @@ def _explained() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(report: Callable[[int, int], None], every_sec: float, num_calls: int) -> Iterator[Any]:
-    """Report what the counter has counted, every so often, and at the end that all is done."""
+def _progress(report: Callable[[int, int], None], every_sec: float) -> Iterator[Any]:
+    """Report what the counter has counted, every so often."""
     counter: Any = ray.remote(num_cpus=0)(ProgressCounter).remote()
     finished = threading.Event()
 
@@ -269,5 +274,3 @@ def _progress(report: Callable[[int, int], None], every_sec: float, num_calls: i
     finally:
         finished.set()
         watcher.join()
-    _, rejected = ray.get(counter.read.remote())
-    report(num_calls, rejected)

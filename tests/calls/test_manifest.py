@@ -188,7 +188,6 @@ def test_columns_of_nulls_without_a_type_are_null(tmp_path: Path) -> None:
         ("call_id", [[1]]),
         ("uri", [{"path": "a"}]),
         ("agent_channel", ["left"]),
-        ("agent_channel", [0.5]),
         ("intent", [[1]]),
         ("turns", ["agent: hello"]),
         ("turns", [0.5]),
@@ -575,8 +574,8 @@ def test_a_good_call_gives_its_uri(intent: str | None, agent_channel: int | None
         ("a.wav", "F", None, None, "intent is 'F'; it must be one of A, B, C, D, E or null"),
         ("a.wav", "", None, None, "intent is ''"),
         ("a.wav", "a", None, None, "intent is 'a'"),
-        ("a.wav", None, 2, None, "agent_channel is 2; it must be 0, 1 or null"),
-        ("a.wav", None, -1, None, "agent_channel is -1"),
+        ("a.wav", None, 2, None, "agent_channel is neither 0, 1 nor null"),
+        ("a.wav", None, -1, None, "agent_channel is neither 0, 1 nor null"),
     ],
 )
 def test_a_call_that_breaks_the_contract_is_a_bad_row(
@@ -592,3 +591,16 @@ def test_a_transcript_in_the_place_of_the_intent_is_not_told() -> None:
     with pytest.raises(CallError, match="intent is a longer text; it must be one of A, B, C, D, E or null") as caught:
         check_call("a.wav", SECRET, None, None)
     assert SECRET[:4] not in caught.value.detail
+
+
+def test_half_a_channel_breaks_its_own_row_only(tmp_path: Path) -> None:
+    rows = [
+        {"call_id": "a", "uri": "a.wav", "agent_channel": 0.5},
+        {"call_id": "b", "uri": "b.wav", "agent_channel": 1.0},
+    ]
+    (tmp_path / f"date={DATE}").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"date={DATE}" / "calls.parquet")
+    (batch,) = iter_calls(open_manifest(str(tmp_path), DATE))
+    assert batch["agent_channel"].to_pylist() == [-1, 1]
+    with pytest.raises(CallError, match="neither 0, 1 nor null"):
+        check_call("a.wav", None, -1, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from msmtfn.errors import ScoringError
+from msmtfn.leads.publish import read_leads
 from msmtfn.model.checkpoint import PackedNetwork, load_model, pack_network
-from msmtfn.scoring.day import Run, ScoringConfig, open_run, plan_day
+from msmtfn.scoring.day import Run, ScoringConfig, finish_run, open_run, plan_day
 from msmtfn.scoring.pipeline import PipelineConfig, score_calls
 from msmtfn.scoring.prepare import PrepareConfig, Preparer
 from msmtfn.scoring.scorer import ScorerConfig
@@ -25,12 +27,13 @@ CONFIG = PipelineConfig(batch_calls=1, block_calls=1, max_retries=1, progress_se
 
 
 class DyingPreparer(Preparer):
-    """Ends its process on the call with row id 2, as often as there are marks left in a folder."""
+    """Ends its process on certain calls, as often as there are marks left in a folder."""
 
     marks: Path
+    deadly: frozenset[int] = frozenset({2})
 
     def prepare_batch(self, batch: pa.Table, passed: Any) -> pa.Table:
-        if 2 in batch["row_id"].to_pylist():
+        if self.deadly & set(batch["row_id"].to_pylist()):
             for mark in self.marks.iterdir():
                 mark.unlink()
                 os._exit(1)
@@ -57,12 +60,8 @@ def network(tiny_model: Path) -> PackedNetwork:
     return pack_network(load_model(tiny_model).network)
 
 
-def score(run: Run, preparer: Preparer, network: PackedNetwork) -> list[tuple[int, int]]:
-    reports: list[tuple[int, int]] = []
-    score_calls(
-        run.task, preparer, network, ScorerConfig(), CONFIG, lambda done, rejected: reports.append((done, rejected))
-    )
-    return reports
+def score(run: Run, preparer: Preparer, network: PackedNetwork) -> None:
+    score_calls(run.task, preparer, network, ScorerConfig(), CONFIG, lambda *_: None)
 
 
 def rows_of(run: Run) -> list[dict[str, Any]]:
@@ -74,7 +73,7 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
 def test_every_call_is_written_once_in_the_schema_of_the_parts(
     run: Run, preparer: Preparer, network: PackedNetwork
 ) -> None:
-    reports = score(run, preparer, network)
+    score(run, preparer, network)
     assert sorted(row["row_id"] for row in rows_of(run)) == list(range(NUM_CALLS))
     assert {row["status"] for row in rows_of(run)} == {"scored"}
     (schema,) = {pq.read_schema(path) for path in Path(run.task.parts).glob("*.parquet")}
@@ -82,7 +81,6 @@ def test_every_call_is_written_once_in_the_schema_of_the_parts(
     assert (
         schema.empty_table().cast(run.task.schema).schema == run.task.schema
     )  # Parquet names a list's items its own way
-    assert reports[-1] == (NUM_CALLS, 0)
 
 
 @pytest.mark.usefixtures("ray_address")
@@ -92,23 +90,41 @@ def test_a_worker_that_dies_once_costs_nothing(run: Run, preparer: DyingPreparer
     assert Counter(row["row_id"] for row in rows_of(run)) == dict.fromkeys(range(NUM_CALLS), 1)
 
 
-@pytest.mark.usefixtures("ray_address")
-def test_a_call_that_always_kills_its_worker_ends_the_run_and_the_next_run_goes_on(
-    run: Run, preparer: DyingPreparer, network: PackedNetwork
-) -> None:
-    for number in range(10):
+@pytest.fixture
+def finish(run: Run, preparer: DyingPreparer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+    """Score and publish with a preparer whose processes always die of its calls."""
+    monkeypatch.setattr("msmtfn.scoring.day.Preparer", lambda *_: preparer)
+    for number in range(100):
         (preparer.marks / str(number)).touch()
-    with pytest.raises(ScoringError, match=r"the same command goes on where it stopped$"):
-        score(run, preparer, network)
-    assert len(list(preparer.marks.iterdir())) == 10 - 1 - CONFIG.max_retries
+    return lambda: finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_a_call_that_always_kills_its_worker_costs_itself_only(
+    run: Run, preparer: DyingPreparer, finish: Callable[[], dict[str, Any]]
+) -> None:
+    success = finish()
+    assert success["rejected_by_reason"] == {"worker_crashed": 1}
+    rows = read_leads(run.plan.leads, DATE).to_table().to_pylist()
+    assert [(row["status"], row["call_id"]) for row in rows if row["status"] != "scored"] == [("rejected", "call-002")]
+    assert sorted(row["call_id"] for row in rows) == [f"call-{number:03d}" for number in range(NUM_CALLS)]
+    assert len(list(preparer.marks.iterdir())) == 100 - 2 * (1 + CONFIG.max_retries)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
+def test_where_the_workers_of_many_calls_die_nothing_is_published_and_the_next_run_goes_on(
+    run: Run, preparer: DyingPreparer, finish: Callable[[], dict[str, Any]]
+) -> None:
+    preparer.deadly = frozenset({2, 3})
+    with pytest.raises(ScoringError, match=r"of 2 calls died.*the same command goes on where it stopped$"):
+        finish()
+    assert not Path(run.plan.leads, f"date={DATE}").exists()
     died_at = dt.datetime.now(dt.UTC)
-    for mark in preparer.marks.iterdir():
-        mark.unlink()
-    committed = open_run(run.plan).resumed
-    score(run, preparer, network)
-    rows = rows_of(run)
-    assert Counter(row["row_id"] for row in rows) == dict.fromkeys(range(NUM_CALLS), 1)
-    assert sum(row["scored_at"] < died_at for row in rows) == committed
+    preparer.deadly = frozenset()
+    assert finish()["scored"] == NUM_CALLS
+    rows = read_leads(run.plan.leads, DATE).to_table().to_pylist()
+    assert sum(row["scored_at"] < died_at for row in rows) == NUM_CALLS - 2
 
 
 def test_numbers_that_make_no_sense_are_refused() -> None:
