@@ -148,7 +148,7 @@ def score_calls(
                 batch_format="pyarrow",
                 zero_copy_batch=True,
                 compute=ActorPoolStrategy(min_size=pool.size, max_size=pool.size),
-                num_cpus=0 if pool.gpus else 1,
+                num_cpus=pool.cpus,
                 num_gpus=pool.gpus,
                 max_restarts=config.max_retries,
                 max_task_retries=config.max_retries,
@@ -203,6 +203,7 @@ class ProgressCounter:
 @dataclass(frozen=True, slots=True)
 class _ScorerPool:
     size: int
+    cpus: float
     gpus: float
     threads: int
 
@@ -234,11 +235,15 @@ def _plan_scorers(config: PipelineConfig, scorer: ScorerConfig) -> _ScorerPool:
     cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
     # A cluster that grows on demand may have no GPU yet: who asks for one by name gets the actors that make it grow.
     if scorer.device == "cuda" or (scorer.device == "auto" and gpus):
-        pool = _ScorerPool(config.num_scorers or max(1, int(gpus / config.gpus_per_scorer)), config.gpus_per_scorer, 0)
+        size = config.num_scorers or max(1, int(gpus / config.gpus_per_scorer))
+        pool = _ScorerPool(size, 0.0, config.gpus_per_scorer, 0)
     else:
-        node_cpus = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+        size = config.num_scorers or max(1, cpus // CPUS_PER_SCORER)
+        # A head node that is to run nothing has no CPU.
+        node_cpus = min((int(count) for node in ray.nodes() if (count := node["Resources"].get("CPU"))), default=1)
         threads = config.threads_per_scorer or max(1, min(CPUS_PER_SCORER, node_cpus))
-        pool = _ScorerPool(config.num_scorers or max(1, cpus // CPUS_PER_SCORER), 0.0, threads)
+        # Together they leave half of the CPUs to the tasks that prepare: without one the run would never go on.
+        pool = _ScorerPool(size, min(1.0, cpus / (2 * size)), 0.0, threads)
     logger.info(
         "%d CPUs, %g GPUs: %d scorers, %g GPUs each, %d threads each", cpus, gpus, pool.size, pool.gpus, pool.threads
     )
