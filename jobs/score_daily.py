@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,13 +22,15 @@ from msmtfn.corpora.demo_model import write_demo_model
 from msmtfn.errors import JobError, UsageError
 from msmtfn.leads.summary import summarize
 from msmtfn.model.checkpoint import fetch_model, is_trained
-from msmtfn.scoring.day import ScoringConfig, finish_run, forget_run, open_run, plan_day, tidy_up
+from msmtfn.scoring.day import ScoringConfig, finish_run, open_run, plan_day, tidy_up
 from msmtfn.scoring.progress import show_progress
 
 DEMO: Final = "demo"
 DEMO_DATE: Final = dt.date(2026, 1, 5)
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_TOO_MANY_REJECTED = 0, 1, 2, 3
 
+LOCAL: Final = "local"
+LEAST_CPUS: Final = 4
 QUIET_LOGGERS: Final = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
 """They warn, every night, that authentication is on and that the job shows progress in its own way."""
 
@@ -38,9 +41,9 @@ logger = logging.getLogger("msmtfn.score_daily")
 class Arguments:
     """Score a day of recorded sales calls and publish its leads.
 
-    Joins the Ray cluster that it was submitted to, or starts Ray on this machine. The same command again goes on after
-    a crash, does nothing after a success, and replaces the day where the model, the manifest or an option that
-    changes results is another. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with too many rejects.
+    Joins the Ray cluster that it was submitted to (RAY_ADDRESS), or starts Ray on this machine. The same command again
+    goes on after a crash, does nothing after a success, and replaces the day where the model, the manifest or an option
+    that changes results is another. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with too many rejects.
     """
 
     date: dt.date | None = None
@@ -55,7 +58,7 @@ class Arguments:
     """Write a small day of calls to a temporary folder and score that; takes the places of --date, --manifests and
     --leads."""
     force: bool = False
-    """Score every call again, also where the day is published or half done."""
+    """Score the day again where it is published."""
     max_rejected_share: float = 0.2
     """Share of the day's calls, 0 to 1, that may be rejected; the exit code is 3 where more are."""
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = field(default_factory=ScoringConfig)
@@ -97,10 +100,8 @@ def main() -> int:
 def _run(arguments: Arguments, scratch: Path, console: Console) -> int:
     date, manifests, leads = _places(arguments)
     model = _model_folder(arguments.model, scratch)
-    plan = plan_day(date, manifests, leads, model, arguments.scoring)
-    if arguments.force:
-        forget_run(plan)
-    elif plan.published is not None:
+    plan = plan_day(date, manifests, leads, model, arguments.scoring, model=arguments.model, force=arguments.force)
+    if plan.published is not None:
         tidy_up(plan)
         console.print(summarize(plan.leads, date, plan.published, is_trained=is_trained(model)))
         console.print(
@@ -115,7 +116,9 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> int:
         plan.model_version,
     )
     run = open_run(plan)
-    with _ray(), show_progress(console, plan.manifest.num_rows) as report:
+    # Ray takes its seconds to start: not for a day without calls, or one that only has to be published.
+    engine = contextlib.nullcontext() if run.model is None else _ray()
+    with engine, show_progress(console, plan.manifest.num_rows) as report:
         success = finish_run(run, arguments.scoring, report)
     console.print(summarize(plan.leads, date, success, is_trained=is_trained(model)))
     return _exit_code(success, arguments.max_rejected_share)
@@ -142,7 +145,11 @@ def _ray() -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    ray.init(logging_level=logging.WARNING)
+    if os.environ.get("RAY_ADDRESS", LOCAL) != LOCAL:
+        ray.init(logging_level=logging.WARNING)
+    else:
+        # The count is logical: the engine's own actors and the stages need some beside each other on any machine.
+        ray.init(LOCAL, num_cpus=max(LEAST_CPUS, os.cpu_count() or 1), logging_level=logging.WARNING)
     try:
         yield
     finally:

@@ -129,6 +129,22 @@ def list_files(folder: str, suffix: str) -> list[str]:
     return [join(folder, name) for name in sorted(names) if name and name.endswith(suffix) and name[0] not in "_."]
 
 
+def list_folders(folder: str) -> list[str]:
+    """The folders that stand in a folder, sorted; one that does not exist has none.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    filesystem, path = filesystem_of(folder)
+    with _explained(f"{folder} cannot be listed"):
+        try:
+            entries = filesystem.ls(path.rstrip("/"), detail=True)
+        except FileNotFoundError:
+            return []
+    names = {posixpath.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory"}
+    return [join(folder, name) for name in sorted(names)]
+
+
 def exists(location: str) -> bool:
     """Whether there is a file or folder."""
     filesystem, path = filesystem_of(location)

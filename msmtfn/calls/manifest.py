@@ -182,7 +182,7 @@ def _checked_turn(number: int, turn: Mapping[str, Any] | None) -> Turn:
     if not 0 <= start_sec <= end_sec:
         raise CallError(
             RejectCode.BAD_ROW,
-            f"turn {number} runs from {start_sec:g} s to {end_sec:g} s; it must not end before it starts",
+            f"turn {number} runs from {start_sec:g} s to {end_sec:g} s; it must start at 0 or later and not end before",
         )
     return Turn(speaker=speaker, start_sec=start_sec, end_sec=end_sec, text=turn["text"] or "")
 
@@ -226,8 +226,10 @@ def _merged_columns(files: Sequence[str], schemas: Sequence[pa.Schema]) -> dict[
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """Dictionaries are how a file was packed, and differ from file to file."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    """Dictionaries and views are how a file was packed; the first differ from file to file, the second few can read."""
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
 def _free_name(name: str, taken: Collection[str]) -> str:
@@ -266,7 +268,7 @@ def _as_contract(file: str, batch: pa.RecordBatch, name: str) -> pa.Array:
                 return pa.nulls(len(batch), kind)
         if name == "turns":
             return _cast_turns(column)
-        return column.cast(kind)
+        return _readable_text(column.cast(kind))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, pa.ArrowTypeError) as exc:
         raise ManifestError(f"{file} has the column {name!r} as {column.type}, which is not {kind}: {exc}") from exc
 
@@ -278,9 +280,21 @@ def _cast_turns(column: pa.Array) -> pa.Array:
     flat = pc.list_flatten(column)
     if pa.types.is_null(flat.type):  # all lists are empty
         flat = flat.cast(TURN)
-    fields = [pc.struct_field(flat, field.name).cast(field.type) for field in TURN]
+    fields = [_readable_text(pc.struct_field(flat, field.name).cast(field.type)) for field in TURN]
     turns = pa.StructArray.from_arrays(fields, fields=list(TURN), mask=pc.is_null(flat))
     return pa.ListArray.from_arrays(pa.array(offsets), turns, mask=pc.is_null(column))
+
+
+def _readable_text(column: pa.Array) -> pa.Array:
+    """Text whose bytes are all UTF-8: Parquet does not look, and one odd name must not cost the others."""
+    if not pa.types.is_string(column.type):
+        return column
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        texts = column.cast(pa.binary()).to_pylist()
+        return pa.array([text and text.decode(errors="replace") for text in texts], pa.string())
+    return column
 
 
 def _id_error(call_id: str | None, row_id: int, seen: dict[str, int]) -> str | None:

@@ -113,7 +113,7 @@ def publish_day(
         _write_file(storage.join(target, f"leads-{publication}-{number:05d}.parquet"), table)
         for number, table in enumerate(_ranked_tables(scored_parts, order, num_ranked))
     ]
-    success = {**_counts(keys), **about, "files": files}
+    success = {**_counts(keys), **about, "publication": publication, "files": files}
     storage.write_text(storage.join(target, SUCCESS_FILE), json.dumps(success, indent=2) + "\n")
     if staged:
         storage.rename_folder(target, day_folder(leads, date))

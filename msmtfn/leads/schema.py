@@ -36,8 +36,8 @@ OUTCOME: Final = pa.schema(
 """What scoring adds to a call."""
 
 LEAD_RANK: Final = pa.field("lead_rank", pa.int32())
-RESERVED: Final = frozenset({*OUTCOME.names, LEAD_RANK.name})
-"""Names that a column of the manifest must not have in the leads."""
+RESERVED: Final = frozenset({*OUTCOME.names, LEAD_RANK.name, "date"})
+"""Names that a column of the manifest must not have in the leads; `date` is in the name of the day's folder."""
 
 
 def parts_schema(passed: Iterable[pa.Field]) -> pa.Schema:

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from msmtfn.errors import PublishError
 from msmtfn.leads.publish import day_folder, read_leads
 
 NUM_BEST: Final = 10
@@ -20,7 +21,12 @@ BEST_COLUMNS: Final = ("lead_rank", "call_id", "lead_score", "intent_predicted",
 
 def best_leads(leads: str, date: dt.date, number: int = NUM_BEST) -> pa.Table:
     """The best leads of a published day, best first, with `BEST_COLUMNS`."""
-    rows = read_leads(leads, date).to_table(columns=list(BEST_COLUMNS), filter=pc.field("lead_rank") <= number)
+    try:
+        rows = read_leads(leads, date).to_table(columns=list(BEST_COLUMNS), filter=pc.field("lead_rank") <= number)
+    except (OSError, pa.ArrowException) as exc:
+        raise PublishError(
+            f"the leads of {date} in {leads} cannot be read ({exc}); run the same command with --force to publish anew"
+        ) from exc
     return rows.sort_by("lead_rank")
 
 
@@ -46,7 +52,7 @@ def summarize(leads: str, date: dt.date, success: Mapping[str, Any], *, is_train
         "model": f"{success['model']}, version {success['model_version']}",
         "leads": day_folder(leads, date),
     }
-    lines = Text("\n".join(f"  {name:<9} {value}" for name, value in facts.items()))
+    lines = Text("\n".join(f"  {name:<9} {value}" for name, value in facts.items()), no_wrap=True, overflow="ignore")
     parts: list[RenderableType] = [Text(f"Leads of {date}", style="bold"), lines]
     if not is_trained:
         parts.append(

@@ -21,7 +21,7 @@ from msmtfn.errors import ScoringError
 from msmtfn.leads.publish import PARTS_FOLDER, day_folder, delete_replaced, publish_day, read_success, run_folder
 from msmtfn.leads.schema import RESERVED, ROW_ID, parts_schema
 from msmtfn.model.checkpoint import Model, load_model, model_version, pack_network
-from msmtfn.scoring.leftovers import committed_ids, forget_crashed, left_over, reject_crashed
+from msmtfn.scoring.leftovers import committed_ids, forget_crashed, left_over, reject_crashed, settle_commits
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask, score_calls
 from msmtfn.scoring.prepare import INPUTS, PrepareConfig, Preparer
 from msmtfn.scoring.progress import Reporter
@@ -58,17 +58,21 @@ class DayPlan:
     Attributes:
         manifest: of the day.
         leads: the root of all leads.
+        model: its name, as it was given.
         model_folder: of the model, on this machine.
         model_version: of its content.
         run_id: the day, and a fingerprint of all that decides the result.
+        work: name of the folder of the run's work in progress.
         published: what `_SUCCESS` says, where this very run is published already.
     """
 
     manifest: Manifest
     leads: str
+    model: str
     model_folder: Path
     model_version: str
     run_id: str
+    work: str
     published: dict[str, Any] | None
 
 
@@ -91,8 +95,26 @@ class Run:
     resumed: int
 
 
-def plan_day(date: dt.date, manifests: str, leads: str, model_folder: Path, config: ScoringConfig) -> DayPlan:
+def plan_day(
+    date: dt.date,
+    manifests: str,
+    leads: str,
+    model_folder: Path,
+    config: ScoringConfig,
+    *,
+    model: str = "",
+    force: bool = False,
+) -> DayPlan:
     """Look at a day's manifest, model and leads, without touching anything.
+
+    Args:
+        date: the day.
+        manifests: the root of all manifests.
+        leads: the root of all leads.
+        model_folder: of the model, on this machine.
+        config: how the day is scored.
+        model: its name, as it was given.
+        force: plan to score the day again where it is published; the same plan until that is done.
 
     Raises:
         JobError: of the manifest, the model or the leads folder.
@@ -103,8 +125,11 @@ def plan_day(date: dt.date, manifests: str, leads: str, model_folder: Path, conf
     identity = json.dumps([manifest.fingerprint, manifest.root, version, config.fingerprint(), msmtfn.__version__])
     run_id = f"{date.isoformat()}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     success = read_success(leads, date)
-    done = success is not None and success.get("run_id") == run_id
-    return DayPlan(manifest, leads, model_folder, version, run_id, success if done else None)
+    published = success if success is not None and success.get("run_id") == run_id else None
+    work = run_id
+    if force and published is not None:
+        work, published = f"{run_id}-after-{published['publication']}", None
+    return DayPlan(manifest, leads, model, model_folder, version, run_id, work, published)
 
 
 def open_run(plan: DayPlan) -> Run:
@@ -115,8 +140,9 @@ def open_run(plan: DayPlan) -> Run:
     Raises:
         JobError: the leads folder cannot be written, or the model cannot be loaded.
     """
-    folder = run_folder(plan.leads, plan.run_id)
+    folder = run_folder(plan.leads, plan.work)
     task = _take_snapshot(plan, folder)
+    settle_commits(task)
     forget_crashed(task)
     resumed = len(committed_ids(task))
     if resumed:
@@ -126,7 +152,7 @@ def open_run(plan: DayPlan) -> Run:
 
 
 def finish_run(run: Run, config: ScoringConfig, report: Reporter) -> dict[str, Any]:
-    """Score the calls of a run that are left, and publish the day; Ray must be up.
+    """Score the calls of a run that are left, and publish the day; Ray must be up where there are any.
 
     Args:
         run: what to do.
@@ -146,7 +172,7 @@ def finish_run(run: Run, config: ScoringConfig, report: Reporter) -> dict[str, A
     about = {
         "date": plan.manifest.date.isoformat(),
         "run_id": plan.run_id,
-        "model": plan.model_folder.name,
+        "model": plan.model or plan.model_folder.name,
         "model_version": plan.model_version,
         "calls_resumed": run.resumed,
         "seconds": round(time.monotonic() - started, 3),
@@ -154,7 +180,7 @@ def finish_run(run: Run, config: ScoringConfig, report: Reporter) -> dict[str, A
         "versions": _versions(),
     }
     success = publish_day(plan.leads, plan.manifest.date, run.folder, task.schema, task.num_calls, about)
-    storage.delete(run.folder)
+    forget_runs(plan)
     report(success["calls"], success["rejected"], run.resumed)
     logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
     return success
@@ -176,11 +202,11 @@ def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> N
         left = left_over(task)
         if not len(left):
             return
-        logger.warning("%s: %d calls are left whose worker processes died", plan.run_id, len(left))
+        logger.warning("%s: %d calls are left, whose worker processes died or failed", plan.run_id, len(left))
     allowed = max(1, int(config.pipeline.max_crashed_share * task.num_calls))
     if len(left) > allowed:
         raise ScoringError(
-            f"the worker processes of {len(left)} calls died, more than --max-crashed-share allows ({allowed}), so it "
+            f"the work on {len(left)} calls failed even alone, more than --max-crashed-share allows ({allowed}), so it "
             "is not the calls; see the errors above; the same command goes on where it stopped"
         )
     reject_crashed(task, left)
@@ -189,13 +215,15 @@ def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> N
 def tidy_up(plan: DayPlan) -> None:
     """Delete what a run left that published the day and died before its last steps."""
     if plan.published is not None:
-        forget_run(plan)
+        forget_runs(plan)
         delete_replaced(plan.leads, plan.manifest.date, plan.published["files"])
 
 
-def forget_run(plan: DayPlan) -> None:
-    """Drop what an unfinished run of the same plan has done, so that every call is scored again."""
-    storage.delete(run_folder(plan.leads, plan.run_id))
+def forget_runs(plan: DayPlan) -> None:
+    """Drop the work in progress of every run of the day, with its copy of the manifest."""
+    for folder in storage.list_folders(run_folder(plan.leads, "")):
+        if folder.rpartition("/")[2].startswith(f"{plan.manifest.date.isoformat()}-"):
+            storage.delete(folder)
 
 
 def _take_snapshot(plan: DayPlan, run: str) -> ScoringTask:

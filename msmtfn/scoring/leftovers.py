@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from msmtfn import storage
 from msmtfn.errors import RejectCode
@@ -22,17 +21,31 @@ from msmtfn.leads.schema import REJECTED, ROW_ID
 from msmtfn.scoring.pipeline import ScoringTask
 
 CRASHED_PART: Final = "crashed.parquet"
-DETAIL: Final = "the process that worked on this call alone died every time"
+DETAIL: Final = "the work on this call alone failed every time: its process died, or the log says more"
+PENDING: Final = ".pending.parquet"
 
 
 def committed_ids(task: ScoringTask) -> npt.NDArray[np.int64]:
     """Row ids of the calls that are scored and committed, by the engine's notes; 8 MB a million calls."""
-    ids = [np.zeros(0, np.int64)]
-    for file in storage.list_files(task.checkpoint, ".parquet"):
-        if not file.endswith(".pending.parquet"):
-            with storage.open_for_reading(file) as handle:
-                ids.append(pq.read_table(handle, columns=[ROW_ID])[ROW_ID].to_numpy())
-    return np.concatenate(ids)
+    filesystem, _ = storage.arrow_filesystem_of(task.checkpoint)
+    notes = [file for file in storage.list_files(task.checkpoint, ".parquet") if not file.endswith(PENDING)]
+    paths = [storage.arrow_filesystem_of(file)[1] for file in notes]
+    schema = pa.schema([(ROW_ID, pa.int64())])
+    ids = pads.dataset(paths, schema=schema, filesystem=filesystem, format="parquet").to_table()[ROW_ID]
+    committed: npt.NDArray[np.int64] = ids.to_numpy()
+    return committed
+
+
+def settle_commits(task: ScoringTask) -> None:
+    """Finish the commits that a killed run was in the midst of.
+
+    S3 has no rename: a note is committed by a copy and a deletion. Between the two it stands there as pending and as
+    committed, and the engine would take the calls' part away as pending and leave them out as committed.
+    """
+    notes = set(storage.list_files(task.checkpoint, ".parquet"))
+    for note in notes:
+        if note.endswith(PENDING) and note.removesuffix(PENDING) + ".parquet" in notes:
+            storage.delete(note)
 
 
 def left_over(task: ScoringTask) -> npt.NDArray[np.int64]:

@@ -6,11 +6,12 @@ has committed is not scored again. No stage drops a row; what cannot be scored t
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -22,6 +23,7 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext, SaveMode
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from msmtfn import storage
 from msmtfn.errors import ScoringError
@@ -148,9 +150,9 @@ def score_calls(
                 batch_format="pyarrow",
                 zero_copy_batch=True,
                 compute=ActorPoolStrategy(min_size=pool.size, max_size=pool.size),
-                num_cpus=pool.cpus,
+                num_cpus=0,  # its threads are set by hand; the count is for the tasks and the engine's own actors
                 num_gpus=pool.gpus,
-                max_restarts=config.max_retries,
+                max_restarts=-1,  # a pool does not replace an actor that is gone; its calls' retries are finite
                 max_task_retries=config.max_retries,
             )
             .write_parquet(parts, filesystem=filesystem, mode=SaveMode.APPEND, compression="zstd")
@@ -178,7 +180,12 @@ class ScoringActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score a batch of prepared calls."""
-        scored = self.scorer.score_batch(batch, self.task.schema)
+        try:
+            scored = self.scorer.score_batch(batch, self.task.schema)
+        except torch.AcceleratorError:
+            # After it the GPU answers nothing in this process any more: a new one gets the same calls.
+            logger.exception("the GPU failed; this process ends")
+            os._exit(1)
         self.counter.add.remote(len(scored), pc.sum(pc.equal(scored["status"], REJECTED)).as_py() or 0)
         return scored
 
@@ -203,7 +210,6 @@ class ProgressCounter:
 @dataclass(frozen=True, slots=True)
 class _ScorerPool:
     size: int
-    cpus: float
     gpus: float
     threads: int
 
@@ -236,41 +242,43 @@ def _plan_scorers(config: PipelineConfig, scorer: ScorerConfig) -> _ScorerPool:
     # A cluster that grows on demand may have no GPU yet: who asks for one by name gets the actors that make it grow.
     if scorer.device == "cuda" or (scorer.device == "auto" and gpus):
         size = config.num_scorers or max(1, int(gpus / config.gpus_per_scorer))
-        pool = _ScorerPool(size, 0.0, config.gpus_per_scorer, 0)
+        pool = _ScorerPool(size, config.gpus_per_scorer, 0)
     else:
         size = config.num_scorers or max(1, cpus // CPUS_PER_SCORER)
         # A head node that is to run nothing has no CPU.
         node_cpus = min((int(count) for node in ray.nodes() if (count := node["Resources"].get("CPU"))), default=1)
         threads = config.threads_per_scorer or max(1, min(CPUS_PER_SCORER, node_cpus))
-        # Together they leave half of the CPUs to the tasks that prepare: without one the run would never go on.
-        pool = _ScorerPool(size, min(1.0, cpus / (2 * size)), 0.0, threads)
+        pool = _ScorerPool(size, 0.0, threads)
     logger.info(
         "%d CPUs, %g GPUs: %d scorers, %g GPUs each, %d threads each", cpus, gpus, pool.size, pool.gpus, pool.threads
     )
     return pool
 
 
-@contextmanager
+@contextlib.contextmanager
 def _explained() -> Iterator[None]:
     """Turn what ends the engine into one line that says what to do; the engine's own words go to the log."""
     try:
         yield
-    except RayError as exc:
+    except (RayError, pa.ArrowException, OSError, ValueError) as exc:
         logger.exception("the scoring graph failed")
         raise ScoringError(
             f"the scoring graph failed ({type(exc).__name__}, above); the same command goes on where it stopped"
         ) from exc
 
 
-@contextmanager
+@contextlib.contextmanager
 def _progress(report: Callable[[int, int], None], every_sec: float) -> Iterator[Any]:
     """Report what the counter has counted, every so often."""
-    counter: Any = ray.remote(num_cpus=0)(ProgressCounter).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote: Any = ray.remote(ProgressCounter)
+    counter = remote.options(num_cpus=0, scheduling_strategy=here).remote()
     finished = threading.Event()
 
     def watch() -> None:
         while not finished.wait(every_sec):
-            report(*ray.get(counter.read.remote()))
+            with contextlib.suppress(RayError):  # no figures are no reason to fail
+                report(*ray.get(counter.read.remote()))
 
     watcher = threading.Thread(target=watch, daemon=True, name="progress")
     watcher.start()

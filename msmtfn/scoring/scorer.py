@@ -30,7 +30,7 @@ from msmtfn.scoring.prepare import FULL_SCALE
 
 logger = logging.getLogger(__name__)
 
-ROUNDS_PER_GPU_BATCH: Final = 64
+ROUNDS_PER_GPU_BATCH: Final = 16
 VERDICT: Final = ("status", "error_code", "error_detail")
 """Columns that the stage before fills for the calls it rejects, and this one for all others."""
 
@@ -46,7 +46,7 @@ class ScorerConfig:
     results to rounding error; the second is the slow way to check the first."""
     samples_per_batch: int = 0
     """Samples, padding included, that go through the encoders at once; 0 takes one round of the greatest length on a
-    CPU and 64 on a GPU."""
+    CPU and 16 on a GPU."""
     lead_weights: LeadWeights = field(default_factory=LeadWeights)
     """What a call of each intent is worth."""
 
@@ -150,6 +150,8 @@ class Scorer:
         try:
             arrays = self.probabilities(calls)
             return [_one_call(arrays, index) for index in range(len(calls))]
+        except torch.AcceleratorError:  # a RuntimeError too, but none that another try in this process can mend
+            raise
         except RuntimeError as exc:  # of PyTorch: out of memory, a kernel that fails
             reason = f"{type(exc).__name__} in the network: {_first_line(exc)}"
             if len(calls) == 1:

@@ -166,11 +166,11 @@ def test_too_many_rejects_publish_the_day_and_have_their_own_exit_code(
     assert run_job(*arguments, "--max-rejected-share", 1).returncode == 0
 
 
-def test_a_day_without_a_call_is_published_empty(tiny_model: Path, tmp_path: Path, ray_address: str) -> None:
+def test_a_day_without_a_call_is_published_empty(tiny_model: Path, tmp_path: Path) -> None:
     schema = pa.schema([("call_id", pa.string()), ("uri", pa.string()), ("seller", pa.int16())])
     manifests = write_manifest(tmp_path / "manifests", [], schema)
     arguments = ["--date", DATE, "--manifests", manifests, "--leads", tmp_path / "leads", "--model", tiny_model]
-    job = run_job(*arguments, RAY_ADDRESS=ray_address)
+    job = run_job(*arguments)
     assert job.returncode == 0, job.stderr
     success, rows = read_day(tmp_path / "leads")
     assert (success["calls"], rows) == (0, [])

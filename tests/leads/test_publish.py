@@ -190,7 +190,8 @@ def test_success_counts_the_calls_and_says_what_it_was_told(place: str) -> None:
         rejected(3, "bad_row"),
     ]
     success = publish(place, [calls])
-    files = success.pop("files")
+    files, publication = success.pop("files"), success.pop("publication")
+    assert all(publication in file for file in files)
     assert success == {
         "calls": 4,
         "scored": 1,

@@ -35,5 +35,5 @@ def test_a_task_has_a_field_for_each_of_its_classes() -> None:
     }
 
 
-def test_every_column_of_the_contract_is_reserved() -> None:
-    assert set(CONTRACT) == RESERVED
+def test_every_column_of_the_contract_is_reserved_and_the_name_of_the_days_folders() -> None:
+    assert {*CONTRACT, "date"} == RESERVED

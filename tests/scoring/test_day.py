@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from msmtfn.calls.manifest import TURN
 from msmtfn.errors import ManifestError, ModelError, StorageError
 from msmtfn.leads.ranking import LeadWeights
-from msmtfn.scoring.day import DayPlan, ScoringConfig, forget_run, open_run, plan_day
+from msmtfn.scoring.day import DayPlan, ScoringConfig, forget_runs, open_run, plan_day
 from msmtfn.scoring.pipeline import PipelineConfig
 from msmtfn.scoring.scorer import ScorerConfig
 from tests.integration.job import DATE, write_manifest
@@ -89,8 +92,8 @@ def test_the_transcript_stays_out_of_the_parts(manifests: Path, tiny_model: Path
 def test_what_an_earlier_run_did_can_be_forgotten(manifests: Path, tiny_model: Path) -> None:
     plan = plan_of(manifests, tiny_model)
     folder = Path(open_run(plan).folder)
-    forget_run(plan)
-    forget_run(plan)
+    forget_runs(plan)
+    forget_runs(plan)
     assert not folder.exists()
 
 
@@ -109,3 +112,55 @@ def test_a_column_with_the_name_of_an_inner_one_passes_through_under_another(tmp
     run = open_run(plan_of(write_manifest(tmp_path / "manifests", rows), tiny_model))
     (copied,) = pq.read_table(run.task.calls).to_pylist()
     assert (copied["manifest_tokens"], copied["manifest_lead_rank"]) == (7, 3)
+
+
+def test_to_force_is_one_run_until_the_day_is_published_again(
+    manifests: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    leads = str(tmp_path / "leads")
+    config = ScoringConfig()
+    first = plan_day(DATE, str(manifests), leads, tiny_model, config, force=True)
+    assert first.work == first.run_id  # there is nothing to be forced yet
+    day = tmp_path / "leads" / f"date={DATE}"
+    day.mkdir(parents=True)
+    works = []
+    for publication in ("one", "one", "two"):
+        (day / "_SUCCESS").write_text(json.dumps({"run_id": first.run_id, "publication": publication, "files": []}))
+        assert plan_day(DATE, str(manifests), leads, tiny_model, config).published is not None
+        forced = plan_day(DATE, str(manifests), leads, tiny_model, config, force=True)
+        assert forced.published is None
+        works.append(forced.work)
+    assert works[0] == works[1] != works[2]
+    assert first.work not in works
+
+
+def test_a_commit_that_was_cut_short_is_finished(manifests: Path, tiny_model: Path) -> None:
+    # On S3 a rename is a copy and a deletion; the engine's own clean-up would lose the calls of a note between the two.
+    run = open_run(plan_of(manifests, tiny_model))
+    notes = Path(run.task.checkpoint)
+    notes.mkdir()
+    for name in ("a.parquet", "a.pending.parquet", "b.pending.parquet"):
+        pq.write_table(pa.table({"row_id": pa.array([0], pa.int64())}), notes / name)
+    assert open_run(plan_of(manifests, tiny_model)).resumed == 1
+    assert sorted(path.name for path in notes.iterdir()) == ["a.parquet", "b.pending.parquet"]
+
+
+def test_bytes_that_are_no_text_cost_only_themselves(tmp_path: Path, tiny_model: Path) -> None:
+    bad = pa.array([b"a", b"\xb9\xfa"], pa.binary()).view(pa.string())
+    turns = pa.array([None, [{"speaker": "agent", "start_sec": 0.0, "end_sec": 1.0, "text": "a"}]], pa.list_(TURN))
+    manifests = write_manifest(tmp_path / "manifests", [])
+    table = pa.table({"call_id": bad, "uri": ["a.wav", "b.wav"], "turns": turns, "seller": bad.cast(pa.binary())})
+    pq.write_table(table, manifests / f"date={DATE}" / "calls.parquet")
+    rows = pq.read_table(open_run(plan_of(manifests, tiny_model)).task.calls).to_pylist()
+    assert [row["call_id"] for row in rows] == ["a", "\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"]
+    assert [row["row_error"] for row in rows] == [None, None]
+
+
+def test_a_column_that_polars_wrote_as_a_view_passes_through(tmp_path: Path, tiny_model: Path) -> None:
+    manifests = write_manifest(tmp_path / "manifests", [])
+    seller = pa.array(["s"], pa.string_view())
+    table = pa.table({"call_id": ["a"], "uri": ["a.wav"], "seller": seller, "date": ["monday"]})
+    pq.write_table(table, manifests / f"date={DATE}" / "calls.parquet")
+    run = open_run(plan_of(manifests, tiny_model))
+    assert run.task.schema.field("seller").type == pa.string()
+    assert "manifest_date" in run.task.schema.names

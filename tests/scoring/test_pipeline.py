@@ -17,7 +17,7 @@ from msmtfn.errors import ScoringError
 from msmtfn.leads.publish import read_leads
 from msmtfn.model.checkpoint import PackedNetwork, load_model, pack_network
 from msmtfn.scoring.day import Run, ScoringConfig, finish_run, open_run, plan_day
-from msmtfn.scoring.pipeline import PipelineConfig, score_calls
+from msmtfn.scoring.pipeline import PipelineConfig, ScoringActor, score_calls
 from msmtfn.scoring.prepare import PrepareConfig, Preparer
 from msmtfn.scoring.scorer import ScorerConfig
 from tests.integration.job import DATE, write_short_calls
@@ -38,6 +38,15 @@ class DyingPreparer(Preparer):
                 mark.unlink()
                 os._exit(1)
         return super().prepare_batch(batch, passed)
+
+
+class DyingScorer(ScoringActor):
+    """Ends its process on the call with row id 1."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if 1 in batch["row_id"].to_pylist():
+            os._exit(1)
+        return super().__call__(batch)
 
 
 @pytest.fixture
@@ -109,6 +118,13 @@ def test_a_call_that_always_kills_its_worker_costs_itself_only(
     assert [(row["status"], row["call_id"]) for row in rows if row["status"] != "scored"] == [("rejected", "call-002")]
     assert sorted(row["call_id"] for row in rows) == [f"call-{number:03d}" for number in range(NUM_CALLS)]
     assert len(list(preparer.marks.iterdir())) == 100 - 2 * (1 + CONFIG.max_retries)
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_a_call_that_always_kills_its_scorer_costs_itself_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("msmtfn.scoring.pipeline.ScoringActor", DyingScorer)
+    success = finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
+    assert (success["scored"], success["rejected_by_reason"]) == (NUM_CALLS - 1, {"worker_crashed": 1})
 
 
 @pytest.mark.slow

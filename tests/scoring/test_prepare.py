@@ -158,7 +158,7 @@ REJECTS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
     "null uri": (good(uri=None), "bad_row", "uri is empty"),
     "http uri": (good(uri="http://host/a.wav"), "bad_row", "scheme"),
     "duplicate": (good(row_error="call_id is the same as that of row 0"), "bad_row", "that of row 0"),
-    "agent_channel 7": (good(agent_channel=7), "bad_row", "agent_channel is 7"),
+    "agent_channel 7": (good(agent_channel=7), "bad_row", "agent_channel is neither 0, 1 nor null"),
 }
 
 

@@ -429,3 +429,14 @@ def test_both_encodings_give_the_same_probabilities(tiny_network: Callable[..., 
     ]
     for task, expected in results[0].items():
         np.testing.assert_allclose(results[1][task], expected, atol=1e-5)
+
+
+def test_a_gpu_that_failed_is_not_taken_for_a_call_that_cannot_be_scored(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Tensor:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(scorer.network, "encode_rounds", fail)
+    with pytest.raises(torch.AcceleratorError):
+        score(scorer, three_calls())
