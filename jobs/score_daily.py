@@ -145,8 +145,14 @@ def _ray() -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    if os.environ.get("RAY_ADDRESS", LOCAL) != LOCAL:
-        ray.init(logging_level=logging.WARNING)
+    address = os.environ.get("RAY_ADDRESS", LOCAL)
+    if address != LOCAL:
+        try:
+            ray.init(logging_level=logging.WARNING)
+        except ConnectionError as exc:
+            raise JobError(
+                f"no Ray cluster answers at RAY_ADDRESS={address}; correct it, or unset it to start one"
+            ) from exc
     else:
         # The count is logical: the engine's own actors and the stages need some beside each other on any machine.
         ray.init(LOCAL, num_cpus=max(LEAST_CPUS, os.cpu_count() or 1), logging_level=logging.WARNING)
