@@ -171,7 +171,7 @@ class ScoringActor:
         counter: Any,
     ) -> None:
         if threads:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(min(threads, os.cpu_count() or 1))  # the cluster's CPUs are what it was told
         self.task = task
         self.counter = counter
         self.scorer = Scorer(
