@@ -63,3 +63,11 @@ class ScoringError(JobError):
 
 class PublishError(JobError):
     """The scored parts do not add up to the manifest, so nothing is published."""
+
+
+class TrainingDataError(JobError):
+    """There is nothing to learn from the labelled calls, or something is wrong with them."""
+
+
+class TrainingError(JobError):
+    """Training cannot go on: its loss is no number, or its workers failed too often."""

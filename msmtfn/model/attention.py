@@ -17,10 +17,13 @@ class Attention(nn.Module):
     The norm stands before the attention, so that a network of these trains without a warm-up.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, dropout: float, *, crosses: bool = False) -> None:
+    def __init__(
+        self, hidden_size: int, num_heads: int, dropout: float, attention_dropout: float, *, crosses: bool = False
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
+        self.attention_dropout = attention_dropout
         self.norm = nn.LayerNorm(hidden_size)
         self.context_norm = nn.LayerNorm(hidden_size) if crosses else None
         self.query = nn.Linear(hidden_size, hidden_size)
@@ -52,7 +55,7 @@ class Attention(nn.Module):
             self._split_heads(self.key(asked)),
             self._split_heads(self.value(asked)),
             attn_mask=mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout_p=self.attention_dropout if self.training else 0.0,
         )
         merged = self.out(answer.transpose(1, 2).flatten(2))
         attended: Tensor = states + F.dropout(merged, self.dropout, self.training)
@@ -86,9 +89,11 @@ class FeedForward(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention, then feed-forward."""
 
-    def __init__(self, hidden_size: int, num_heads: int, inner_size: int, dropout: float) -> None:
+    def __init__(
+        self, hidden_size: int, num_heads: int, inner_size: int, dropout: float, attention_dropout: float
+    ) -> None:
         super().__init__()
-        self.attention = Attention(hidden_size, num_heads, dropout)
+        self.attention = Attention(hidden_size, num_heads, dropout, attention_dropout)
         self.feed_forward = FeedForward(hidden_size, inner_size, dropout)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
@@ -101,10 +106,12 @@ class TransformerLayer(nn.Module):
 class CrossLayer(nn.Module):
     """Cross-attention, self-attention, feed-forward: one layer of the complementary pathway."""
 
-    def __init__(self, hidden_size: int, num_heads: int, inner_size: int, dropout: float) -> None:
+    def __init__(
+        self, hidden_size: int, num_heads: int, inner_size: int, dropout: float, attention_dropout: float
+    ) -> None:
         super().__init__()
-        self.cross_attention = Attention(hidden_size, num_heads, dropout, crosses=True)
-        self.self_attention = Attention(hidden_size, num_heads, dropout)
+        self.cross_attention = Attention(hidden_size, num_heads, dropout, attention_dropout, crosses=True)
+        self.self_attention = Attention(hidden_size, num_heads, dropout, attention_dropout)
         self.feed_forward = FeedForward(hidden_size, inner_size, dropout)
 
     def forward(self, states: Tensor, mask: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:

@@ -27,17 +27,22 @@ class MsmtFnConfig(PreTrainedConfig):
         max_round_sec: seconds of a round that the network hears.
         overlong_rounds: "truncate" drops what is beyond `max_round_sec`, "split" makes it further rounds.
         max_text_tokens: tokens of a round that the network reads, special tokens included.
+        modalities: what the network is given of a round: "both", or one side, the other being its [CLS] vector alone.
+        silence: "keep" hears rounds as they are, "remove" only what is speech in them (paper, table 6, Rm-silence).
         hidden_size: width of the fusion.
         num_attention_heads: heads of each attention of the fusion.
         feed_forward_size: inner width of the fusion's feed-forward layers.
         num_text_layers: self-attention layers of the text pathway.
         num_cross_layers: layers of the complementary pathway.
-        num_bottleneck_layers: layers of the bottleneck fusion.
+        num_bottleneck_layers: layers of the bottleneck fusion; with 0 the two pathways' mean is the fused text.
         num_bottleneck_tokens: learned tokens through which the two pathways speak.
-        pooling: how the fused text becomes a round's vector: "flatten" as published, "cls" or "mean".
+        pooling: how the fused text becomes a round's vector: "flatten" as published, "cls", "mean" or "max".
         context_size: width of the BiGRU in each direction.
-        num_context_layers: layers of the BiGRU.
+        num_context_layers: layers of the BiGRU; with 0 a call is the mean of its rounds.
+        multi_task: whether each task has its head; without, the coarser tasks follow from the five-class one.
         dropout: probability, in the fusion and before each head.
+        attention_dropout: probability, of the fusion's attention weights; with more than 0 training on a CPU is slow,
+            since the fast kernel of `scaled_dot_product_attention` knows none.
         is_trained: set by training; the jobs warn that the scores of a model without it mean nothing.
     """
 
@@ -60,6 +65,8 @@ class MsmtFnConfig(PreTrainedConfig):
     max_round_sec: int | float = 40.0
     overlong_rounds: Literal["truncate", "split"] = "truncate"
     max_text_tokens: int = 199
+    modalities: Literal["both", "text", "audio"] = "both"
+    silence: Literal["keep", "remove"] = "keep"
     hidden_size: int = 768
     num_attention_heads: int = 12
     feed_forward_size: int = 3072
@@ -67,10 +74,12 @@ class MsmtFnConfig(PreTrainedConfig):
     num_cross_layers: int = 4
     num_bottleneck_layers: int = 2
     num_bottleneck_tokens: int = 4
-    pooling: Literal["flatten", "cls", "mean"] = "flatten"
+    pooling: Literal["flatten", "cls", "mean", "max"] = "flatten"
     context_size: int = 128
     num_context_layers: int = 2
+    multi_task: bool = True
     dropout: int | float = 0.3
+    attention_dropout: int | float = 0.3
     is_trained: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -130,7 +139,10 @@ class MsmtFnConfig(PreTrainedConfig):
     def _check_sizes(self) -> None:
         for name in POSITIVE_FIELDS:
             _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "more than 0, and finite")
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and less than 1")
+        for name in ("num_bottleneck_layers", "num_context_layers"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("dropout", "attention_dropout"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and less than 1")
         has_adapter = bool(getattr(self.audio, "add_adapter", False))
         _require(not has_adapter, "audio_config.add_adapter", has_adapter, "False, since an adapter drops frames")
         heads = self.num_attention_heads
@@ -171,10 +183,8 @@ POSITIVE_FIELDS: Final = (
     "feed_forward_size",
     "num_text_layers",
     "num_cross_layers",
-    "num_bottleneck_layers",
     "num_bottleneck_tokens",
     "context_size",
-    "num_context_layers",
 )
 
 

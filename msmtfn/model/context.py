@@ -5,16 +5,27 @@ Shapes: R rounds of all calls, C calls, D width of the fusion.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 
 class RoundContext(nn.Module):
-    """A bidirectional GRU over a call's rounds; its final states of both directions are the call's vector."""
+    """A bidirectional GRU over a call's rounds; its final states of both directions are the call's vector.
+
+    Without a layer there is no GRU, and the mean of the rounds is the call's vector.
+    """
+
+    gru: nn.GRU
 
     def __init__(self, input_size: int, context_size: int, num_layers: int, dropout: float) -> None:
         super().__init__()
+        self.num_layers = num_layers
+        self.output_size = 2 * context_size if num_layers else input_size
+        if num_layers == 0:
+            return
         self.gru = nn.GRU(
             input_size,
             context_size,
@@ -23,7 +34,6 @@ class RoundContext(nn.Module):
             bidirectional=True,
             dropout=dropout if num_layers > 1 else 0.0,
         )
-        self.output_size = 2 * context_size
 
     def forward(self, vectors: Tensor, rounds_per_call: list[int]) -> Tensor:
         """Read each call's rounds in order.
@@ -35,7 +45,17 @@ class RoundContext(nn.Module):
         Returns:
             (C, output_size).
         """
-        calls = pad_sequence(list(vectors.split(rounds_per_call)), batch_first=True)
-        packed = pack_padded_sequence(calls, torch.tensor(rounds_per_call), batch_first=True, enforce_sorted=False)
+        calls = vectors.split(rounds_per_call)
+        if self.num_layers == 0:
+            return _means(calls)
+        padded = pad_sequence(list(calls), batch_first=True)
+        packed = pack_padded_sequence(padded, torch.tensor(rounds_per_call), batch_first=True, enforce_sorted=False)
         _, final_states = self.gru(packed)
         return torch.cat([final_states[-2], final_states[-1]], dim=1)
+
+
+def _means(calls: Sequence[Tensor]) -> Tensor:
+    """The mean of each call's rounds, (C, D)."""
+    if not all(len(rounds) for rounds in calls):
+        raise ValueError("rounds_per_call holds 0; each call must have at least 1 round")
+    return torch.stack([rounds.mean(dim=0) for rounds in calls])

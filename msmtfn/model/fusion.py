@@ -5,6 +5,8 @@ Shapes: R rounds, A audio frames, T text tokens, B bottleneck tokens, D width of
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +39,7 @@ class TextPathway(nn.Module):
     def __init__(self, config: MsmtFnConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            Attention(config.hidden_size, config.num_attention_heads, config.dropout)
+            Attention(config.hidden_size, config.num_attention_heads, config.dropout, config.attention_dropout)
             for _ in range(config.num_text_layers)
         )
 
@@ -53,10 +55,7 @@ class ComplementaryPathway(nn.Module):
 
     def __init__(self, config: MsmtFnConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            CrossLayer(config.hidden_size, config.num_attention_heads, config.feed_forward_size, config.dropout)
-            for _ in range(config.num_cross_layers)
-        )
+        self.layers = nn.ModuleList(CrossLayer(*_layer_sizes(config)) for _ in range(config.num_cross_layers))
 
     def forward(self, text: Tensor, text_mask: Tensor, audio: Tensor, audio_mask: Tensor) -> Tensor:
         """Map text (R, T, D) and audio (R, A, D), with their masks, to (R, T, D)."""
@@ -71,16 +70,20 @@ class BottleneckFusion(nn.Module):
     In each layer each stream attends to itself and to the bottleneck tokens, both streams are carried on, and the two
     versions of the bottleneck are averaged. What is handed on is the mean of the streams, as the two are averaged at
     the end of the attention bottlenecks of Nagrani et al. (2021), so that no weight of the last layer is without use.
+    Without a layer there are no bottleneck tokens, and the mean is all.
     """
+
+    tokens: nn.Parameter
 
     def __init__(self, config: MsmtFnConfig) -> None:
         super().__init__()
-        sizes = (config.hidden_size, config.num_attention_heads, config.feed_forward_size, config.dropout)
-        self.tokens = nn.Parameter(
-            torch.empty(config.num_bottleneck_tokens, config.hidden_size).normal_(std=EMBEDDING_STD)
-        )
-        self.text_layers = nn.ModuleList(TransformerLayer(*sizes) for _ in range(config.num_bottleneck_layers))
-        self.mixed_layers = nn.ModuleList(TransformerLayer(*sizes) for _ in range(config.num_bottleneck_layers))
+        sizes, num_layers = _layer_sizes(config), config.num_bottleneck_layers
+        if num_layers:
+            self.tokens = nn.Parameter(
+                torch.empty(config.num_bottleneck_tokens, config.hidden_size).normal_(std=EMBEDDING_STD)
+            )
+        self.text_layers = nn.ModuleList(TransformerLayer(*sizes) for _ in range(num_layers))
+        self.mixed_layers = nn.ModuleList(TransformerLayer(*sizes) for _ in range(num_layers))
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, text: Tensor, mixed: Tensor, mask: Tensor) -> Tensor:
@@ -94,6 +97,12 @@ class BottleneckFusion(nn.Module):
         Returns:
             The fused text, (R, T, D).
         """
+        if self.text_layers:
+            text, mixed = self._exchange(text, mixed, mask)
+        fused: Tensor = self.norm((text + mixed) / 2)
+        return fused
+
+    def _exchange(self, text: Tensor, mixed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         num_tokens = text.shape[1]
         bottleneck = self.tokens.to(text.dtype).expand(len(text), -1, -1)
         mask = F.pad(mask, (0, bottleneck.shape[1]), value=True)  # every token may look at the bottleneck
@@ -102,8 +111,7 @@ class BottleneckFusion(nn.Module):
             mixed_out = mixed_layer(torch.cat([mixed, bottleneck], dim=1), mask)
             text, mixed = text_out[:, :num_tokens], mixed_out[:, :num_tokens]
             bottleneck = (text_out[:, num_tokens:] + mixed_out[:, num_tokens:]) / 2
-        fused: Tensor = self.norm((text + mixed) / 2)
-        return fused
+        return text, mixed
 
 
 class RoundPooling(nn.Module):
@@ -127,6 +135,8 @@ class RoundPooling(nn.Module):
             pooled = fused[:, 0]
         elif self.pooling == "mean":
             pooled = fused.sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        elif self.pooling == "max":
+            pooled = fused.masked_fill(~mask[..., None], -math.inf).amax(dim=1)
         else:
             pooled = F.pad(fused, (0, 0, 0, self.max_tokens - fused.shape[1])).flatten(1)
         projected: Tensor = self.projection(pooled)
@@ -164,3 +174,14 @@ class RoundFusion(nn.Module):
         fused = self.bottleneck(backbone, mixed, text_mask)
         vectors: Tensor = self.pooling(fused, text_mask)
         return vectors
+
+
+def _layer_sizes(config: MsmtFnConfig) -> tuple[int, int, int, float, float]:
+    """The arguments of `CrossLayer` and of `TransformerLayer`."""
+    return (
+        config.hidden_size,
+        config.num_attention_heads,
+        config.feed_forward_size,
+        config.dropout,
+        config.attention_dropout,
+    )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from msmtfn.labels import TASKS
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.context import RoundContext
 from msmtfn.model.encoders import AudioEncoder, TextEncoder
@@ -35,7 +36,7 @@ class MsmtFnOutput(ModelOutput):
 
 
 class MsmtFn(PreTrainedModel):
-    """The whole network: encoders, fusion of each round, context of the rounds, four heads.
+    """The whole network: encoders, fusion of each round, context of the rounds, heads of the tasks.
 
     Rounds of several calls are handed over one after the other, call by call. The two halves may be used alone:
     `encode_rounds` looks at each round for itself, in any order and grouping; `classify_calls` needs a call's rounds
@@ -54,7 +55,7 @@ class MsmtFn(PreTrainedModel):
         self.text_encoder = TextEncoder(config.text)
         self.fusion = RoundFusion(config)
         self.context = RoundContext(config.hidden_size, config.context_size, config.num_context_layers, config.dropout)
-        self.heads = TaskHeads(self.context.output_size, config.dropout)
+        self.heads = TaskHeads(self.context.output_size, config.dropout, multi_task=config.multi_task)
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -110,17 +111,34 @@ class MsmtFn(PreTrainedModel):
         """
         vectors = self.encode_rounds(waveforms, num_samples, input_ids, num_tokens)
         logits = self.classify_calls(vectors, rounds_per_call)
-        loss = None if intents is None else multi_task_loss(logits, intents)
-        return MsmtFnOutput(loss=loss, logits=logits)
+        if intents is None:
+            return MsmtFnOutput(logits=logits)
+        tasks = tuple(TASKS) if self.config.multi_task else ("five",)
+        return MsmtFnOutput(loss=multi_task_loss(logits, intents, tasks=tasks), logits=logits)
 
     def encode_rounds(
         self, waveforms: Tensor, num_samples: Tensor, input_ids: Tensor, num_tokens: Tensor, *, padded: bool = True
     ) -> Tensor:
         """Give each round its vector (R, D); the arguments are those of `forward` and `AudioEncoder.forward`."""
+        vectors: Tensor = self.fusion(*self.embed_rounds(waveforms, num_samples, input_ids, num_tokens, padded=padded))
+        return vectors
+
+    def embed_rounds(
+        self, waveforms: Tensor, num_samples: Tensor, input_ids: Tensor, num_tokens: Tensor, *, padded: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run the encoders alone; the arguments are those of `encode_rounds`.
+
+        Returns:
+            Audio states (R, A, width of the audio encoder) and their mask (R, A), text states (R, T, width of the text
+            encoder) and their mask (R, T). A side that is not among `config.modalities` has no True in its mask.
+        """
+        if self.config.modalities == "text":  # unpadded, since a padded round of nothing costs what the longest does
+            waveforms, num_samples, padded = waveforms[:, :0], torch.zeros_like(num_samples), False
+        elif self.config.modalities == "audio":
+            input_ids, num_tokens = input_ids[:, :0], torch.zeros_like(num_tokens)
         audio, audio_mask = self.audio_encoder(waveforms, num_samples, padded=padded)
         text, text_mask = self.text_encoder(input_ids, num_tokens)
-        vectors: Tensor = self.fusion(audio, audio_mask, text, text_mask)
-        return vectors
+        return audio, audio_mask, text, text_mask
 
     def classify_calls(self, vectors: Tensor, rounds_per_call: list[int]) -> dict[str, Tensor]:
         """Give each call its logits a task, (C, number of classes), from its rounds' vectors (R, D)."""
@@ -134,7 +152,7 @@ class MsmtFn(PreTrainedModel):
             module.reset_parameters()
         elif isinstance(module, ClassToken):
             nn.init.normal_(module.token, std=EMBEDDING_STD)
-        elif isinstance(module, BottleneckFusion):
+        elif isinstance(module, BottleneckFusion) and module.text_layers:
             nn.init.normal_(module.tokens, std=EMBEDDING_STD)
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from msmtfn import storage
-from msmtfn.calls.activity import ActivityConfig
+from msmtfn.calls.activity import ActivityConfig, detect_activity
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
 from msmtfn.calls.manifest import check_call, turns_of
 from msmtfn.calls.rounds import Round, RoundsConfig, find_rounds
@@ -60,7 +60,7 @@ class PrepareConfig:
     audio: AudioConfig = field(default_factory=AudioConfig)
     """Limits of a recording."""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
-    """How speech is found in the channels of a call without turns."""
+    """How speech is found: in the channels of a call without turns, and by a network that hears no silence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +168,19 @@ class Preparer:
             for each, start in zip(rounds, starts, strict=True)
         ]
         cuts = [waveform[start:end] for start, end in zip(starts, ends, strict=True)]
+        if self.network.silence == "remove":
+            speech = self._find_speech(waveform, rate)
+            cuts = [cut[speech[start : start + len(cut)]] for cut, start in zip(cuts, starts, strict=True)]
         heard = np.concatenate(cuts) if cuts else waveform[:0]
         samples = np.rint(np.clip(heard, -1.0, 1.0) * FULL_SCALE).astype(np.int16)
         return samples, [len(cut) for cut in cuts]
+
+    def _find_speech(self, waveform: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.bool_]:
+        """(S,) True for the samples of a call in which somebody speaks."""
+        speech = np.zeros(len(waveform), np.bool_)
+        for start_sec, end_sec in detect_activity(waveform, sample_rate, self.config.activity):
+            speech[round(start_sec * sample_rate) : round(end_sec * sample_rate)] = True
+        return speech
 
     def _tokenize(self, rounds: Sequence[Round]) -> list[list[int]]:
         """Token ids of each round; none for a round without text."""

@@ -99,7 +99,7 @@ class Scorer:
         """
         ready = pc.is_null(batch["status"]).to_numpy(zero_copy_only=False)
         calls = list(
-            _calls_of(batch.filter(pa.array(ready)).select(["samples", "round_samples", "tokens", "round_tokens"]))
+            split_calls(batch.filter(pa.array(ready)).select(["samples", "round_samples", "tokens", "round_tokens"]))
         )
         outcomes = iter(self._probabilities_or_errors(calls))
         scored_at = dt.datetime.now(dt.UTC)
@@ -130,8 +130,8 @@ class Scorer:
 
     def _encode(self, samples: Sequence[npt.NDArray[np.int16]], tokens: Sequence[npt.NDArray[np.int32]]) -> Tensor:
         """Vectors (R, D) of rounds."""
-        waveforms, num_samples = _padded(samples, 0, np.int16)
-        input_ids, num_tokens = _padded(tokens, self.network.config.text.pad_token_id, np.int64)
+        waveforms, num_samples = pad_rows(samples, 0, np.int16)
+        input_ids, num_tokens = pad_rows(tokens, self.network.config.text.pad_token_id, np.int64)
         vectors: Tensor = self.network.encode_rounds(
             waveforms.to(self.device).float() / FULL_SCALE,
             num_samples.to(self.device),
@@ -207,7 +207,7 @@ def group_rounds(
     return batches
 
 
-def _calls_of(batch: pa.Table) -> Iterator[CallRounds]:
+def split_calls(batch: pa.Table) -> Iterator[CallRounds]:
     """Cut the flat columns of prepared calls into rounds, without a copy."""
     samples, round_samples, tokens, round_tokens = (column.combine_chunks() for column in batch.columns)
     for row in range(len(batch)):
@@ -222,7 +222,7 @@ def _split(values: pa.Array, lengths: pa.Array) -> list[npt.NDArray[Any]]:
     return np.split(values.to_numpy(), ends[:-1]) if len(ends) else []
 
 
-def _padded(rows: Sequence[npt.NDArray[Any]], fill: int, dtype: type[np.generic]) -> tuple[Tensor, Tensor]:
+def pad_rows(rows: Sequence[npt.NDArray[Any]], fill: int, dtype: type[np.generic]) -> tuple[Tensor, Tensor]:
     """Rows of different lengths as one array with `fill` after each, at least one wide; and their lengths."""
     lengths = np.array([len(row) for row in rows])
     padded = np.full((len(rows), max(int(lengths.max()), 1)), fill, dtype)

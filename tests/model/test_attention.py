@@ -17,7 +17,7 @@ the two, applied to the two, is tanh of it."""
 
 def plain_attention(hidden_size: int = 2, num_heads: int = 1, *, crosses: bool = False) -> Attention:
     """Attention whose four projections change nothing."""
-    attention = Attention(hidden_size, num_heads, dropout=0.0, crosses=crosses)
+    attention = Attention(hidden_size, num_heads, dropout=0.0, attention_dropout=0.0, crosses=crosses)
     with torch.no_grad():
         for projection in (attention.query, attention.key, attention.value, attention.out):
             projection.weight.copy_(torch.eye(hidden_size))
@@ -105,7 +105,7 @@ def test_each_round_has_its_own_mask() -> None:
 @torch.no_grad()
 def test_what_a_masked_place_holds_is_not_looked_at() -> None:
     torch.manual_seed(0)
-    attention = Attention(8, 2, dropout=0.0, crosses=True)
+    attention = Attention(8, 2, dropout=0.0, attention_dropout=0.0, crosses=True)
     context, mask = random_states(2, 5, 8), length_mask(torch.tensor([5, 3]), 5)
     before = attention(random_states(2, 4, 8), mask, context)
     context[1, 3:] = 1e4
@@ -114,15 +114,40 @@ def test_what_a_masked_place_holds_is_not_looked_at() -> None:
 
 def test_cross_attention_needs_what_it_asks() -> None:
     with pytest.raises(ValueError, match=r"^context is None; "):
-        Attention(8, 2, dropout=0.0, crosses=True)(torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.bool))
+        Attention(8, 2, dropout=0.0, attention_dropout=0.0, crosses=True)(
+            torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.bool)
+        )
 
 
 @torch.no_grad()
 def test_attention_drops_out_in_training_only() -> None:
-    attention, states = Attention(8, 2, dropout=0.3), random_states(1, 4, 8)
+    attention, states = Attention(8, 2, dropout=0.3, attention_dropout=0.3), random_states(1, 4, 8)
     assert not torch.equal(attention.train()(states, everything(states)), attention(states, everything(states)))
     attention.train(False)
     assert torch.equal(attention(states, everything(states)), attention(states, everything(states)))
+
+
+@torch.no_grad()
+def test_attention_dropout_leaves_half_of_the_keys_out_and_doubles_the_others() -> None:
+    attention = plain_attention(crosses=True).train()
+    attention.attention_dropout = 0.5
+    torch.manual_seed(0)
+    attended = attention(
+        torch.tensor([[UP]] * 1000), torch.ones(1000, 1, dtype=torch.bool), torch.tensor([[UP]] * 1000)
+    )
+    added = attended[:, 0] - torch.tensor(UP)  # the only key's value is [1, -1]
+    assert set(added[:, 0].round().tolist()) == {0.0, 2.0}
+    assert added[:, 0].mean().item() == pytest.approx(1.0, abs=0.1)
+
+
+@torch.no_grad()
+def test_dropout_alone_leaves_the_attention_weights_alone() -> None:
+    attention = plain_attention(crosses=True).train()
+    attention.dropout = 0.5
+    torch.manual_seed(0)
+    states, context = torch.tensor([[UP]] * 1000), torch.tensor([[UP, UP]] * 1000)
+    added = attention(states, everything(context), context)[:, 0, 0] - 30
+    assert set(added.round().tolist()) == {0.0, 2.0}  # with one of the two keys left out it would be 1
 
 
 # ---- feed-forward and layers
@@ -152,7 +177,7 @@ def test_feed_forward_is_not_linear_between_its_maps() -> None:
 
 @torch.no_grad()
 def test_a_transformer_layer_attends_and_then_feeds_forward() -> None:
-    layer = TransformerLayer(2, 1, 1, dropout=0.0)
+    layer = TransformerLayer(2, 1, 1, dropout=0.0, attention_dropout=0.0)
     layer.attention, layer.feed_forward = plain_attention(), hand_feed_forward(1.0)
     answer = math.tanh(SCORE)
     attended = layer(torch.tensor([[UP, DOWN]]), torch.tensor([[True, True]]))
@@ -162,7 +187,7 @@ def test_a_transformer_layer_attends_and_then_feeds_forward() -> None:
 
 @torch.no_grad()
 def test_a_cross_layer_asks_the_audio_then_the_text_then_feeds_forward() -> None:
-    layer = CrossLayer(2, 1, 1, dropout=0.0)
+    layer = CrossLayer(2, 1, 1, dropout=0.0, attention_dropout=0.0)
     layer.cross_attention, layer.self_attention = plain_attention(crosses=True), plain_attention()
     layer.feed_forward = hand_feed_forward(1.0)
     with torch.no_grad():
@@ -176,7 +201,7 @@ def test_a_cross_layer_asks_the_audio_then_the_text_then_feeds_forward() -> None
 @torch.no_grad()
 def test_a_cross_layer_keeps_to_both_masks() -> None:
     torch.manual_seed(0)
-    layer = CrossLayer(8, 2, 16, dropout=0.0)
+    layer = CrossLayer(8, 2, 16, dropout=0.0, attention_dropout=0.0)
     text, audio = random_states(1, 4, 8), random_states(1, 6, 8)
     masks = length_mask(torch.tensor([3]), 4), length_mask(torch.tensor([5]), 6)
     before = layer(text, masks[0], audio, masks[1])[:, :3]

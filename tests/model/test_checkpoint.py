@@ -217,7 +217,7 @@ def test_a_configuration_out_of_range_is_refused_with_the_cure(folder: Path) -> 
 
 
 def test_a_configuration_of_a_wrong_type_is_refused_with_the_cure(folder: Path) -> None:
-    change_config(folder, pooling="max")
+    change_config(folder, pooling="sum")
     message = why_not(folder)
     assert "'pooling'" in message
     assert "max" in message.replace(str(folder), "")

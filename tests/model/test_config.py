@@ -22,8 +22,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "encoder_sample_rate": 16000,
         "max_round_sec": 12.5,
         "overlong_rounds": "split",
-        "pooling": "mean",
+        "pooling": "max",
         "dropout": 0,
+        "attention_dropout": 0.1,
+        "modalities": "audio",
+        "multi_task": False,
+        "silence": "remove",
+        "num_bottleneck_layers": 0,
+        "num_context_layers": 0,
         "is_trained": True,
         "audio_encoder": "some/hubert",
     },
@@ -50,6 +56,10 @@ def test_the_defaults_are_the_papers(paper: MsmtFnConfig) -> None:
         "num_context_layers": 2,
         "context_size": 128,
         "dropout": 0.3,
+        "attention_dropout": 0.3,
+        "modalities": "both",
+        "multi_task": True,
+        "silence": "keep",
         "overlong_rounds": "truncate",
         "pooling": "flatten",
         "is_trained": False,
@@ -119,10 +129,8 @@ def test_a_frontend_decides_the_frames(tiny_config: MakeConfig) -> None:
         "feed_forward_size",
         "num_text_layers",
         "num_cross_layers",
-        "num_bottleneck_layers",
         "num_bottleneck_tokens",
         "context_size",
-        "num_context_layers",
     ],
 )
 @pytest.mark.parametrize("value", [0, -2])
@@ -131,10 +139,18 @@ def test_a_size_is_positive(tiny_config: MakeConfig, field: str, value: int) -> 
         tiny_config(**{field: value})
 
 
+@pytest.mark.parametrize("field", ["num_bottleneck_layers", "num_context_layers"])
+def test_there_may_be_no_layer_but_not_fewer(tiny_config: MakeConfig, field: str) -> None:
+    assert getattr(tiny_config(**{field: 0}), field) == 0
+    with pytest.raises(ValueError, match=f"^{field} is -1; it must be at least 0$"):
+        tiny_config(**{field: -1})
+
+
+@pytest.mark.parametrize("field", ["dropout", "attention_dropout"])
 @pytest.mark.parametrize("value", [-0.1, 1.0, 1, 30, float("nan")])
-def test_dropout_is_a_probability_below_one(tiny_config: MakeConfig, value: float) -> None:
-    with pytest.raises(ValueError, match=f"^dropout is {value}; it must be at least 0 and less than 1$"):
-        tiny_config(dropout=value)
+def test_dropout_is_a_probability_below_one(tiny_config: MakeConfig, field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{field} is {value}; it must be at least 0 and less than 1$"):
+        tiny_config(**{field: value})
 
 
 def test_the_width_is_a_multiple_of_the_heads(tiny_config: MakeConfig) -> None:
@@ -187,11 +203,15 @@ def test_an_encoder_is_of_a_kind_that_the_network_knows(
     [
         ("audio_frontend", "hubert", "'encoder', 'wav2vec2'"),
         ("overlong_rounds", "drop", "'truncate', 'split'"),
-        ("pooling", "max", "'flatten', 'cls', 'mean'"),
+        ("pooling", "sum", "'flatten', 'cls', 'mean', 'max'"),
+        ("modalities", "video", "'both', 'text', 'audio'"),
+        ("silence", "drop", "'keep', 'remove'"),
+        ("multi_task", "yes", "bool"),
         ("hidden_size", "768", "int"),
         ("max_text_tokens", 199.5, "int"),
         ("max_round_sec", "40", "int"),
         ("dropout", "0.3", "int"),
+        ("attention_dropout", "0.3", "int"),
         ("is_trained", "yes", "bool"),
         ("audio_encoder", 7, "str"),
         ("text_encoder", None, "str"),

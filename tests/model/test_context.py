@@ -85,3 +85,25 @@ def test_rounds_that_are_not_those_of_the_calls_are_refused(
 ) -> None:
     with pytest.raises((RuntimeError, ValueError)):
         context(vectors, rounds_per_call)
+
+
+# ---- without a layer
+
+
+def test_without_a_layer_a_call_is_the_mean_of_its_rounds() -> None:
+    context = RoundContext(input_size=2, context_size=5, num_layers=0, dropout=0.3)
+    vectors = torch.tensor([[1.0, 2.0], [3.0, 8.0], [7.0, 9.0]])
+    assert context.output_size == 2
+    assert context(vectors, [2, 1]).tolist() == [[2.0, 5.0], [7.0, 9.0]]
+
+
+def test_without_a_layer_there_is_no_weight() -> None:
+    assert not list(RoundContext(input_size=2, context_size=5, num_layers=0, dropout=0.3).parameters())
+
+
+@pytest.mark.parametrize("rounds_per_call", [[5], [7], [3, 4], [0, 6]])
+def test_without_a_layer_rounds_that_are_not_those_of_the_calls_are_refused(
+    vectors: Tensor, rounds_per_call: list[int]
+) -> None:
+    with pytest.raises((RuntimeError, ValueError)):
+        RoundContext(input_size=3, context_size=5, num_layers=0, dropout=0.3)(vectors, rounds_per_call)

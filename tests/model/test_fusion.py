@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msmtfn.model.attention import length_mask
+from msmtfn.model.attention import Attention, length_mask
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.fusion import (
     BottleneckFusion,
@@ -267,6 +267,25 @@ def test_there_are_four_bottleneck_tokens_and_two_layers_a_stream(bottleneck: Bo
     assert (len(bottleneck.text_layers), len(bottleneck.mixed_layers)) == (2, 2)
 
 
+@torch.no_grad()
+def test_without_bottleneck_layers_the_streams_are_averaged_and_normed(tiny_config: MakeConfig) -> None:
+    bottleneck = made(BottleneckFusion, tiny_config(num_bottleneck_layers=0, hidden_size=2))
+    text, mixed = torch.tensor([[[5.0, 1.0]]]), torch.tensor([[[1.0, 3.0]]])  # their mean is [3, 2]
+    fused = bottleneck(text, mixed, torch.tensor([[True]]))
+    torch.testing.assert_close(fused, torch.tensor([[[1.0, -1.0]]]), atol=1e-4, rtol=0)
+
+
+def test_without_bottleneck_layers_there_is_no_bottleneck_token(tiny_config: MakeConfig) -> None:
+    bottleneck = made(BottleneckFusion, tiny_config(num_bottleneck_layers=0))
+    assert [name for name, _ in bottleneck.named_parameters()] == ["norm.weight", "norm.bias"]
+
+
+def test_every_attention_is_given_both_probabilities(tiny_config: MakeConfig) -> None:
+    fusion = made(RoundFusion, tiny_config(dropout=0.2, attention_dropout=0.1))
+    parts = [part for part in fusion.modules() if isinstance(part, Attention)]
+    assert {(part.dropout, part.attention_dropout) for part in parts} == {(0.2, 0.1)}
+
+
 # ---- pooling, worked by hand
 
 
@@ -286,13 +305,22 @@ FUSED = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [50.0, 70.0]]])
 FUSED_MASK = torch.tensor([[True, True, False]])
 
 
-@pytest.mark.parametrize(("pooling", "expected"), [("cls", [1.0, 2.0]), ("mean", [2.0, 4.0]), ("flatten", [1.0, 2.0])])
+@pytest.mark.parametrize(
+    ("pooling", "expected"), [("cls", [1.0, 2.0]), ("mean", [2.0, 4.0]), ("max", [3.0, 6.0]), ("flatten", [1.0, 2.0])]
+)
 @torch.no_grad()
-def test_pooling_takes_the_class_vector_the_mean_or_all(
+def test_pooling_takes_the_class_vector_the_mean_the_largest_or_all(
     tiny_config: MakeConfig, pooling: str, expected: list[float]
 ) -> None:
     config = tiny_config(pooling=pooling, hidden_size=2, max_text_tokens=3)
     assert pooling_by_hand(config)(FUSED, FUSED_MASK)[0].tolist() == expected
+
+
+@torch.no_grad()
+def test_the_largest_value_of_each_feature_may_be_of_another_token_and_negative(tiny_config: MakeConfig) -> None:
+    pooling = pooling_by_hand(tiny_config(pooling="max", hidden_size=2, max_text_tokens=3))
+    fused = torch.tensor([[[-1.0, -6.0], [-3.0, -2.0], [0.0, 0.0]]])
+    assert pooling(fused, FUSED_MASK)[0].tolist() == [-1.0, -2.0]
 
 
 @torch.no_grad()
@@ -304,7 +332,7 @@ def test_flatten_lays_the_tokens_side_by_side_with_zero_after_the_last(tiny_conf
     assert steps[0].inputs[0].tolist() == [[1.0, 2.0, 3.0, 6.0, 0.0, 0.0, 0.0, 0.0]]
 
 
-@pytest.mark.parametrize("pooling", ["flatten", "cls", "mean"])
+@pytest.mark.parametrize("pooling", ["flatten", "cls", "mean", "max"])
 @torch.no_grad()
 def test_pooling_is_the_same_however_far_the_text_is_padded(tiny_config: MakeConfig, pooling: str) -> None:
     part = made(RoundPooling, tiny_config(pooling=pooling, hidden_size=2, max_text_tokens=9))
@@ -357,7 +385,7 @@ def test_without_the_answers_of_cross_attention_the_audio_means_nothing(fusion: 
     assert torch.equal(replace(rounds, audio=torch.randn_like(rounds.audio)).through(fusion), before)
 
 
-@pytest.mark.parametrize("pooling", ["flatten", "cls", "mean"])
+@pytest.mark.parametrize("pooling", ["flatten", "cls", "mean", "max"])
 @torch.no_grad()
 def test_what_the_masks_leave_out_is_not_looked_at(tiny_config: MakeConfig, rounds: Rounds, pooling: str) -> None:
     fusion = made(RoundFusion, tiny_config(pooling=pooling))
@@ -368,7 +396,7 @@ def test_what_the_masks_leave_out_is_not_looked_at(tiny_config: MakeConfig, roun
     torch.testing.assert_close(replace(rounds, **padding).through(fusion), rounds.through(fusion), **TOLERANCE)
 
 
-@pytest.mark.parametrize("pooling", ["flatten", "cls", "mean"])
+@pytest.mark.parametrize("pooling", ["flatten", "cls", "mean", "max"])
 @torch.no_grad()
 def test_a_round_is_fused_the_same_alone_and_unpadded(tiny_config: MakeConfig, rounds: Rounds, pooling: str) -> None:
     fusion = made(RoundFusion, tiny_config(pooling=pooling))

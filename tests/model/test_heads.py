@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -52,3 +54,31 @@ def test_three_tenths_of_the_vector_are_dropped_before_each_head_in_training_onl
         assert (in_training[task][:, 0] == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
         assert in_training[task].max().item() == pytest.approx(1 / 0.7)
     assert torch.equal(heads.train(False)(torch.ones(4, 1))["two"], torch.ones(4, 2))
+
+
+# ---- one head for all tasks
+
+
+def test_a_single_head_is_that_of_the_five_classes() -> None:
+    assert list(TaskHeads(input_size=6, dropout=0.3, multi_task=False).heads) == ["five"]
+
+
+@torch.no_grad()
+def test_the_other_tasks_probabilities_are_sums_of_the_five() -> None:
+    heads = TaskHeads(input_size=1, dropout=0.0, multi_task=False)
+    linear_of(heads, "five").weight.zero_()
+    linear_of(heads, "five").bias.copy_(torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25]).log() + 7.0)
+    shares = {task: logits.softmax(dim=1)[0].tolist() for task, logits in heads(torch.zeros(1, 1)).items()}
+    assert list(shares) == list(NUM_CLASSES)
+    assert shares["five"] == pytest.approx([0.1, 0.2, 0.3, 0.15, 0.25], abs=1e-6)
+    assert shares["four"] == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=1e-6)
+    assert shares["three"] == pytest.approx([0.1, 0.5, 0.4], abs=1e-6)
+    assert shares["two"] == pytest.approx([0.6, 0.4], abs=1e-6)
+
+
+@torch.no_grad()
+def test_the_logits_that_follow_are_logarithms_of_the_sums() -> None:
+    heads = TaskHeads(input_size=1, dropout=0.0, multi_task=False)
+    linear_of(heads, "five").weight.zero_()
+    linear_of(heads, "five").bias.fill_(3.0)  # a fifth each
+    assert heads(torch.zeros(1, 1))["two"][0].tolist() == pytest.approx([math.log(0.6), math.log(0.4)], abs=1e-6)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -70,3 +71,49 @@ def test_the_loss_is_a_scalar_that_reaches_the_logits_of_each_task() -> None:
     assert logits["two"].grad is not None
     assert logits["two"].grad.tolist() == [[-0.5, 0.5]]
     assert all(each.grad is not None for each in logits.values())
+
+
+# ---- which tasks, which weights, mean or sum
+
+
+def test_only_the_tasks_that_are_asked_for_count() -> None:
+    loss = multi_task_loss(even_logits(), torch.tensor([A]), tasks=("five", "two"))
+    assert loss.item() == pytest.approx(math.log(10), abs=1e-6)
+
+
+def test_a_task_that_does_not_count_needs_no_logits() -> None:
+    loss = multi_task_loss({"five": torch.zeros(1, 5)}, torch.tensor([A]), tasks=("five",))
+    assert loss.item() == pytest.approx(math.log(5), abs=1e-6)
+
+
+@pytest.mark.parametrize(("tasks", "message"), [((), "tasks is empty"), (("six",), "task is 'six'")])
+def test_no_task_and_one_that_there_is_not_are_refused(tasks: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        multi_task_loss(even_logits(), torch.tensor([A]), tasks=tasks)
+
+
+def test_the_sum_is_over_the_calls() -> None:
+    loss = multi_task_loss(even_logits(3), torch.tensor([A, C, E]), reduction="sum")
+    assert loss.item() == pytest.approx(3 * math.log(120), abs=1e-5)
+
+
+def test_another_reduction_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^reduction is 'none'; it must be 'mean' or 'sum'$"):
+        multi_task_loss(even_logits(), torch.tensor([A]), reduction="none")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("reduction", "expected"), [("sum", 5 * math.log(2)), ("mean", 2.5 * math.log(2))])
+def test_a_class_weight_multiplies_a_calls_loss_and_the_mean_divides_by_the_calls(
+    reduction: Literal["mean", "sum"], expected: float
+) -> None:
+    weights = {"two": torch.tensor([2.0, 3.0])}  # ABC, DE
+    loss = multi_task_loss(
+        even_logits(2), torch.tensor([C, D]), tasks=("two",), class_weights=weights, reduction=reduction
+    )
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_task_without_class_weights_has_none() -> None:
+    weights = {"two": torch.tensor([4.0, 1.0])}
+    loss = multi_task_loss(even_logits(), torch.tensor([A]), tasks=("five", "two"), class_weights=weights)
+    assert loss.item() == pytest.approx(math.log(5) + 4 * math.log(2), abs=1e-6)

@@ -28,7 +28,7 @@ from msmtfn.model.network import MsmtFn
 
 MakeNetwork = Callable[..., MsmtFn]
 TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 0.0}
-POOLINGS = ["flatten", "cls", "mean"]
+POOLINGS = ["flatten", "cls", "mean", "max"]
 TASKS = ["five", "four", "three", "two"]
 
 TINY_TEXT: dict[str, Any] = {
@@ -57,7 +57,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "wav2vec2 with layer norms": {"audio_config": WAV2VEC2 | STABLE},
     "roberta": {"text_config": ROBERTA},
     "frontend": {"audio_frontend": "wav2vec2", "frontend_config": WAV2VEC2 | STABLE},
+    "no bottleneck": {"num_bottleneck_layers": 0},
 }
+
+
+REDUCED: dict[str, dict[str, Any]] = {
+    "text": {"modalities": "text"},
+    "audio": {"modalities": "audio"},
+    "no context": {"num_context_layers": 0},
+    "one head": {"multi_task": False},
+    "all at once": {
+        "modalities": "text",
+        "multi_task": False,
+        "pooling": "max",
+        "num_bottleneck_layers": 0,
+        "num_context_layers": 0,
+    },
+}
+"""Networks for which not each of audio, text and the order of rounds changes each task's logits."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +237,54 @@ def test_dropout_has_a_part_in_training(tiny_network: MakeNetwork, batch: Batch)
     assert every_task_changes(logits_of(network, batch), logits_of(network, batch))
 
 
+# ---- one side alone, no context
+
+
+@pytest.mark.parametrize(("side", "other"), [("text", "num_samples"), ("audio", "num_tokens")])
+@pytest.mark.parametrize("padded", [True, False])
+@torch.no_grad()
+def test_a_network_of_one_side_is_one_of_both_given_nothing_of_the_other(
+    tiny_network: MakeNetwork, batch: Batch, side: str, other: str, padded: bool
+) -> None:
+    rounds = batch.rounds(0, 1, 2)
+    vectors = tiny_network(modalities=side).encode_rounds(**rounds, padded=padded)
+    expected = tiny_network().encode_rounds(**(rounds | {other: torch.zeros(3, dtype=torch.long)}), padded=padded)
+    torch.testing.assert_close(vectors, expected, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_one_side_costs_one_place_of_the_other(tiny_network: MakeNetwork, batch: Batch) -> None:
+    rounds = batch.rounds(0, 1, 2)
+    audio, audio_mask, _, text_mask = tiny_network(modalities="text").embed_rounds(**rounds)
+    assert (audio.shape, audio_mask.any().item(), text_mask.sum().item()) == ((3, 1, 24), False, 30)
+    _, audio_mask, text, text_mask = tiny_network(modalities="audio").embed_rounds(**rounds)
+    assert (text.shape, text_mask.any().item()) == ((3, 1, 40), False)
+    assert audio_mask.sum(dim=1).tolist() == [27, 15, 49]  # a frame every 320 samples from 400 on
+
+
+@torch.no_grad()
+def test_a_rounds_vector_is_the_fusion_of_its_embeddings(network: MsmtFn, batch: Batch) -> None:
+    rounds = batch.rounds(0, 1, 2)
+    vectors = network.fusion(*network.embed_rounds(**rounds, padded=False))
+    assert torch.equal(vectors, network.encode_rounds(**rounds, padded=False))
+
+
+def test_without_context_layers_the_order_of_rounds_changes_nothing(tiny_network: MakeNetwork, batch: Batch) -> None:
+    network = tiny_network(num_context_layers=0)
+    turned = logits_of(network, batch.call(2, 1, 0))
+    torch.testing.assert_close(logits_of(network, batch.call(0, 1, 2)), turned, **TOLERANCE)
+
+
+@pytest.mark.parametrize("variant", REDUCED)
+def test_a_reduced_network_is_the_same_saved_and_loaded(
+    tiny_network: MakeNetwork, batch: Batch, tmp_path: Path, variant: str
+) -> None:
+    network = tiny_network(**REDUCED[variant])
+    network.save_pretrained(tmp_path)
+    loaded = MsmtFn.from_pretrained(tmp_path).train(False)
+    assert torch.equal(logits_of(loaded, batch), logits_of(network, batch))
+
+
 # ---- rounds without text, without audio, without both
 
 
@@ -322,6 +387,14 @@ def test_no_weight_waits_for_a_gradient_where_a_whole_batch_lacks_one_side(
     assert weights_without_a_gradient(network, batch, may_be_zero=True) == []
 
 
+@pytest.mark.parametrize("variant", REDUCED)
+def test_no_weight_of_a_reduced_network_waits_for_a_gradient(
+    tiny_network: MakeNetwork, batch: Batch, variant: str
+) -> None:
+    one_side = "modalities" in REDUCED[variant]
+    assert weights_without_a_gradient(tiny_network(**REDUCED[variant]), batch, may_be_zero=one_side) == []
+
+
 def test_the_loss_is_the_sum_of_the_four_cross_entropies(tiny_network: MakeNetwork, batch: Batch) -> None:
     network = tiny_network()
     output = network(**vars(batch), intents=torch.tensor([2, 3]))  # C and D
@@ -330,6 +403,15 @@ def test_the_loss_is_the_sum_of_the_four_cross_entropies(tiny_network: MakeNetwo
     for task, classes in targets.items():
         for logits, index in zip(output.logits[task].tolist(), classes, strict=True):
             expected += (math.log(sum(math.exp(logit) for logit in logits)) - logits[index]) / 2
+    assert output.loss.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_with_one_head_the_loss_is_the_cross_entropy_of_the_five_classes(
+    tiny_network: MakeNetwork, batch: Batch
+) -> None:
+    output = tiny_network(multi_task=False)(**vars(batch), intents=torch.tensor([2, 3]))
+    shares = output.logits["five"].softmax(dim=1)
+    expected = -(math.log(shares[0, 2].item()) + math.log(shares[1, 3].item())) / 2
     assert output.loss.item() == pytest.approx(expected, abs=1e-5)
 
 

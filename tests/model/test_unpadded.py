@@ -25,6 +25,13 @@ AUDIO = {
 KINDS = {
     "hubert-group": {"model_type": "hubert", **AUDIO},
     "hubert-group-bias": {"model_type": "hubert", "conv_bias": True, **AUDIO},
+    "hubert-group-wide": {
+        "model_type": "hubert",
+        **AUDIO,
+        "conv_dim": [16] * 3,
+        "conv_kernel": [160, 8, 8],
+        "conv_stride": [40, 4, 5],
+    },
     "hubert-layer": {"model_type": "hubert", "feat_extract_norm": "layer", "do_stable_layer_norm": True, **AUDIO},
     "wav2vec2-group": {"model_type": "wav2vec2", **AUDIO},
     "wav2vec2-layer": {"model_type": "wav2vec2", "feat_extract_norm": "layer", "conv_bias": True, **AUDIO},
@@ -72,6 +79,7 @@ def test_the_states_of_the_frames_are_those_of_padded_rounds(
         [399, 400, 401],
         [1],
         [10, MAX_SAMPLES],
+        [1559, 1560, 1561, MAX_SAMPLES - 159, MAX_SAMPLES - 160],
     ],
 )
 def test_the_states_are_the_same_at_the_edges(encoder: AudioEncoder, lengths: list[int]) -> None:

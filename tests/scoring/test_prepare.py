@@ -368,6 +368,55 @@ def test_the_channels_tell_the_rounds_where_there_are_no_turns(
     assert [each["start_sec"] for each in prepared["rounds"]] == pytest.approx(starts, abs=0.03)
 
 
+TWO_ROUNDS = [("agent", 0, 1, "a"), ("customer", 1, 1.5, "b"), ("agent", 2, 3, "c"), ("customer", 3, 4, "")]
+"""From 0 s to 2 s and from 2 s to 4 s."""
+
+
+def write_tones(path: Path, *spans: tuple[float, float]) -> None:
+    """Four seconds of a noisy line with a tone in those stretches."""
+    line = 0.001 * np.random.default_rng(0).standard_normal(32_000)
+    tone = 0.2 * np.sin(2 * np.pi * 400 / 8000 * np.arange(32_000))
+    for start, end in spans:
+        line[round(start * 8000) : round(end * 8000)] += tone[round(start * 8000) : round(end * 8000)]
+    sf.write(path, line, 8000)
+
+
+def test_a_network_that_hears_no_silence_is_given_the_speech_of_each_round(
+    make_preparer: MakePreparer, tmp_path: Path
+) -> None:
+    write_tones(tmp_path / "a.wav", (0.5, 0.9), (1.6, 2.4), (3.0, 3.6))
+    kept = samples_of(prepare_one(make_preparer(), uri="a.wav", turns=TWO_ROUNDS))
+    prepared = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
+    assert prepared["round_samples"] == [3200 + 3200, 3200 + 4800]  # 0.4 s and 0.4 s, 0.4 s and 0.6 s
+    expected = [kept[4000:7200], kept[12_800:19_200], kept[24_000:28_800]]
+    assert samples_of(prepared).tolist() == np.concatenate(expected).tolist()
+
+
+def test_the_rounds_are_the_same_without_their_silence(make_preparer: MakePreparer, tmp_path: Path) -> None:
+    write_tones(tmp_path / "a.wav", (0.5, 0.9))
+    kept = prepare_one(make_preparer(), uri="a.wav", turns=TWO_ROUNDS)
+    removed = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
+    for name in ("duration_sec", "num_rounds", "rounds", "tokens", "round_tokens"):
+        assert removed[name] == kept[name]
+    assert removed["num_rounds"] == 2
+
+
+def test_a_round_without_speech_has_no_samples_where_silence_is_removed(
+    make_preparer: MakePreparer, tmp_path: Path
+) -> None:
+    write_tones(tmp_path / "a.wav", (0.5, 0.9))
+    prepared = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
+    assert (prepared["status"], prepared["round_samples"]) == (None, [3200, 0])
+
+
+def test_a_silent_call_has_rounds_without_samples_where_silence_is_removed(
+    make_preparer: MakePreparer, tmp_path: Path
+) -> None:
+    write_tones(tmp_path / "a.wav")
+    prepared = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
+    assert (prepared["round_samples"], prepared["samples"]) == ([0, 0], [])
+
+
 def test_samples_beyond_full_scale_are_clipped(preparer: Preparer, tmp_path: Path) -> None:
     sf.write(tmp_path / "a.wav", np.array([1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5]), 8000, subtype="FLOAT")
     prepared = prepare_one(preparer, uri="a.wav")

@@ -1,0 +1,1 @@
+"""Makes models: data, recipe, loop, metrics, and the job on Ray Train."""

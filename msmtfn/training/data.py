@@ -1,0 +1,176 @@
+"""The labelled calls of training: found in manifests, checked before anything runs, split by customer.
+
+What can be wrong with them ends the job here, with a message, and not in the middle of an epoch.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from msmtfn import storage
+from msmtfn.calls.manifest import ROW_ID, iter_calls, open_manifest
+from msmtfn.errors import TrainingDataError
+from msmtfn.labels import INTENTS
+
+logger = logging.getLogger(__name__)
+
+DAY_PREFIX: Final = "date="
+COLUMNS: Final = (ROW_ID, "row_error", "call_id", "uri", "agent_channel", "turns", "intent", "customer_id")
+MIN_CLASSES: Final = 2
+HASH_RANGE: Final = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSplit:
+    """The calls of one side of the split.
+
+    Attributes:
+        name: training, validation or test.
+        rows: of the manifests, with `COLUMNS`; every uri stands for itself.
+        dates: of the calls' days.
+        root: of the manifests.
+    """
+
+    name: str
+    rows: pa.Table
+    dates: tuple[dt.date, ...]
+    root: str
+
+    @property
+    def intents(self) -> npt.NDArray[np.int64]:
+        """(C,) index of each call's intent in `INTENTS`."""
+        return np.array([INTENTS.index(intent) for intent in self.rows["intent"].to_pylist()], dtype=np.int64)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Calls of each intent that occurs."""
+        return dict(sorted(Counter(self.rows["intent"].to_pylist()).items()))
+
+    def fingerprint(self) -> str:
+        """Of the rows, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for column in self.rows.drop_columns([ROW_ID]).columns:
+            digest.update(repr(column.to_pylist()).encode())
+        return digest.hexdigest()[:16]
+
+    def of(self, keep: npt.NDArray[np.bool_], name: str) -> LabelledSplit:
+        """Some of the rows, under another name."""
+        return LabelledSplit(name, self.rows.filter(pa.array(keep)), self.dates, self.root)
+
+
+def find_days(root: str, first: dt.date | None = None, last: dt.date | None = None) -> list[dt.date]:
+    """The days that have a folder in a root of manifests, in order.
+
+    Raises:
+        TrainingDataError: none lies between the two dates, both included.
+    """
+    days = []
+    for folder in storage.list_folders(storage.absolute(root)):
+        name = folder.rpartition("/")[2]
+        if name.startswith(DAY_PREFIX):
+            try:
+                days.append(dt.date.fromisoformat(name.removeprefix(DAY_PREFIX)))
+            except ValueError:
+                logger.warning("%s is no day and is left out", folder)
+    chosen = [day for day in days if (first is None or day >= first) and (last is None or day <= last)]
+    if not chosen:
+        held = f"it has {days[0]} to {days[-1]}" if days else "it has no folder date=YYYY-MM-DD"
+        asked = f" from {first or 'the first'} to {last or 'the last'}"
+        raise TrainingDataError(f"{root} has no day{asked}; {held}; check the place and the dates")
+    return chosen
+
+
+def read_labelled(name: str, root: str, dates: Sequence[dt.date]) -> LabelledSplit:
+    """Read the labelled calls of some days; those without a label are left out.
+
+    Raises:
+        TrainingDataError: a label is none of A to E, or no call has one.
+        ManifestError: a manifest cannot be read.
+    """
+    tables = [_read_day(root, date) for date in dates]
+    rows = pa.concat_tables(tables)
+    rows = rows.set_column(0, ROW_ID, pa.array(np.arange(len(rows))))
+    broken = rows.filter(pc.is_valid(rows["row_error"]))
+    if len(broken):
+        logger.warning("%s: %d rows without an id of their own are left out", name, len(broken))
+    rows = rows.filter(pc.and_(pc.is_null(rows["row_error"]), pc.is_valid(rows["intent"])))
+    unknown = rows.filter(pc.invert(pc.is_in(rows["intent"], pa.array(INTENTS))))
+    if len(unknown):
+        raise TrainingDataError(
+            f"{len(unknown)} calls of {root} have an intent outside A to E, the first is call {unknown['call_id'][0]}; "
+            "correct the labels, or leave them null"
+        )
+    if not len(rows):
+        raise TrainingDataError(f"none of the calls of {root} from {dates[0]} to {dates[-1]} has an intent to learn")
+    return LabelledSplit(name, rows, tuple(dates), root)
+
+
+def split_by_customer(split: LabelledSplit, validation_share: float, seed: int) -> tuple[LabelledSplit, LabelledSplit]:
+    """Split calls in training and validation, all calls of a customer on one side.
+
+    A customer's side follows from their id and the seed alone, so it is the same next week, with more calls.
+    A call without a customer is its own.
+    """
+    customers = [
+        customer or call_id
+        for customer, call_id in zip(
+            split.rows["customer_id"].to_pylist(), split.rows["call_id"].to_pylist(), strict=True
+        )
+    ]
+    is_validation = np.array([_place(customer, seed) < validation_share for customer in customers])
+    return split.of(~is_validation, "training"), split.of(is_validation, "validation")
+
+
+def check_splits(training: LabelledSplit, validation: LabelledSplit) -> None:
+    """See that there is something to learn, and that the validation says how well it was learned.
+
+    Raises:
+        TrainingDataError: a side is empty, the two share customers, or there are fewer than two classes.
+    """
+    for split in (training, validation):
+        if not len(split.rows):
+            raise TrainingDataError(f"there is no {split.name} call; give more days, or another --validation-share")
+    shared = set(training.rows["customer_id"].to_pylist()) & set(validation.rows["customer_id"].to_pylist()) - {None}
+    if shared:
+        raise TrainingDataError(
+            f"training and validation share {len(shared)} customers, so the validation would tell what is known already; "
+            "split the calls by customer"
+        )
+    if len(training.counts) < MIN_CLASSES:
+        raise TrainingDataError(
+            f"the training calls have the intents {', '.join(training.counts)} only; it takes {MIN_CLASSES} or more"
+        )
+
+
+def _read_day(root: str, date: dt.date) -> pa.Table:
+    manifest = open_manifest(root, date)
+    batches = [_chosen(batch, manifest.root) for batch in iter_calls(manifest)]
+    return pa.Table.from_batches(batches)
+
+
+def _chosen(batch: pa.RecordBatch, root: str) -> pa.RecordBatch:
+    columns = {name: batch.column(name) for name in COLUMNS if name in batch.schema.names}
+    columns.setdefault("customer_id", pa.nulls(len(batch), pa.string()))
+    columns["customer_id"] = columns["customer_id"].cast(pa.string())
+    uris = columns["uri"].to_pylist()
+    columns["uri"] = pa.array(
+        [uri if not uri or storage.is_absolute(uri) else storage.join(root, uri) for uri in uris], pa.string()
+    )
+    return pa.record_batch([columns[name] for name in COLUMNS], names=list(COLUMNS))
+
+
+def _place(customer: str, seed: int) -> float:
+    """A number from 0 to 1 of a customer's own."""
+    digest = hashlib.blake2b(f"{seed}/{customer}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") / HASH_RANGE

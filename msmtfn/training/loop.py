@@ -1,0 +1,373 @@
+"""The loop of training: epochs of steps, a validation after each, and what it takes to go on from any of them.
+
+No Ray here: in one process it runs as it is, in several under the process group that torch.distributed has. All
+processes take the same number of steps and see the same figures, so that they decide alike.
+
+Shapes: C calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from msmtfn.labels import TASKS
+from msmtfn.model.losses import multi_task_loss
+from msmtfn.model.network import MsmtFn
+from msmtfn.scoring.scorer import CallRounds, group_rounds
+from msmtfn.training.augmentation import Augmenter
+from msmtfn.training.calls import CallBatch, LabelledCall, collate, split_by_budget
+from msmtfn.training.metrics import class_targets
+from msmtfn.training.recipe import ROUNDS_AT_ONCE, Recipe, balanced_weights, freeze, make_optimizer, uses_bf16
+
+STEP_CALLS_OF_VALIDATION: Final = 16
+
+
+class CallSource(Protocol):
+    """Where a process's calls come from."""
+
+    def training(self, epoch: int, size: int) -> Iterator[list[LabelledCall]]:
+        """This process's share of the training calls in the epoch's order, `size` at a time."""
+
+    def validation(self, size: int) -> Iterator[list[LabelledCall]]:
+        """This process's share of the validation calls, `size` at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What is known after an epoch.
+
+    Attributes:
+        epoch: from 0 on.
+        training_loss: mean over the calls, dropout and augmentation included.
+        validation_loss: mean over the validation calls.
+        accuracy: of the validation calls, a task.
+        rounds_per_sec: of all processes, in training.
+        seconds: of training and validation.
+        is_best: whether no epoch before had a smaller validation loss.
+    """
+
+    epoch: int
+    training_loss: float
+    validation_loss: float
+    accuracy: dict[str, float]
+    rounds_per_sec: float
+    seconds: float
+    is_best: bool
+
+    def as_row(self) -> dict[str, Any]:
+        """As one line of the file of epochs."""
+        row = asdict(self)
+        accuracy = row.pop("accuracy")
+        return row | {f"accuracy_{task}": value for task, value in accuracy.items()}
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss is not a number any more; nothing can be learned from there."""
+
+
+class Learner(nn.Module):
+    """The network as it learns: a batch of calls goes in, the sum of their losses comes out."""
+
+    def __init__(self, network: MsmtFn, samples_per_batch: int, class_weights: Mapping[str, Tensor] | None) -> None:
+        super().__init__()
+        self.network = network
+        self.samples_per_batch = samples_per_batch
+        self.tasks = tuple(TASKS) if network.config.multi_task else ("five",)
+        self.class_weights = class_weights
+
+    def forward(self, batch: CallBatch) -> Tensor:
+        """Sum of the calls' losses."""
+        return multi_task_loss(
+            self.logits(batch), batch.intents, tasks=self.tasks, class_weights=self.class_weights, reduction="sum"
+        )
+
+    def logits(self, batch: CallBatch) -> dict[str, Tensor]:
+        """Logits (C, number of classes) a task, from rounds that are taken in groups under the budget."""
+        groups = group_rounds(batch.audio_lengths.cpu().numpy(), self.samples_per_batch)
+        # Of a call that is too large at once only the rounds' vectors are kept, and the rest is computed again.
+        if len(groups) > 1 and torch.is_grad_enabled():
+            parts = [
+                checkpoint(batch.vectors, self.network, group, use_reentrant=False, determinism_check="none")
+                for group in groups
+            ]
+        else:
+            parts = [batch.vectors(self.network, group) for group in groups]
+        order = torch.from_numpy(np.argsort(np.concatenate(groups))).to(batch.audio.device)
+        return self.network.classify_calls(torch.cat(parts)[order], batch.rounds_per_call)
+
+
+class Loop:
+    """Trains one network."""
+
+    def __init__(
+        self,
+        network: MsmtFn,
+        recipe: Recipe,
+        source: CallSource,
+        *,
+        steps_per_epoch: int,
+        training_intents: npt.NDArray[np.int64],
+        augmenter: Augmenter | None = None,
+        device: torch.device | None = None,
+        tell: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> None:
+        """Make ready.
+
+        Args:
+            network: in any mode; it learns in place.
+            recipe: how.
+            source: of this process's calls.
+            steps_per_epoch: the same in all processes.
+            training_intents: of all training calls, for the class weights.
+            augmenter: of the training calls; None leaves them as they are.
+            device: of the network; the CPU if left out.
+            tell: told after each step how far the epoch is.
+        """
+        self.device = device or torch.device("cpu")
+        self.recipe, self.source, self.augmenter, self.tell = recipe, source, augmenter, tell
+        network.to(self.device)  # type: ignore[arg-type]
+        self.network = network
+        self.steps_per_epoch = steps_per_epoch
+        self.is_distributed = dist.is_initialized() and dist.get_world_size() > 1
+        self.world_size = dist.get_world_size() if self.is_distributed else 1
+        self.rank = dist.get_rank() if self.is_distributed else 0
+        freeze(network, recipe.frozen)
+        self.budget = recipe.samples_per_batch or network.config.max_round_samples * ROUNDS_AT_ONCE[self.device.type]
+        if recipe.frozen == "encoders":  # which are measured in frames
+            self.budget = max(1, network.config.num_frames(self.budget))
+        weights = balanced_weights(training_intents) if recipe.class_weights == "balanced" else None
+        learner = Learner(
+            network, self.budget, weights and {task: each.to(self.device) for task, each in weights.items()}
+        )
+        self.learner: nn.Module = learner
+        if self.is_distributed:
+            ids = [self.device] if self.device.type == "cuda" else None
+            self.learner = DistributedDataParallel(learner, device_ids=ids)
+        self.optimizer, self.schedule = make_optimizer(network, recipe, recipe.max_epochs * steps_per_epoch)
+        self.epochs: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the epochs are over, or the validation loss has not fallen for long."""
+        best = max((each.epoch for each in self.epochs if each.is_best), default=0)
+        return len(self.epochs) >= self.recipe.max_epochs or len(self.epochs) - 1 - best >= self.recipe.patience
+
+    def run(self, after_epoch: Callable[[Loop], None] = lambda _: None) -> None:
+        """Train until it is done, and take the weights of the best epoch.
+
+        Args:
+            after_epoch: called after each, in every process.
+
+        Raises:
+            NotFiniteError: the loss is not a number.
+        """
+        while not self.is_done:
+            self.run_epoch()
+            after_epoch(self)
+        self.network.load_state_dict(self.best)
+        self.network.train(False)
+
+    def run_epoch(self) -> Epoch:
+        """One pass over the training calls, and the validation."""
+        epoch, started = len(self.epochs), time.monotonic()
+        # Of the epoch, so that a run that goes on draws what an undisturbed one draws.
+        torch.manual_seed((self.recipe.seed * 100_003 + epoch) * 1009 + self.rank)
+        training_loss, num_rounds = self._train(epoch)
+        training_sec = time.monotonic() - started
+        validation_loss, accuracy = self._validate()
+        is_best = all(validation_loss < each.validation_loss for each in self.epochs)
+        seconds = time.monotonic() - started
+        result = Epoch(epoch, training_loss, validation_loss, accuracy, num_rounds / training_sec, seconds, is_best)
+        if is_best:
+            self.best = {name: weight.detach().cpu().clone() for name, weight in self.network.state_dict().items()}
+        self.epochs.append(result)
+        return result
+
+    def state(self) -> dict[str, Any]:
+        """All that it takes to go on: tensors and plain values."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "epochs": [asdict(each) for each in self.epochs],
+            "best": self.best,
+        }
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epochs = [Epoch(**each) for each in state["epochs"]]
+        self.best = state["best"]
+
+    def step(self, calls: Sequence[LabelledCall]) -> float:
+        """One step of the optimizer on this process's calls.
+
+        The loss is the mean over the calls of all processes, however many each has, so that the gradient is that of
+        one process with all of them.
+
+        Returns:
+            That loss.
+
+        Raises:
+            NotFiniteError: it is not a number; no weight has changed.
+        """
+        chunks = [
+            calls[start : start + self.recipe.batch_calls] for start in range(0, len(calls), self.recipe.batch_calls)
+        ]
+        batches = [batch for chunk in chunks for batch in split_by_budget(chunk, self.budget)]
+        num_calls = float(self._sum(torch.tensor(float(len(calls)))))
+        total = torch.zeros((), device=self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, batch in enumerate(batches):
+            # The gradients of all processes are added up once, with the last batch.
+            with self._no_sync() if number < len(batches) - 1 else contextlib.nullcontext():
+                part = self._forward(batch) / num_calls
+                (part * self.world_size).backward()  # over which DDP takes the mean
+            total += part.detach()
+        loss = float(self._sum(total))
+        if not math.isfinite(loss):
+            raise NotFiniteError(f"the loss is {loss} in epoch {len(self.epochs)}; try a smaller learning rate")
+        if self.recipe.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss
+
+    def _train(self, epoch: int) -> tuple[float, float]:
+        """Mean loss of an epoch's training calls, and the number of their rounds in all processes."""
+        self.learner.train()
+        loss_sum, num_calls, num_rounds = 0.0, 0, 0
+        started = time.monotonic()
+        for number, calls in enumerate(self._augmented(epoch), start=1):
+            loss_sum += self.step(calls) * len(calls)
+            num_calls += len(calls)
+            num_rounds += sum(call.num_rounds for call in calls)
+            self.tell(
+                {
+                    "epoch": epoch,
+                    "step": number,
+                    "steps": self.steps_per_epoch,
+                    "loss": loss_sum / num_calls,
+                    "rounds_per_sec": self.world_size * num_rounds / (time.monotonic() - started),
+                }
+            )
+        sums = self._sum(torch.tensor([loss_sum, num_calls, num_rounds], dtype=torch.float64))
+        return float(sums[0] / sums[1]), float(sums[2])
+
+    def _augmented(self, epoch: int) -> Iterator[list[LabelledCall]]:
+        """The epoch's calls, augmented one step ahead of the network."""
+        steps = self.source.training(epoch, self.recipe.calls_per_step)
+        if self.augmenter is None:
+            yield from steps
+            return
+        augmenter = self.augmenter
+
+        def take() -> list[LabelledCall] | None:
+            calls = next(steps, None)
+            return calls and [_augment(augmenter, epoch, call) for call in calls]
+
+        with ThreadPoolExecutor(1, thread_name_prefix="augment") as pool:
+            waiting = pool.submit(take)
+            while (calls := waiting.result()) is not None:
+                waiting = pool.submit(take)
+                yield calls
+
+    def _validate(self) -> tuple[float, dict[str, float]]:
+        """Mean loss and accuracies over the validation calls of all processes."""
+        sums = torch.zeros(2 + len(TASKS), dtype=torch.float64)
+        for probabilities, intents in self.predict(self.source.validation(STEP_CALLS_OF_VALIDATION)):
+            sums[0] += len(intents)
+            for place, task in enumerate(TASKS):
+                targets = class_targets(task, intents)
+                if task in self._learner.tasks:
+                    sums[1] -= float(np.log(probabilities[task][np.arange(len(targets)), targets] + 1e-12).sum())
+                sums[2 + place] += int((probabilities[task].argmax(axis=1) == targets).sum())
+        num_calls, loss, *right = self._sum(sums).tolist()
+        return loss / num_calls, {task: count / num_calls for task, count in zip(TASKS, right, strict=True)}
+
+    def predict(
+        self, steps: Iterator[list[LabelledCall]]
+    ) -> Iterator[tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.int64]]]:
+        """Probabilities (C, number of classes) a task and intents (C,) of calls, batch by batch."""
+        self.learner.train(False)
+        for calls in steps:
+            for part in split_by_budget(calls, self.budget):
+                with torch.inference_mode(), self._autocast():
+                    logits = self._learner.logits(self._collate(part))
+                    yield (
+                        {task: torch.softmax(logits[task].float(), dim=1).cpu().numpy() for task in TASKS},
+                        np.array([call.intent for call in part]),
+                    )
+
+    @property
+    def _learner(self) -> Learner:
+        learner = self.learner.module if isinstance(self.learner, DistributedDataParallel) else self.learner
+        assert isinstance(learner, Learner)  # noqa: S101 - for the types
+        return learner
+
+    def _forward(self, batch: Sequence[LabelledCall]) -> Tensor:
+        with self._autocast():
+            loss: Tensor = self.learner(self._collate(batch))
+        return loss
+
+    def _collate(self, calls: Sequence[LabelledCall]) -> CallBatch:
+        return collate(calls, self.network.config.text.pad_token_id).to(self.device)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=uses_bf16(self.recipe.precision, self.device))
+
+    def _no_sync(self) -> contextlib.AbstractContextManager[None]:
+        if isinstance(self.learner, DistributedDataParallel):
+            return self.learner.no_sync()
+        return contextlib.nullcontext()
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Over all processes."""
+        if not self.is_distributed:
+            return values
+        summed = values.to(self.device)
+        dist.all_reduce(summed)
+        return summed.cpu()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCalls:
+    """Calls that one process holds in memory."""
+
+    training_calls: Sequence[LabelledCall]
+    validation_calls: Sequence[LabelledCall]
+    seed: int
+
+    def training(self, epoch: int, size: int) -> Iterator[list[LabelledCall]]:
+        """All training calls, in an order of the epoch's own."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.training_calls))
+        for start in range(0, len(order), size):
+            yield [self.training_calls[index] for index in order[start : start + size]]
+
+    def validation(self, size: int) -> Iterator[list[LabelledCall]]:
+        """All validation calls."""
+        for start in range(0, len(self.validation_calls), size):
+            yield list(self.validation_calls[start : start + size])
+
+
+def _augment(augmenter: Augmenter, epoch: int, call: LabelledCall) -> LabelledCall:
+    if not isinstance(call.rounds, CallRounds):
+        return call
+    return replace(call, rounds=augmenter.augment(call.call_id, epoch, call.rounds))

@@ -1,0 +1,135 @@
+"""How good a model's calls are in each task: accuracy, F1, confusion and calibration, all by torchmetrics.
+
+Shape letters: C calls, K classes of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+)
+
+from msmtfn.labels import INTENTS, TASKS, class_index
+
+NUM_BINS: Final = 10
+"""Equal bins of the largest probability, from 0 to 1."""
+
+_ROUNDING: Final = 1e-3  # how far from 0 and 1 a softmax in half precision may be
+_BELOW_ONE: Final = np.nextafter(np.float32(1), np.float32(0))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMetrics:
+    """What one task's predictions are worth.
+
+    Attributes:
+        accuracy: share of the calls that are right.
+        macro_f1: mean of F1 over the classes that occur among the labels. A class absent from the labels has no F1 of
+            its own; a call predicted as such counts against its true class only.
+        calibration_error: expected calibration error (Guo et al. 2017): the mean distance of confidence and accuracy
+            over `NUM_BINS` equal bins of the largest probability, weighted by calls.
+        confusion: (K, K) calls; the row is the true class, the column the predicted one.
+        bins: mean confidence, accuracy and calls of each bin, in ascending order; empty bins are left out.
+    """
+
+    accuracy: float
+    macro_f1: float
+    calibration_error: float
+    confusion: list[list[int]]
+    bins: list[tuple[float, float, int]]
+
+
+def task_metrics(task: str, probabilities: npt.NDArray[np.float32], intents: npt.NDArray[np.int64]) -> TaskMetrics:
+    """Compare one task's probabilities with the labels; of equal probabilities the first class is predicted.
+
+    Args:
+        task: one of `TASKS`.
+        probabilities: (C, K).
+        intents: (C,) the index of each call's intent in `INTENTS`.
+
+    Raises:
+        ValueError: there are no calls, the shapes do not fit, or a probability is not one.
+    """
+    labels = class_targets(task, intents)
+    _check_probabilities(task, probabilities, num_calls=len(labels))
+    num_classes = len(TASKS[task])
+    targets, predictions = torch.from_numpy(labels), torch.from_numpy(probabilities.argmax(axis=1))
+    # torchmetrics gives a confidence of exactly 1 a bin of its own, and takes values above 1 for logits.
+    inside = torch.from_numpy(probabilities.astype(np.float32).clip(0, _BELOW_ONE))
+    f1 = multiclass_f1_score(predictions, targets, num_classes, average="none")
+    return TaskMetrics(
+        accuracy=multiclass_accuracy(predictions, targets, num_classes, average="micro").item(),
+        macro_f1=f1[targets.unique()].mean().item(),
+        calibration_error=multiclass_calibration_error(inside, targets, num_classes, NUM_BINS, norm="l1").item(),
+        confusion=multiclass_confusion_matrix(predictions, targets, num_classes).tolist(),
+        bins=_reliability_bins(inside.amax(dim=1), predictions == targets),
+    )
+
+
+def all_metrics(
+    probabilities: Mapping[str, npt.NDArray[np.float32]], intents: npt.NDArray[np.int64]
+) -> dict[str, TaskMetrics]:
+    """Compare the probabilities of the four tasks, (C, K) each, with the labels; the errors are those of one task.
+
+    Raises:
+        ValueError: the tasks are not those of `TASKS`, or as in `task_metrics`.
+    """
+    check_tasks(probabilities)
+    return {task: task_metrics(task, probabilities[task], intents) for task in TASKS}
+
+
+def class_targets(task: str, intents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The class of each call in a task, (C,), of the index of its intent in `INTENTS`, (C,).
+
+    Raises:
+        ValueError: `task` is none of the four, or `intents` is not one row of indices.
+    """
+    classes = np.array([class_index(task, intent) for intent in INTENTS], dtype=np.int64)
+    if intents.ndim != 1 or not np.issubdtype(intents.dtype, np.integer):
+        raise ValueError(f"intents is {intents.dtype} of shape {intents.shape}; it must be whole numbers, one a call")
+    # An index below 0 would count from the end.
+    if np.any((intents < 0) | (intents >= len(INTENTS))):
+        raise ValueError(f"intents holds {intents.min()} to {intents.max()}; it must hold 0 to {len(INTENTS) - 1}")
+    return classes[intents]
+
+
+def check_tasks(tasks: Iterable[str]) -> None:
+    """Refuse anything but the four tasks.
+
+    Raises:
+        ValueError: a task is missing or unknown.
+    """
+    given = set(tasks)
+    if given != set(TASKS):
+        raise ValueError(f"the tasks are {', '.join(sorted(given)) or 'none'}; they must be {', '.join(TASKS)}")
+
+
+def _check_probabilities(task: str, probabilities: npt.NDArray[Any], num_calls: int) -> None:
+    if num_calls == 0:
+        raise ValueError("there are no calls; metrics need at least one")
+    expected = (num_calls, len(TASKS[task]))
+    if probabilities.shape != expected:
+        raise ValueError(f"probabilities of {task} has shape {probabilities.shape}; it must be {expected}")
+    if not np.isfinite(probabilities).all():
+        raise ValueError(f"probabilities of {task} holds values that are not finite; look for a loss that diverged")
+    if probabilities.min() < -_ROUNDING or probabilities.max() > 1 + _ROUNDING:
+        raise ValueError(f"probabilities of {task} holds values outside 0 to 1; apply the softmax to logits first")
+
+
+def _reliability_bins(confidences: Tensor, hits: Tensor) -> list[tuple[float, float, int]]:
+    # The edges are made as torchmetrics makes them, so that both put a call in the same bin.
+    edges = torch.linspace(0, 1, NUM_BINS + 1, dtype=confidences.dtype)
+    bins = torch.bucketize(confidences, edges, right=True)
+    members = [bins == index for index in bins.unique()]
+    return [(confidences[m].mean().item(), hits[m].float().mean().item(), int(m.sum())) for m in members]
