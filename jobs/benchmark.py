@@ -20,10 +20,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from msmtfn.corpora.demo_model import demo_config
 from msmtfn.labels import TASKS
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
+from msmtfn.model.small import small_config
 from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig
 
 ROUNDS_PER_CALL: Final = 3.35
@@ -81,7 +81,7 @@ def measure_encode(options: Encode) -> list[dict[str, Any]]:
     """Time both encodings of the same calls; a row for each length of round and for the mix."""
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
-    network = MsmtFn(MsmtFnConfig() if options.network == "base" else demo_config(CHARACTERS))
+    network = MsmtFn(MsmtFnConfig() if options.network == "base" else small_config(CHARACTERS))
     days = {f"{seconds:g} s": [make_call(rng, [seconds])] for seconds in options.round_sec}
     num_rounds = round(options.num_calls * ROUNDS_PER_CALL)
     lengths = np.clip(rng.lognormal(np.log(MEDIAN_ROUND_SEC), SIGMA, num_rounds), SHORTEST_SEC, LONGEST_SEC)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
-import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
-import ray
 import tyro
 from rich.console import Console
 
-from msmtfn.corpora.demo import write_demo_day
-from msmtfn.corpora.demo_model import write_demo_model
+from msmtfn.corpora.demo import demo_model, write_demo_day
+from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, UsageError
 from msmtfn.leads.summary import summarize
 from msmtfn.model.checkpoint import fetch_model, is_trained
@@ -28,11 +25,6 @@ from msmtfn.scoring.progress import show_progress
 DEMO: Final = "demo"
 DEMO_DATE: Final = dt.date(2026, 1, 5)
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_TOO_MANY_REJECTED = 0, 1, 2, 3
-
-LOCAL: Final = "local"
-LEAST_CPUS: Final = 4
-QUIET_LOGGERS: Final = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
-"""They warn, every night, that authentication is on and that the job shows progress in its own way."""
 
 logger = logging.getLogger("msmtfn.score_daily")
 
@@ -117,7 +109,7 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> int:
     )
     run = open_run(plan)
     # Ray takes its seconds to start: not for a day without calls, or one that only has to be published.
-    engine = contextlib.nullcontext() if run.model is None else _ray()
+    engine = contextlib.nullcontext() if run.model is None else start_engine()
     with engine, show_progress(console, plan.manifest.num_rows) as report:
         success = finish_run(run, arguments.scoring, report)
     console.print(summarize(plan.leads, date, success, is_trained=is_trained(model)))
@@ -134,32 +126,9 @@ def _places(arguments: Arguments) -> tuple[dt.date, str, str]:
 
 def _model_folder(name: str, scratch: Path) -> Path:
     if name == DEMO:
-        return write_demo_model(scratch / DEMO)
+        return demo_model()
     (scratch / "model").mkdir()
     return fetch_model(name, scratch / "model")
-
-
-@contextlib.contextmanager
-def _ray() -> Iterator[None]:
-    """The cluster that the job was submitted to, or one on this machine for as long as the job runs."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    address = os.environ.get("RAY_ADDRESS", LOCAL)
-    if address != LOCAL:
-        try:
-            ray.init(logging_level=logging.WARNING)
-        except ConnectionError as exc:
-            raise JobError(
-                f"no Ray cluster answers at RAY_ADDRESS={address}; correct it, or unset it to start one"
-            ) from exc
-    else:
-        # The count is logical: the engine's own actors and the stages need some beside each other on any machine.
-        ray.init(LOCAL, num_cpus=max(LEAST_CPUS, os.cpu_count() or 1), logging_level=logging.WARNING)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _exit_code(success: dict[str, Any], max_rejected_share: float) -> int:

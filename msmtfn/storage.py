@@ -251,6 +251,31 @@ def fetch_folder(location: str, target: Path, wanted: Callable[[str], bool]) -> 
             filesystem.get_file(join(path, name), str(target / name))
 
 
+def put_folder(source: Path, location: str) -> None:
+    """Copy the files that stand in a local folder to a place, which is made.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    filesystem, path = filesystem_of(location)
+    make_folder(location)
+    with _explained(f"{location} cannot be written"):
+        for file in sorted(source.iterdir()):
+            if file.is_file():
+                filesystem.put_file(str(file), join(path, file.name))
+
+
+def write_bytes(location: str, data: bytes) -> None:
+    """Write a small file, in a folder that exists.
+
+    Raises:
+        StorageError: the storage refused; the message says what to do.
+    """
+    filesystem, path = filesystem_of(location)
+    with _explained(f"{location} cannot be written"):
+        filesystem.pipe_file(path, data)
+
+
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
     """Turn what a storage library raises into one line that says what to do."""

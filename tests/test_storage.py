@@ -23,6 +23,8 @@ ACCESSES: dict[str, Callable[[str], Any]] = {
     "list_files": lambda location: storage.list_files(location, ""),
     "exists": storage.exists,
     "delete": storage.delete,
+    "put_folder": lambda location: storage.put_folder(Path(__file__).parent, location),
+    "write_bytes": lambda location: storage.write_bytes(location, b"x"),
     "fetch_folder": lambda location: storage.fetch_folder(location, Path(), bool),
 }
 """All that promise a StorageError where the storage refuses."""
@@ -418,3 +420,18 @@ def test_without_credentials_the_error_says_so(s3: str, another_client: pytest.M
     another_client.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(StorageError, match="credentials"):
         storage.read_text(f"{s3}/a")
+
+
+def test_a_local_folder_is_put_with_its_files(place: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "below").mkdir(parents=True)
+    (source / "a.json").write_text("{}")
+    storage.put_folder(source, f"{place}/model")
+    assert storage.list_files(f"{place}/model", "") == [f"{place}/model/a.json"]
+    assert storage.read_bytes(f"{place}/model/a.json") == b"{}"
+
+
+def test_bytes_are_written_as_they_are(place: str) -> None:
+    storage.make_folder(place)
+    storage.write_bytes(f"{place}/picture.png", b"\x89PNG")
+    assert storage.read_bytes(f"{place}/picture.png") == b"\x89PNG"

@@ -16,6 +16,7 @@ from msmtfn.errors import PublishError
 from msmtfn.leads.publish import day_folder, read_leads
 
 NUM_BEST: Final = 10
+WANTED_INTENTS: Final = ("A", "B")
 BEST_COLUMNS: Final = ("lead_rank", "call_id", "lead_score", "intent_predicted", "duration_sec", "num_rounds")
 
 
@@ -60,7 +61,25 @@ def summarize(leads: str, date: dt.date, success: Mapping[str, Any], *, is_train
         )
     if success["scored"]:
         parts.append(_table_of(best_leads(leads, date)))
+        if (comparison := compare_with_labels(leads, date)) is not None:
+            parts.append(Text(comparison))
     return Group(*parts)
+
+
+def compare_with_labels(leads: str, date: dt.date, number: int = NUM_BEST) -> str | None:
+    """How the ranking of a day compares with the labels of its calls; None where few have one."""
+    dataset = read_leads(leads, date)
+    if "intent" not in dataset.schema.names:
+        return None
+    rows = dataset.to_table(columns=["lead_rank", "intent"], filter=pc.is_valid(pc.field("lead_rank")))
+    rows = rows.filter(pc.is_valid(rows["intent"])).sort_by("lead_rank")
+    if len(rows) < 2 * number:
+        return None
+    wanted = pc.is_in(rows["intent"], pa.array(WANTED_INTENTS)).to_numpy(zero_copy_only=False)
+    return (
+        f"By their labels {int(wanted[:number].sum())} of the {number} best leads are A or B, "
+        f"{int(wanted.sum())} of all {len(rows)} are."
+    )
 
 
 def _table_of(best: pa.Table) -> Table:

@@ -138,6 +138,30 @@ def load_model(folder: Path) -> Model:
     return Model(network=network.train(False), tokenizer=tokenizer)
 
 
+def start_from_encoders(audio_encoder: str, text_encoder: str, seed: int) -> Model:
+    """A new network around pretrained encoders, with the text encoder's tokenizer.
+
+    Args:
+        audio_encoder: folder or hub name of a HuBERT or wav2vec 2.0.
+        text_encoder: folder or hub name of a BERT or RoBERTa.
+        seed: of the new weights.
+
+    Raises:
+        ModelError: an encoder cannot be had, or the two do not fit.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = MsmtFn.from_encoders(audio_encoder=audio_encoder, text_encoder=text_encoder)
+        tokenizer = AutoTokenizer.from_pretrained(text_encoder, trust_remote_code=False)
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as exc:
+        raise ModelError(
+            f"the encoders {audio_encoder} and {text_encoder} cannot be loaded: {_one_line(exc)}; --audio-encoder and "
+            "--text-encoder name others, by folder or hub name"
+        ) from exc
+    return Model(network, tokenizer)
+
+
 def model_version(folder: Path) -> str:
     """Name a model by the content of the files that are read of it: 12 hexadecimal digits.
 

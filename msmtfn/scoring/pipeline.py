@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -127,22 +127,12 @@ def score_calls(
     Raises:
         ScoringError: the engine gave up.
     """
-    filesystem, calls = storage.arrow_filesystem_of(task.calls)
-    _, parts = storage.arrow_filesystem_of(task.parts)
+    filesystem, parts = storage.arrow_filesystem_of(task.parts)
     _configure_engine(task, filesystem)
     pool = _plan_scorers(config, scorer)
     with _progress(report, config.progress_sec) as counter, _explained():
         (
-            ray.data.read_parquet(calls, filesystem=filesystem, partitioning=None)
-            .repartition(target_num_rows_per_block=_block_calls(task.num_calls, config))
-            .map_batches(
-                # Not a function of this module, whose imports would cost each of the tasks' workers seconds.
-                partial(preparer.prepare_batch, passed=_passed(task.schema)),
-                batch_size=config.batch_calls,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
-                max_retries=config.max_retries,
-            )
+            prepared_dataset(task.calls, preparer, _passed(task.schema), task.num_calls, config)
             .map_batches(
                 ScoringActor,
                 fn_constructor_args=(ray.put(network), scorer, task, pool.threads, counter),
@@ -157,6 +147,35 @@ def score_calls(
             )
             .write_parquet(parts, filesystem=filesystem, mode=SaveMode.APPEND, compression="zstd")
         )
+
+
+def prepared_dataset(
+    calls: str, preparer: Preparer, passed: Sequence[str], num_calls: int, config: PipelineConfig
+) -> ray.data.Dataset:
+    """The calls of a folder as the network reads them; nothing is read before the dataset is used.
+
+    Args:
+        calls: folder of Parquet files with rows of the manifest.
+        preparer: makes the network's inputs, in tasks on CPUs.
+        passed: the manifest's columns that pass through.
+        num_calls: of the folder.
+        config: how the work is spread.
+    """
+    # Retries can be bounded in this way only, whatever is to come in Ray 2.64.
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+    filesystem, path = storage.arrow_filesystem_of(calls)
+    return (
+        ray.data.read_parquet(path, filesystem=filesystem, partitioning=None)
+        .repartition(target_num_rows_per_block=_block_calls(num_calls, config))
+        .map_batches(
+            # Not a function of this module, whose imports would cost each of the tasks' workers seconds.
+            partial(preparer.prepare_batch, passed=passed),
+            batch_size=config.batch_calls,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            max_retries=config.max_retries,
+        )
+    )
 
 
 class ScoringActor:
@@ -220,8 +239,6 @@ def _passed(schema: pa.Schema) -> list[str]:
 
 
 def _configure_engine(task: ScoringTask, filesystem: pa.fs.FileSystem) -> None:
-    # Retries can be bounded in this way only, whatever is to come in Ray 2.64.
-    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -141,11 +142,12 @@ def check_splits(training: LabelledSplit, validation: LabelledSplit) -> None:
     for split in (training, validation):
         if not len(split.rows):
             raise TrainingDataError(f"there is no {split.name} call; give more days, or another --validation-share")
-    shared = set(training.rows["customer_id"].to_pylist()) & set(validation.rows["customer_id"].to_pylist()) - {None}
+    known, asked = (set(split.rows["customer_id"].to_pylist()) for split in (training, validation))
+    shared = (known & asked) - {None, ""}
     if shared:
         raise TrainingDataError(
-            f"training and validation share {len(shared)} customers, so the validation would tell what is known already; "
-            "split the calls by customer"
+            f"training and validation share {len(shared)} customers, so the validation would praise what is known by "
+            "heart; split the calls by customer"
         )
     if len(training.counts) < MIN_CLASSES:
         raise TrainingDataError(
@@ -153,21 +155,32 @@ def check_splits(training: LabelledSplit, validation: LabelledSplit) -> None:
         )
 
 
+def keep_ready(batch: pa.Table) -> pa.Table:
+    """Of prepared rows those that are ready; embedded ones all are."""
+    return batch.filter(pc.is_null(batch["status"])) if "status" in batch.schema.names else batch
+
+
 def _read_day(root: str, date: dt.date) -> pa.Table:
     manifest = open_manifest(root, date)
-    batches = [_chosen(batch, manifest.root) for batch in iter_calls(manifest)]
-    return pa.Table.from_batches(batches)
+    nothing = pa.RecordBatch.from_pylist([], schema=manifest.schema)  # a day may have no call
+    return pa.Table.from_batches(_chosen(batch, manifest.root) for batch in chain([nothing], iter_calls(manifest)))
 
 
 def _chosen(batch: pa.RecordBatch, root: str) -> pa.RecordBatch:
     columns = {name: batch.column(name) for name in COLUMNS if name in batch.schema.names}
     columns.setdefault("customer_id", pa.nulls(len(batch), pa.string()))
-    columns["customer_id"] = columns["customer_id"].cast(pa.string())
+    columns["customer_id"] = _as_text(columns["customer_id"])
     uris = columns["uri"].to_pylist()
     columns["uri"] = pa.array(
         [uri if not uri or storage.is_absolute(uri) else storage.join(root, uri) for uri in uris], pa.string()
     )
     return pa.record_batch([columns[name] for name in COLUMNS], names=list(COLUMNS))
+
+
+def _as_text(customers: pa.Array) -> pa.Array:
+    if pa.types.is_floating(customers.type):  # how pandas keeps integers beside nulls, and another day has them plain
+        customers = pc.if_else(pc.is_nan(customers), None, customers).cast(pa.int64(), safe=False)
+    return customers.cast(pa.string())
 
 
 def _place(customer: str, seed: int) -> float:

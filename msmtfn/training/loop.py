@@ -145,6 +145,7 @@ class Loop:
         self.is_distributed = dist.is_initialized() and dist.get_world_size() > 1
         self.world_size = dist.get_world_size() if self.is_distributed else 1
         self.rank = dist.get_rank() if self.is_distributed else 0
+        self.pad_token_id: int = network.config.text.pad_token_id
         freeze(network, recipe.frozen)
         self.budget = recipe.samples_per_batch or network.config.max_round_samples * ROUNDS_AT_ONCE[self.device.type]
         if recipe.frozen == "encoders":  # which are measured in frames
@@ -310,7 +311,7 @@ class Loop:
         for calls in steps:
             for part in split_by_budget(calls, self.budget):
                 with torch.inference_mode(), self._autocast():
-                    logits = self._learner.logits(self._collate(part))
+                    logits = self._learner.logits(collate(part, self.pad_token_id).to(self.device))
                     yield (
                         {task: torch.softmax(logits[task].float(), dim=1).cpu().numpy() for task in TASKS},
                         np.array([call.intent for call in part]),
@@ -322,13 +323,11 @@ class Loop:
         assert isinstance(learner, Learner)  # noqa: S101 - for the types
         return learner
 
-    def _forward(self, batch: Sequence[LabelledCall]) -> Tensor:
+    def _forward(self, calls: Sequence[LabelledCall]) -> Tensor:
+        batch = _drop_modalities(collate(calls, self.pad_token_id), self.recipe.modality_dropout)
         with self._autocast():
-            loss: Tensor = self.learner(self._collate(batch))
+            loss: Tensor = self.learner(batch.to(self.device))
         return loss
-
-    def _collate(self, calls: Sequence[LabelledCall]) -> CallBatch:
-        return collate(calls, self.network.config.text.pad_token_id).to(self.device)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=uses_bf16(self.recipe.precision, self.device))
@@ -365,6 +364,18 @@ class HeldCalls:
         """All validation calls."""
         for start in range(0, len(self.validation_calls), size):
             yield list(self.validation_calls[start : start + size])
+
+
+def _drop_modalities(batch: CallBatch, probability: float) -> CallBatch:
+    """Take the audio from some rounds and the text from others, with a probability each."""
+    if not probability:
+        return batch
+    drawn = torch.rand(len(batch.audio_lengths))
+    return replace(
+        batch,
+        audio_lengths=batch.audio_lengths.masked_fill(drawn < probability, 0),
+        text_lengths=batch.text_lengths.masked_fill(drawn > 1 - probability, 0),
+    )
 
 
 def _augment(augmenter: Augmenter, epoch: int, call: LabelledCall) -> LabelledCall:

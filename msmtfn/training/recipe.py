@@ -17,7 +17,7 @@ from msmtfn.model.network import MsmtFn
 from msmtfn.training.augmentation import AugmentationConfig
 from msmtfn.training.metrics import class_targets
 
-START_DIVISOR, END_DIVISOR = 25.0, 1000.0  # of the largest learning rate, at both ends of the one-cycle schedule
+START_DIVISOR, END_DIVISOR = 25.0, 1000.0  # of the largest learning rate at the start, and of that one at the end
 ROUNDS_AT_ONCE: Final[dict[str, int]] = {"cpu": 4, "cuda": 16}
 """Rounds of the greatest length that go through the network at once, where the recipe leaves it open."""
 
@@ -52,6 +52,9 @@ class Recipe:
     """Epochs without a smaller validation loss after which training stops."""
     frozen: Frozen = "convolutions"
     """What does not learn: the convolutions of the audio encoder, both encoders whole, or nothing."""
+    modality_dropout: float = 0.0
+    """Probability that a training round loses its audio, and as much that it loses its text: the network must make do
+    with the other side, and cannot learn the calls by heart from one."""
     class_weights: Literal["none", "balanced"] = "none"
     """Whether a call of a rare class counts more: in inverse proportion to its class's share of the training calls."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -75,6 +78,8 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not 0 < self.warmup_share < 1:
             raise ValueError(f"warmup_share is {self.warmup_share}; it must be between 0 and 1")
+        if not 0 <= self.modality_dropout <= 0.5:  # noqa: PLR2004
+            raise ValueError(f"modality_dropout is {self.modality_dropout}; it must be between 0 and 0.5")
         if self.frozen == "encoders" and self.augmentation.augment != "none":
             raise ValueError(
                 f"augment is {self.augmentation.augment!r} with frozen encoders, whose states are computed "
@@ -85,6 +90,19 @@ class Recipe:
     def calls_per_step(self) -> int:
         """Calls of one step, in each worker."""
         return self.batch_calls * self.accumulation_steps
+
+
+SMALL_RECIPE: Final = Recipe(
+    learning_rate=1.5e-3,
+    schedule="one_cycle",
+    accumulation_steps=1,
+    samples_per_batch=2_000_000,
+    max_epochs=14,
+    frozen="nothing",
+    modality_dropout=0.25,
+    augmentation=AugmentationConfig(augment="text", tones_respected=False),
+)
+"""For `model.small`, which learns from scratch, while the paper's recipe fine-tunes what is pretrained."""
 
 
 def freeze(network: MsmtFn, frozen: Frozen) -> None:
@@ -108,7 +126,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe, num_steps: int) -> tuple[
         optimizer,
         recipe.learning_rate,
         total_steps=num_steps + 1,  # it is told after a step, and once at the start
-        pct_start=recipe.warmup_share,
+        pct_start=max(recipe.warmup_share, 2 / (num_steps + 1)),  # a rise of no step would divide by zero
         div_factor=START_DIVISOR,
         final_div_factor=END_DIVISOR,
     )

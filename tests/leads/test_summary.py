@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from msmtfn.leads.summary import best_leads, summarize
+from msmtfn.leads.schema import parts_schema
+from msmtfn.leads.summary import best_leads, compare_with_labels, summarize
 from tests.leads.parts import DATE, publish, rejected, scored
 
 
@@ -93,3 +95,27 @@ def test_a_long_id_is_shown_whole_on_a_narrow_terminal(tmp_path: Any) -> None:
     assert (
         said_of(str(tmp_path), publish(str(tmp_path), [[scored(0, 1.0, call_id=call_id)]]), width=60).count("x") == 90
     )
+
+
+def publish_labelled(place: str, intents: str) -> dict[str, Any]:
+    """Publish calls with these labels, best first."""
+    rows = [scored(number, 100.0 - number, intent=intent) for number, intent in enumerate(intents)]
+    schema = parts_schema([pa.field("call_id", pa.string()), pa.field("intent", pa.string())])
+    return publish(place, [[*rows, rejected(len(rows), intent="A")]], schema=schema)
+
+
+def test_the_ranking_is_compared_with_the_labels(place: str) -> None:
+    success = publish_labelled(place, "ABABABABCD" + "CCCCCCCCCA")
+    expected = "By their labels 8 of the 10 best leads are A or B, 9 of all 20 are."
+    assert compare_with_labels(place, DATE) == expected
+    assert expected in said_of(place, success)
+
+
+def test_few_labels_are_compared_with_nothing(place: str) -> None:
+    publish_labelled(place, "ABABABABCD" + "CCCCCCCCC")
+    assert compare_with_labels(place, DATE) is None
+
+
+def test_a_day_without_labels_is_compared_with_nothing(place: str) -> None:
+    publish(place, [[scored(number, 1.0) for number in range(20)]])
+    assert compare_with_labels(place, DATE) is None

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pypinyin.constants import PINYIN_DICT
 from transformers import BertTokenizer
 
-from msmtfn.corpora.demo_model import character_vocabulary
 from msmtfn.errors import UsageError
 from msmtfn.homophones import load_homophones
+from msmtfn.model.small import character_vocabulary
 from msmtfn.scoring.scorer import CallRounds
 from msmtfn.training.augmentation import AugmentationConfig, Augmenter, add_noise, change_speed, mask_stretch
 

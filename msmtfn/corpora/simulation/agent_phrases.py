@@ -7,7 +7,30 @@ from __future__ import annotations
 
 from typing import Final
 
-from msmtfn.corpora.demo_scripts import COMMON_SLOTS, COMPANIES, OFFERS, VISITS
+COMPANIES: Final[dict[str, tuple[str, ...]]] = {
+    "dental": ("阳光口腔医院", "康美口腔医院", "晨星牙科"),
+    "beauty": ("丽颜美容中心", "花语美容院", "悦容皮肤管理"),
+    "courses": ("学而优教育", "启航教育", "明日学堂"),
+}
+
+OFFERS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "dental": (("牙齿矫正", "六千八百块"), ("种植牙", "两千八百块"), ("超声波洗牙", "九十八块")),
+    "beauty": (("补水护理", "六十八块"), ("光子嫩肤", "五百八十块"), ("祛斑疗程", "一百九十八块")),
+    "courses": (("英语口语课", "九百九十块"), ("少儿编程课", "一百二十块"), ("考研辅导班", "一千九百块")),
+}
+"""A product and its price."""
+
+VISITS: Final[dict[str, tuple[str, ...]]] = {
+    "dental": ("免费拍一次片子", "请医生检查一次", "做一次口腔检查"),
+    "beauty": ("免费测一次皮肤", "体验一次护理", "请老师看一下肤质"),
+    "courses": ("免费试听一节课", "做一次水平测试", "领一套学习资料"),
+}
+
+COMMON_SLOTS: Final[dict[str, tuple[str, ...]]] = {
+    "surname": ("李", "王", "张", "陈", "周"),
+    "day": ("周三", "周五", "周六", "周日"),
+    "half": ("上午", "下午"),
+}
 
 AGENT_PHRASES: Final = (
     "我们{company}的{product}现在只要{price}",

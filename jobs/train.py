@@ -1,0 +1,262 @@
+"""Train the network on labelled calls and write the model's folder."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import msmtfn
+from msmtfn import storage
+from msmtfn.corpora.simulation.plan import SPLITS
+from msmtfn.engine import start_engine
+from msmtfn.errors import JobError, UsageError
+from msmtfn.labels import TASKS
+from msmtfn.model.checkpoint import Model, fetch_model, load_model, pack_network, start_from_encoders
+from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.small import make_small_model
+from msmtfn.training.data import LabelledSplit, check_splits, find_days, read_labelled, split_by_customer
+from msmtfn.training.recipe import SMALL_RECIPE
+from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, train
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+SECONDS_A_LINE: Final = 15.0
+
+logger = logging.getLogger("msmtfn.train")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """Train the network on labelled calls and write the model's folder.
+
+    The calls are those of a corpus (--corpus), or of the days of a root of manifests (--manifests, --from, --to), of
+    which some customers are held out for the validation. Joins the Ray cluster that it was submitted to (RAY_ADDRESS),
+    or starts Ray on this machine. The same command again goes on from the last epoch. Exit codes: 0 done, 1 failed, 2
+    wrong usage.
+    """
+
+    out: str
+    """Where the model's folder is written: a folder or an s3:// address, new or empty."""
+    corpus: str | None = None
+    """A folder or an s3:// address with training/ and validation/, each a root of manifests; simulate_calls.py makes
+    such."""
+    manifests: str | None = None
+    """Root of the manifests: <manifests>/date=YYYY-MM-DD/*.parquet, a folder or an s3:// address."""
+    first_date: Annotated[dt.date | None, tyro.conf.arg(name="from")] = None
+    """The first day of --manifests to learn from; the first that there is, if left out."""
+    last_date: Annotated[dt.date | None, tyro.conf.arg(name="to")] = None
+    """The last day of --manifests to learn from; the last that there is, if left out."""
+    validation_share: float = 0.1
+    """Share of the customers of --manifests that are held out for the validation."""
+    work: str | None = None
+    """Folder or s3:// address for work in progress, seen by all machines; <out>.work if left out. Deleted at the end,
+    unless it is named here."""
+    start: Literal["small", "encoders", "model"] = "encoders"
+    """What training starts from: a new small network, a new network around pretrained encoders, or a model."""
+    model: str | None = None
+    """With --start model: a model's folder, an s3:// address or a name on the hub."""
+    audio_encoder: str = MsmtFnConfig.audio_encoder
+    """With --start encoders: a folder or a name on the hub, of a HuBERT or wav2vec 2.0."""
+    text_encoder: str = MsmtFnConfig.text_encoder
+    """With --start encoders: a folder or a name on the hub, of a BERT or RoBERTa, with its tokenizer."""
+    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
+    """How it learns."""
+
+    def check(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            UsageError: arguments are missing or do not go together.
+        """
+        if (self.corpus is None) == (self.manifests is None):
+            raise UsageError("give either --corpus or --manifests")
+        if self.corpus is not None and (self.first_date or self.last_date):
+            raise UsageError("--from and --to go with --manifests; a corpus is taken whole")
+        if (self.model is None) == (self.start == "model"):
+            raise UsageError("--model goes with --start model, and --start model needs it")
+        if not 0 < self.validation_share < 1:
+            raise UsageError(f"--validation-share is {self.validation_share}; it must be between 0 and 1")
+
+
+RECIPES: Final = {
+    "paper": ("The paper's recipe, for pretrained encoders.", Arguments(out=tyro.MISSING)),
+    "small": (
+        "A recipe for a small network from scratch.",
+        Arguments(out=tyro.MISSING, start="small", training=TrainingConfig(recipe=SMALL_RECIPE)),
+    ),
+}
+
+
+def main() -> int:
+    """Run the job; the result is its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    console = Console()
+    try:
+        arguments = tyro.extras.overridable_config_cli(RECIPES, config=(tyro.conf.OmitArgPrefixes,))
+        arguments.check()
+        with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
+            _run(arguments, Path(scratch), console)
+    except UsageError as exc:
+        logger.error("%s", exc)
+        return EXIT_USAGE
+    except JobError as exc:
+        logger.error("%s", exc)
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
+    training, validation = _splits(arguments)
+    check_splits(training, validation)
+    for split in (training, validation):
+        logger.info("%s: %d calls of %d days, %s", split.name, len(split.rows), len(split.dates), split.counts)
+    out = storage.absolute(arguments.out)
+    if storage.exists(storage.join(out, "config.json")):
+        raise UsageError(f"--out {out} holds a model already; give a new folder")
+    model, about = _model(arguments, scratch)
+    work = storage.absolute(arguments.work or f"{out}.work")
+    name = f"train-{_fingerprint(training, validation, model, arguments.training)}"
+    run = TrainingRun(training, validation, model, about, work, name)
+    recipe = arguments.training.recipe
+    started = time.monotonic()
+    with start_engine(show_workers=False), _show_progress(console, recipe.max_epochs) as report:
+        folder = train(run, arguments.training, report)
+    try:
+        storage.put_folder(folder, out)
+        epochs = [json.loads(line) for line in (folder / EPOCHS_NAME).read_text().splitlines()]
+    finally:
+        shutil.rmtree(folder)
+    if arguments.work is None:
+        storage.delete(work)
+    console.print(_summarize(epochs, out, time.monotonic() - started))
+
+
+def _splits(arguments: Arguments) -> tuple[LabelledSplit, LabelledSplit]:
+    if arguments.corpus is not None:
+        roots = {name: storage.join(arguments.corpus, name) for name in SPLITS[:2]}
+        training, validation = (read_labelled(name, root, find_days(root)) for name, root in roots.items())
+        return training, validation
+    root = str(arguments.manifests)
+    days = find_days(root, arguments.first_date, arguments.last_date)
+    labelled = read_labelled("training", root, days)
+    return split_by_customer(labelled, arguments.validation_share, arguments.training.recipe.seed)
+
+
+def _model(arguments: Arguments, scratch: Path) -> tuple[Model, str]:
+    """What training starts from, and a line that says so."""
+    if arguments.start == "small":
+        return make_small_model(arguments.training.recipe.seed), "Trained from scratch: new weights, small encoders."
+    if arguments.start == "model":
+        (scratch / "model").mkdir()
+        return load_model(fetch_model(str(arguments.model), scratch / "model")), f"Trained on from {arguments.model}."
+    return start_from_encoders(
+        arguments.audio_encoder, arguments.text_encoder, arguments.training.recipe.seed
+    ), f"Trained from the encoders {arguments.audio_encoder} and {arguments.text_encoder}."
+
+
+def _fingerprint(training: LabelledSplit, validation: LabelledSplit, model: Model, config: TrainingConfig) -> str:
+    """Of all that decides what is learned."""
+    weights = hashlib.sha256()
+    packed = pack_network(model.network)
+    for name, weight in sorted(packed.weights.items()):
+        weights.update(name.encode() + weight.tobytes())
+    identity = [
+        training.fingerprint(),
+        validation.fingerprint(),
+        weights.hexdigest(),
+        asdict(config.recipe),
+        asdict(config.prepare),
+        config.cluster.num_workers,
+        msmtfn.__version__,
+    ]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+
+
+class _Narrator:
+    """Says how far the training is: a line an epoch, and in between one every so often."""
+
+    def __init__(self, max_epochs: int, show: Callable[[str, float], None], say: Callable[[str], None]) -> None:
+        self.max_epochs, self.show, self.say = max_epochs, show, say
+        self.started = time.monotonic()
+        self.first: float | None = None
+
+    def __call__(self, said: Mapping[str, Any]) -> None:
+        if "done" in said:
+            epoch = said["done"]
+            mark = " (best)" if epoch["is_best"] else ""
+            accuracies = ", ".join(f"{task} {100 * epoch[f'accuracy_{task}']:.1f}" for task in TASKS)
+            self.say(
+                f"epoch {epoch['epoch']} in {epoch['seconds']:.0f} s: loss {epoch['training_loss']:.3f}, validation "
+                f"loss {epoch['validation_loss']:.3f}{mark}, accuracy % {accuracies}"
+            )
+            return
+        if "starts" in said:
+            self.first = None
+            self.say(f"{said['workers']} workers start with epoch {said['starts']}")
+            return
+        done = said["epoch"] + said["step"] / said["steps"]
+        if self.first is None:  # a run that goes on did not do what was done before it
+            self.first, self.started = done, time.monotonic()
+        pace = (done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        left = f"{(self.max_epochs - done) / pace:.0f} s left at most" if pace else "time left unknown"
+        self.show(
+            f"epoch {said['epoch']}, step {said['step']} of {said['steps']}, loss {said['loss']:.3f}, "
+            f"{said['rounds_per_sec']:.1f} rounds/s, {left}",
+            done,
+        )
+
+
+@contextmanager
+def _show_progress(console: Console, max_epochs: int) -> Iterator[_Narrator]:
+    """Show progress on a terminal, or log it where there is none."""
+    if not console.is_terminal:
+        last = [time.monotonic()]
+
+        def show(line: str, _done: float) -> None:
+            if time.monotonic() - last[0] >= SECONDS_A_LINE:
+                last[0] = time.monotonic()
+                logger.info("%s", line)
+
+        yield _Narrator(max_epochs, show, lambda line: logger.info("%s", line))
+        return
+    columns = (TextColumn("training"), BarColumn(), TextColumn("{task.fields[line]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=max_epochs, line="starting")
+        yield _Narrator(
+            max_epochs,
+            lambda line, done: progress.update(task, completed=done, line=line),
+            lambda line: progress.console.print(line, highlight=False),
+        )
+
+
+def _summarize(epochs: list[dict[str, Any]], out: str, seconds: float) -> Table:
+    best = [each for each in epochs if each["is_best"]][-1]
+    table = Table(
+        title=f"Model in {out}: the best of {len(epochs)} epochs was {best['epoch']}, {seconds:.0f} s",
+        title_justify="left",
+    )
+    table.add_column("validation")
+    table.add_column("accuracy, %", justify="right")
+    for task in TASKS:
+        table.add_row(task, f"{100 * best[f'accuracy_{task}']:.1f}")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""The calls of a training run on Ray Data: prepared once, embedded once where the encoders are frozen, then read.
+
+Every epoch reads what stands in the run's folder, so that none decodes a recording again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import ray
+import torch
+from ray.data import ActorPoolStrategy
+
+from msmtfn import storage
+from msmtfn.calls.manifest import ROW_ID
+from msmtfn.errors import TrainingDataError
+from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, unpack_network
+from msmtfn.scoring.pipeline import PipelineConfig, prepared_dataset
+from msmtfn.scoring.prepare import PrepareConfig, Preparer
+from msmtfn.training.data import LabelledSplit, keep_ready
+from msmtfn.training.embedding import Embedder
+from msmtfn.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+PASSED: Final = (ROW_ID, "call_id", "intent")
+
+
+def prepare_split(split: LabelledSplit, model: Model, prepare: PrepareConfig, seed: int, folder: str) -> LabelledSplit:
+    """Write a split's calls, in a random order and as the network reads them, to the run's folder, once.
+
+    Args:
+        split: its calls.
+        model: whose network will read them.
+        prepare: how recordings become its inputs.
+        seed: of the order.
+        folder: of the run.
+
+    Returns:
+        The split without the calls that cannot be prepared.
+
+    Raises:
+        TrainingDataError: none can.
+    """
+    order = np.random.default_rng(seed).permutation(len(split.rows))
+    rows = split.rows.take(pa.array(order))
+    rows = rows.set_column(0, ROW_ID, pa.array(np.arange(len(rows))))
+    place, marker = _prepared_place(folder, split.name), storage.join(folder, f"{split.name}.json")
+    if not storage.exists(marker):
+        calls = storage.join(folder, f"{split.name}-calls")
+        for old in (calls, place):
+            storage.delete(old)
+        storage.make_folder(calls)
+        storage.write_parquet(storage.join(calls, "calls.parquet"), rows)
+        preparer = Preparer(prepare, model.network.config, model.tokenizer, "")
+        prepared = prepared_dataset(calls, preparer, PASSED, len(rows), PipelineConfig())
+        filesystem, path = storage.arrow_filesystem_of(place)
+        prepared.write_parquet(path, filesystem=filesystem, compression="lz4")  # sound hardly gets smaller
+        storage.write_text(marker, json.dumps({"calls": len(rows)}) + "\n")
+    seen = open_calls(place).to_table(columns=[ROW_ID, "status", "error_code"])
+    reasons = Counter(seen["error_code"].drop_null().to_pylist())
+    if reasons:
+        logger.warning("%s: %d calls cannot be learned from: %s", split.name, reasons.total(), dict(reasons))
+    ready = seen.filter(pc.is_null(seen["status"]))[ROW_ID].sort()
+    if not len(ready):
+        raise TrainingDataError(f"none of the {split.name} calls can be read: {dict(reasons)}")
+    return replace(split, rows=rows.take(ready))
+
+
+def calls_place(folder: str, name: str, recipe: Recipe) -> str:
+    """Where the calls that a recipe learns from stand in a run's folder."""
+    return (_embedded_place if recipe.frozen == "encoders" else _prepared_place)(folder, name)
+
+
+def _prepared_place(folder: str, name: str) -> str:
+    return storage.join(folder, f"{name}-prepared")
+
+
+def _embedded_place(folder: str, name: str) -> str:
+    return storage.join(folder, f"{name}-embedded")
+
+
+def open_calls(place: str) -> pads.Dataset:
+    """All calls of a prepared or embedded split, for one process."""
+    filesystem, path = storage.arrow_filesystem_of(place)
+    return pads.dataset(path, filesystem=filesystem, format="parquet")
+
+
+def read_calls(place: str) -> ray.data.Dataset:
+    """The ready calls of a prepared or embedded split, for shards of them."""
+    filesystem, path = storage.arrow_filesystem_of(place)
+    dataset = ray.data.read_parquet(path, filesystem=filesystem, partitioning=None)
+    return dataset.map_batches(keep_ready, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
+
+
+def embed_split(split: LabelledSplit, model: Model, folder: str, *, num_actors: int, threads: int, gpus: float) -> None:
+    """Write the encoders' states of a split's prepared calls to the run's folder, once.
+
+    Args:
+        split: its calls.
+        model: whose encoders embed them.
+        folder: of the run.
+        num_actors: processes that hold the encoders.
+        threads: of each, where it has no GPU.
+        gpus: share of a GPU that each takes.
+    """
+    marker = storage.join(folder, f"{split.name}-embedded.json")
+    if storage.exists(marker):
+        return
+    place = _embedded_place(folder, split.name)
+    storage.delete(place)
+    filesystem, path = storage.arrow_filesystem_of(place)
+    started = time.monotonic()
+    read_calls(_prepared_place(folder, split.name)).map_batches(
+        EmbeddingActor,
+        fn_constructor_args=(ray.put(pack_network(model.network)), threads),
+        batch_size=PipelineConfig().batch_calls,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=num_actors),
+        num_cpus=0,  # its threads are set by hand
+        num_gpus=gpus,
+    ).write_parquet(path, filesystem=filesystem, compression="lz4")
+    seconds = time.monotonic() - started
+    logger.info("%s: %d calls embedded in %.1f s", split.name, len(split.rows), seconds)
+    storage.write_text(marker, json.dumps({"seconds": round(seconds, 3)}) + "\n")
+
+
+class EmbeddingActor:
+    """Holds the encoders while the calls are embedded."""
+
+    def __init__(self, network: ray.ObjectRef[PackedNetwork], threads: int) -> None:
+        torch.set_num_threads(min(threads, os.cpu_count() or 1))
+        self.embedder = Embedder(unpack_network(ray.get(network)))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Embed a batch of prepared calls."""
+        return self.embedder.embed_batch(batch)

@@ -1,0 +1,89 @@
+"""The encoders alone over batches of prepared calls, for a head that learns from their states. Plain callables, no Ray.
+
+Shapes: R rounds, A audio frames, T text tokens, D width of an encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from msmtfn.model.network import MsmtFn
+from msmtfn.scoring.prepare import FULL_SCALE
+from msmtfn.scoring.scorer import CallRounds, group_rounds, pad_rows, split_calls
+from msmtfn.training.calls import EMBEDDED
+from msmtfn.training.recipe import ROUNDS_AT_ONCE
+
+States = npt.NDArray[np.float16]
+
+
+class Embedder:
+    """Embeds batches of prepared calls with one network's encoders."""
+
+    def __init__(self, network: MsmtFn) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = network.train(False).to(self.device)
+        self.budget = network.config.max_round_samples * ROUNDS_AT_ONCE[self.device.type]
+
+    def embed_batch(self, batch: pa.Table) -> pa.Table:
+        """Embed calls.
+
+        Args:
+            batch: prepared rows that are ready, with `call_id` and `intent`.
+
+        Returns:
+            The same calls in the schema `EMBEDDED`.
+        """
+        calls = list(split_calls(batch.select(["samples", "round_samples", "tokens", "round_tokens"])))
+        rounds = iter(zip(*self._states(calls), strict=True))
+        audio, text = [], []
+        for call in calls:
+            own = [next(rounds) for _ in call.samples]
+            audio.append([states for states, _ in own])
+            text.append([states for _, states in own])
+        return pa.table(
+            [
+                batch["call_id"],
+                batch["intent"],
+                _flat(audio),
+                pa.array([[len(each) for each in call] for call in audio], pa.list_(pa.int32())),
+                _flat(text),
+                pa.array([[len(each) for each in call] for call in text], pa.list_(pa.int32())),
+            ],
+            schema=EMBEDDED,
+        )
+
+    @torch.inference_mode()
+    def _states(self, calls: Sequence[CallRounds]) -> tuple[list[States], list[States]]:
+        """(A, D) of the audio and (T, D) of the text of all rounds, in order; float16, which keeps three digits."""
+        samples = [each for call in calls for each in call.samples]
+        tokens = [each for call in calls for each in call.tokens]
+        audio_states: list[States] = [np.zeros((0, 0), np.float16)] * len(samples)
+        text_states = list(audio_states)
+        for group in group_rounds(np.array([len(each) for each in samples]), self.budget):
+            waveforms, num_samples = pad_rows([samples[index] for index in group], 0, np.int16)
+            pad_token_id = self.network.config.text.pad_token_id
+            input_ids, num_tokens = pad_rows([tokens[index] for index in group], pad_token_id, np.int64)
+            audio, audio_mask, text, text_mask = self.network.embed_rounds(
+                waveforms.to(self.device).float() / FULL_SCALE,
+                num_samples.to(self.device),
+                input_ids.to(self.device),
+                num_tokens.to(self.device),
+                padded=False,
+            )
+            heard, read = audio.half().cpu().numpy(), text.half().cpu().numpy()
+            for place, index in enumerate(group):
+                audio_states[index] = heard[place, : int(audio_mask[place].sum())]
+                text_states[index] = read[place, : int(text_mask[place].sum())]
+        return audio_states, text_states
+
+
+def _flat(calls: Sequence[Sequence[States]]) -> pa.Array:
+    """All values of each call one after the other."""
+    sizes = [sum(states.size for states in call) for call in calls]
+    values = np.concatenate([states.reshape(-1) for call in calls for states in call] or [np.zeros(0, np.float16)])
+    return pa.LargeListArray.from_arrays(pa.array(np.cumsum([0, *sizes]), pa.int64()), pa.array(values))

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from msmtfn.corpora.simulation.corpus import write_corpus
+from msmtfn.corpora.simulation.plan import SimulationConfig
+from msmtfn.model.checkpoint import is_trained, load_model
+from tests.integration.job import ROOT
+
+pytest.importorskip("espeakng_loader")
+
+NUM_EPOCHS = 3
+OPTIONS = ("--max-epochs", NUM_EPOCHS, "--num-workers", 2)
+
+
+def start_train(*arguments: object) -> subprocess.Popen[str]:
+    """Start `train.py small` in a process group of its own, with a Ray of its own."""
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "small", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "RAY_ADDRESS": "local"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_train(*arguments: object) -> tuple[int, str]:
+    """Exit code and output of `train.py small`."""
+    process = start_train(*arguments)
+    output, _ = process.communicate(timeout=540)
+    return process.returncode, output
+
+
+def epochs_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
+
+
+def wait_for_epochs(work: Path, number: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a run has so many epochs behind it."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        for file in work.glob("train-*/epochs.jsonl"):
+            if len(file.read_text().splitlines()) >= number:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"no {number} epochs, exit code {process.poll()}")
+
+
+def write_day(root: Path, date: str, rows: list[dict[str, Any]]) -> Path:
+    folder = root / f"date={date}"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "calls.parquet")
+    return root
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of few short calls, one of whose recordings is gone."""
+    folder = tmp_path_factory.mktemp("corpus")
+    config = SimulationConfig(calls=36, split=(26, 6, 4), brief=True, seed=7)
+    write_corpus(folder, config, num_workers=1, report=lambda _: None)
+    next((folder / "training" / "recordings").rglob("*.wav")).unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A model that two workers trained, and what the job said."""
+    out = tmp_path_factory.mktemp("undisturbed") / "model"
+    code, output = run_train("--corpus", corpus, "--out", out, *OPTIONS)
+    assert code == 0, output
+    return out, output
+
+
+def test_two_workers_write_a_model_that_says_what_it_learned_from(undisturbed: tuple[Path, str]) -> None:
+    out, _ = undisturbed
+    model = load_model(out)
+    card = (out / "README.md").read_text()
+    assert is_trained(out)
+    assert model.network.config.pooling == "max"
+    assert "| training | 25 |" in card
+    assert '"learning_rate"' in card
+
+
+def test_every_epoch_is_in_the_file_and_in_the_picture(undisturbed: tuple[Path, str]) -> None:
+    out, _ = undisturbed
+    assert [each["epoch"] for each in epochs_of(out)] == list(range(NUM_EPOCHS))
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_screen_tells_epochs_and_calls_that_cannot_be_learned_from(undisturbed: tuple[Path, str]) -> None:
+    _, output = undisturbed
+    assert "1 calls cannot be learned from: {'audio_not_found': 1}" in output
+    assert "2 workers start with epoch 0" in output
+    assert all(f"epoch {number} in " in output for number in range(NUM_EPOCHS))
+
+
+def test_the_work_in_progress_is_gone_at_the_end(undisturbed: tuple[Path, str]) -> None:
+    out, _ = undisturbed
+    assert not out.with_name("model.work").exists()
+
+
+def test_a_model_is_not_written_over(undisturbed: tuple[Path, str], corpus: Path) -> None:
+    out, _ = undisturbed
+    code, output = run_train("--corpus", corpus, "--out", out)
+    assert code == 2
+    assert "holds a model already" in output
+
+
+def test_a_date_range_without_a_day_ends_before_training(tmp_path: Path) -> None:
+    root = write_day(tmp_path / "m", "2026-03-01", [{"call_id": "a", "uri": "a.wav", "intent": "A"}])
+    code, output = run_train("--manifests", root, "--from", "2026-04-01", "--out", tmp_path / "out")
+    assert code == 1
+    assert "has no day from 2026-04-01" in output.splitlines()[-1]
+
+
+def test_a_label_outside_a_to_e_ends_before_training(tmp_path: Path) -> None:
+    rows = [{"call_id": name, "uri": "a.wav", "intent": intent} for name, intent in (("a", "A"), ("b", "F"))]
+    code, output = run_train("--manifests", write_day(tmp_path / "m", "2026-03-01", rows), "--out", tmp_path / "out")
+    assert code == 1
+    assert "intent outside A to E, the first is call b" in output
+
+
+def test_splits_that_share_customers_end_before_training(tmp_path: Path) -> None:
+    for split, date in (("training", "2026-03-01"), ("validation", "2026-03-02")):
+        row = {"call_id": split, "uri": "a.wav", "intent": "A", "customer_id": "c-1"}
+        write_day(tmp_path / "corpus" / split, date, [row])
+    code, output = run_train("--corpus", tmp_path / "corpus", "--out", tmp_path / "out")
+    assert code == 1
+    assert "share 1 customers" in output
+
+
+def test_one_class_ends_before_training(tmp_path: Path) -> None:
+    rows = [{"call_id": str(number), "uri": "a.wav", "intent": "A", "customer_id": str(number)} for number in range(60)]
+    code, output = run_train("--manifests", write_day(tmp_path / "m", "2026-03-01", rows), "--out", tmp_path / "out")
+    assert code == 1
+    assert "intents A only" in output
+
+
+@pytest.mark.slow
+def test_after_a_killed_driver_the_same_command_goes_on_and_learns_as_much(
+    undisturbed: tuple[Path, str], corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model"
+    process = start_train("--corpus", corpus, "--out", out, *OPTIONS)
+    wait_for_epochs(tmp_path / "model.work", 1, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    code, output = run_train("--corpus", corpus, "--out", out, *OPTIONS)
+    assert code == 0, output
+    assert any(f"2 workers start with epoch {number}" in output for number in (1, 2))
+    check_same(out, undisturbed[0])
+
+
+@pytest.mark.slow
+def test_after_a_killed_worker_training_goes_on_and_learns_as_much(
+    undisturbed: tuple[Path, str], corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model"
+    process = start_train("--corpus", corpus, "--out", out, *OPTIONS)
+    wait_for_epochs(tmp_path / "model.work", 1, process)
+    workers = [
+        each
+        for each in psutil.Process(process.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(each.cmdline())
+    ]
+    workers[0].kill()
+    output, _ = process.communicate(timeout=540)
+    assert process.returncode == 0, output
+    assert output.count("2 workers start with epoch") == 2
+    check_same(out, undisturbed[0])
+
+
+def check_same(model: Path, other: Path) -> None:
+    """The losses of every epoch are about those of another run: which worker gets which calls is not the same."""
+    for name in ("training_loss", "validation_loss"):
+        expected = [each[name] for each in epochs_of(other)]
+        assert [each[name] for each in epochs_of(model)] == pytest.approx(expected, rel=0.05)
