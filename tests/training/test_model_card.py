@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import datetime as dt
+import importlib.metadata
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from msmtfn.training.data import LabelledSplit
+from msmtfn.training.loop import Epoch
+from msmtfn.training.model_card import write_card
+from msmtfn.training.recipe import Recipe
+from tests.conftest import make_tiny_network
+
+DAYS = (dt.date(2026, 3, 2), dt.date(2026, 3, 9))
+RECIPE = Recipe(learning_rate=0.002, seed=17)
+
+
+def split_of(name: str, intents: str) -> LabelledSplit:
+    return LabelledSplit(name, pa.table({"intent": list(intents)}), DAYS, "/manifests")
+
+
+def epoch(number: int, validation_loss: float, accuracy_of_five: float, *, is_best: bool) -> dict[str, Any]:
+    accuracy = {"five": accuracy_of_five, "four": 0.25, "three": 0.5, "two": 0.875}
+    return Epoch(number, 1.0, validation_loss, accuracy, 10.0, 60.0, is_best).as_row()
+
+
+EPOCHS = [
+    epoch(0, 2.0, 0.1, is_best=True),
+    epoch(1, 1.234, 0.625, is_best=True),
+    epoch(2, 1.5, 0.75, is_best=False),
+]
+
+
+@pytest.fixture(scope="module")
+def card() -> str:
+    splits = [split_of("training", "A" * 1200 + "CCE"), split_of("validation", "BBD")]
+    return write_card(make_tiny_network(), RECIPE, splits, EPOCHS, 3, "It started from nothing.")
+
+
+def test_the_card_names_the_calls_days_and_labels_of_both_sides(card: str) -> None:
+    assert "| training | 1,203 | 2026-03-02 to 2026-03-09 | A 1,200, C 2, E 1 |" in card
+    assert "| validation | 3 | 2026-03-02 to 2026-03-09 | B 2, D 1 |" in card
+
+
+def test_the_card_tells_how_good_the_best_epoch_was_and_no_other(card: str) -> None:
+    assert "The best of 3 epochs was number 1: loss 1.234." in card
+    assert "| five | 62.5 |\n| four | 25.0 |\n| three | 50.0 |\n| two | 87.5 |" in card
+
+
+def test_the_card_holds_the_whole_recipe(card: str) -> None:
+    written = json.loads(card.partition("```json\n")[2].partition("```")[0])
+    assert (written["learning_rate"], written["seed"], written["frozen"]) == (0.002, 17, "convolutions")
+    assert written["augmentation"]["augment"] == "both"
+    assert "3 workers." in card
+
+
+def test_the_card_names_the_versions_it_was_made_with(card: str) -> None:
+    for package in ("torch", "transformers", "ray", "msmtfn"):
+        assert f"{package} {importlib.metadata.version(package)}" in card
+
+
+def test_the_card_tells_the_size_and_what_the_model_started_from(card: str) -> None:
+    assert f"{make_tiny_network().num_parameters():,} weights" in card
+    assert "It started from nothing." in card
