@@ -1,0 +1,246 @@
+"""Judge a model on labelled calls: accuracy, F1 and calibration in the four tasks, beside what is possible."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import tyro
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from msmtfn import storage
+from msmtfn.errors import JobError, TrainingDataError, UsageError
+from msmtfn.model.checkpoint import fetch_model, is_trained, load_model, model_version
+from msmtfn.scoring.prepare import PrepareConfig
+from msmtfn.scoring.scorer import ScorerConfig
+from msmtfn.training.data import LabelledSplit, find_days, read_labelled
+from msmtfn.training.evaluation import Evaluation, Shuffle, evaluate_calls, read_ceilings
+from msmtfn.training.metrics import TaskMetrics
+from msmtfn.training.plots import plot_confusions, plot_reliability
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+SECONDS_A_LINE: Final = 15.0
+DEFAULT_SPLIT: Final = "test"
+METRICS_NAME, PREDICTIONS_NAME = "metrics.json", "predictions.parquet"
+CONFUSIONS_NAME, RELIABILITY_NAME = "confusions.png", "reliability.png"
+SHOWN_READERS: Final = ("text", "audio", "both")
+
+logger = logging.getLogger("msmtfn.evaluate")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """Judge a model on labelled calls: accuracy, macro F1 and calibration in the four tasks.
+
+    The calls are one split of a corpus (--corpus, --split), or the days of a root of manifests (--manifests, --from,
+    --to). Beside the figures of a simulated corpus stand its ceilings: what the best possible readers get. Exit codes:
+    0 done, 1 failed, 2 wrong usage.
+    """
+
+    model: str
+    """The model: a folder, an s3:// address or a name on the hub."""
+    out: str
+    """Where metrics.json, predictions.parquet, confusions.png and reliability.png are written: a folder or an s3://
+    address; files of these names are replaced."""
+    corpus: str | None = None
+    """A folder or an s3:// address of splits, each a root of manifests; simulate_calls.py makes such."""
+    split: str | None = None
+    """The split of --corpus; test if left out."""
+    manifests: str | None = None
+    """Root of the manifests: <manifests>/date=YYYY-MM-DD/*.parquet, a folder or an s3:// address."""
+    first_date: Annotated[dt.date | None, tyro.conf.arg(name="from")] = None
+    """The first day of --manifests; the first that there is, if left out."""
+    last_date: Annotated[dt.date | None, tyro.conf.arg(name="to")] = None
+    """The last day of --manifests; the last that there is, if left out."""
+    shuffle: Shuffle = "none"
+    """Give every round the audio, or the text, of a random other round of these calls, to see how much the network
+    listens, or reads. Keeps the samples of all calls in memory: about 1 MB a minute of speech at 8 kHz."""
+    seed: int = 0
+    """Of --shuffle."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; auto takes a GPU where there is one."""
+    prepare: Annotated[PrepareConfig, tyro.conf.arg(name="")] = field(default_factory=PrepareConfig)
+    """How recordings become the network's inputs."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            UsageError: arguments are missing, out of range or do not go together.
+        """
+        if (self.corpus is None) == (self.manifests is None):
+            raise UsageError("give either --corpus or --manifests")
+        if self.corpus is not None and (self.first_date or self.last_date):
+            raise UsageError("--from and --to go with --manifests; a split of a corpus is taken whole")
+        if self.manifests is not None and self.split is not None:
+            raise UsageError("--split goes with --corpus; --from and --to choose days of --manifests")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}; give 0 or more")
+
+
+class _LogReporter:
+    """Logs how far it is, a line every so often."""
+
+    def __init__(self, num_calls: int) -> None:
+        self.num_calls = num_calls
+        self.started = self.last_line = time.monotonic()
+
+    def __call__(self, step: str, done: int) -> None:
+        now = time.monotonic()
+        if now - self.last_line < SECONDS_A_LINE and not (step == "scored" and done == self.num_calls):
+            return
+        self.last_line = now
+        logger.info("%d of %d calls %s, after %.0f s", done, self.num_calls, step, now - self.started)
+
+
+def main() -> int:
+    """Run the job; the result is its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    console = Console()
+    try:
+        arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
+        with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
+            _run(arguments, Path(scratch), console)
+    except UsageError as exc:
+        logger.error("%s", exc)
+        return EXIT_USAGE
+    except JobError as exc:
+        logger.error("%s", exc)
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
+    started = time.monotonic()
+    out = storage.absolute(arguments.out)
+    split = _labelled(arguments)
+    ceilings = _ceilings(arguments, split.name)
+    folder = fetch_model(arguments.model, scratch)
+    model = load_model(folder)
+    logger.info("%s: %d calls of %d days, %s", split.name, len(split.rows), len(split.dates), split.counts)
+    if not is_trained(folder):
+        logger.warning("the model %s was never trained: the figures say how far chance goes", arguments.model)
+    if arguments.shuffle != "none":
+        logger.info("every round gets the %s of another; the samples of all calls stay in memory", arguments.shuffle)
+    evaluation = evaluate_calls(
+        model,
+        split,
+        arguments.prepare,
+        ScorerConfig(device=arguments.device),
+        shuffle=arguments.shuffle,
+        seed=arguments.seed,
+        report=_LogReporter(len(split.rows)),
+    )
+    metrics = evaluation.metrics()
+    about = _about(arguments, split, evaluation, model_version(folder))
+    _write(out, evaluation, metrics, about, ceilings)
+    console.print(_summarize(out, about, metrics, ceilings, time.monotonic() - started))
+
+
+def _labelled(arguments: Arguments) -> LabelledSplit:
+    if arguments.corpus is None:
+        root = str(arguments.manifests)
+        return read_labelled("manifests", root, find_days(root, arguments.first_date, arguments.last_date))
+    corpus, name = storage.absolute(arguments.corpus), arguments.split or DEFAULT_SPLIT
+    root = storage.join(corpus, name)
+    if not storage.exists(root):
+        held = ", ".join(folder.rpartition("/")[2] for folder in storage.list_folders(corpus))
+        raise TrainingDataError(
+            f"{corpus} has no split {name}; it has {held or 'no folders, or is none'}; check --corpus and --split"
+        )
+    return read_labelled(name, root, find_days(root))
+
+
+def _ceilings(arguments: Arguments, split: str) -> dict[str, Any] | None:
+    """Of the best possible readers, over all calls and on this split's; None where the corpus knows none."""
+    content = None if arguments.corpus is None else read_ceilings(arguments.corpus)
+    if content is None or split not in content["best_reader_of"]:
+        return None
+    return {"best_possible": content["best_possible"], "best_reader_of_split": content["best_reader_of"][split]}
+
+
+def _about(arguments: Arguments, split: LabelledSplit, evaluation: Evaluation, version: str) -> dict[str, Any]:
+    return {
+        "model": arguments.model,
+        "model_version": version,
+        "calls_from": split.root,
+        "split": split.name if arguments.corpus is not None else None,
+        "dates": [str(date) for date in split.dates],
+        "shuffle": arguments.shuffle,
+        "seed": arguments.seed,
+        "labelled": len(split.rows),
+        "scored": len(evaluation.call_ids),
+        "rejected": evaluation.rejected,
+        "intents": split.counts,
+    }
+
+
+def _write(
+    out: str,
+    evaluation: Evaluation,
+    metrics: Mapping[str, TaskMetrics],
+    about: Mapping[str, Any],
+    ceilings: Mapping[str, Any] | None,
+) -> None:
+    """Write the four files, the metrics last."""
+    storage.make_folder(out)
+    storage.write_parquet(storage.join(out, PREDICTIONS_NAME), evaluation.as_table())
+    storage.write_bytes(storage.join(out, CONFUSIONS_NAME), plot_confusions(metrics))
+    storage.write_bytes(storage.join(out, RELIABILITY_NAME), plot_reliability(metrics))
+    tasks = {task: asdict(each) for task, each in metrics.items()}
+    content = {**about, "tasks": tasks, "ceilings": ceilings}
+    storage.write_text(storage.join(out, METRICS_NAME), json.dumps(content, indent=2) + "\n")
+
+
+def _summarize(
+    out: str,
+    about: Mapping[str, Any],
+    metrics: Mapping[str, TaskMetrics],
+    ceilings: Mapping[str, Any] | None,
+    seconds: float,
+) -> RenderableType:
+    """Tell how good the model is, and how good one could be."""
+    num_rejected = about["labelled"] - about["scored"]
+    reasons = ", ".join(f"{reason} {count}" for reason, count in about["rejected"].items())
+    shuffled = "" if about["shuffle"] == "none" else f", the {about['shuffle']} of the rounds shuffled"
+    facts = {
+        "model": f"{about['model']}, version {about['model_version']}",
+        "calls": f"{about['scored']:,} of {about['labelled']:,} labelled ones of {about['calls_from']}{shuffled}",
+        "rejected": f"{num_rejected:,}" + (f" ({reasons})" if reasons else ""),
+        "time": f"{seconds:.1f} seconds",
+        "folder": out,
+    }
+    lines = Text("\n".join(f"  {name:<9} {value}" for name, value in facts.items()))
+    return Group(Text("Evaluation", style="bold"), lines, _table_of(metrics, ceilings))
+
+
+def _table_of(metrics: Mapping[str, TaskMetrics], ceilings: Mapping[str, Any] | None) -> Table:
+    table = Table(title="What the model gets (%)", title_justify="left", caption_justify="left")
+    for column in ("task", "accuracy", "macro F1", "ECE"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    if ceilings is not None:
+        table.caption = "ceiling: accuracy of the best possible reader of these calls; in brackets of all calls"
+        for reader in SHOWN_READERS:
+            table.add_column(f"ceiling\n{reader}", justify="right")
+    for task, each in metrics.items():
+        figures = [f"{100 * value:.1f}" for value in (each.accuracy, each.macro_f1, each.calibration_error)]
+        if ceilings is not None:
+            of_split, of_all = ceilings["best_reader_of_split"][task], ceilings["best_possible"][task]
+            figures += [f"{100 * of_split[reader]:.1f} ({100 * of_all[reader]:.1f})" for reader in SHOWN_READERS]
+        table.add_row(task, *figures)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
