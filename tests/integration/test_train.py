@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
+import torch
 
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
-from msmtfn.model.checkpoint import is_trained, load_model
+from msmtfn.model.checkpoint import fetch_model, is_trained, load_model
+from msmtfn.model.small import make_small_model
 from tests.integration.job import ROOT
 
 pytest.importorskip("espeakng_loader")
@@ -183,6 +187,32 @@ def test_after_a_killed_worker_training_goes_on_and_learns_as_much(
     assert process.returncode == 0, output
     assert output.count("2 workers start with epoch") == 2
     check_same(out, undisturbed[0])
+
+
+@pytest.mark.slow
+def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    options = ("--frozen", "encoders", "--augment", "none", "--max-epochs", 2, "--work", tmp_path / "work")
+    code, output = run_train("--corpus", corpus, "--out", out, *options)
+    assert code == 0, output
+    assert "training: 25 calls embedded in" in output
+    before, after = make_small_model(0).network.state_dict(), load_model(out).network.state_dict()
+    changed = {name.partition(".")[0] for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert changed == {"context", "fusion", "heads"}
+    assert len(list((tmp_path / "work").glob("train-*/training-embedded/*.parquet"))) > 0
+
+
+@pytest.mark.slow
+def test_corpus_work_and_model_may_all_stand_on_s3(corpus: Path, s3: str, tmp_path: Path) -> None:
+    place, filesystem = f"{s3}/{uuid.uuid4().hex}", s3fs.S3FileSystem()
+    filesystem.put(str(corpus), f"{place}/corpus", recursive=True)
+    code, output = run_train("--corpus", f"{place}/corpus", "--out", f"{place}/model", "--max-epochs", 2)
+    assert code == 0, output
+    folder = tmp_path / "model"
+    folder.mkdir()
+    assert is_trained(fetch_model(f"{place}/model", folder))
+    assert len(filesystem.cat(f"{place}/model/epochs.jsonl").splitlines()) == 2
+    assert not [name for name in filesystem.find(f"{place}/model.work") if not name.endswith("model.work")]
 
 
 def check_same(model: Path, other: Path) -> None:
