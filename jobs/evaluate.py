@@ -213,11 +213,11 @@ def _summarize(
     """Tell how good the model is, and how good one could be."""
     num_rejected = about["labelled"] - about["scored"]
     reasons = ", ".join(f"{reason} {count}" for reason, count in about["rejected"].items())
-    shuffled = "" if about["shuffle"] == "none" else f", the {about['shuffle']} of the rounds shuffled"
     facts = {
         "model": f"{about['model']}, version {about['model_version']}",
-        "calls": f"{about['scored']:,} of {about['labelled']:,} labelled ones of {about['calls_from']}{shuffled}",
+        "calls": f"{about['scored']:,} of {about['labelled']:,} labelled ones of {about['calls_from']}",
         "rejected": f"{num_rejected:,}" + (f" ({reasons})" if reasons else ""),
+        "shuffled": about["shuffle"],
         "time": f"{seconds:.1f} seconds",
         "folder": out,
     }
@@ -230,7 +230,7 @@ def _table_of(metrics: Mapping[str, TaskMetrics], ceilings: Mapping[str, Any] | 
     for column in ("task", "accuracy", "macro F1", "ECE"):
         table.add_column(column, justify="left" if column == "task" else "right")
     if ceilings is not None:
-        table.caption = "ceiling: accuracy of the best possible reader of these calls; in brackets of all calls"
+        table.caption = "ceiling: accuracy of the best reader on these calls (on all possible calls)"
         for reader in SHOWN_READERS:
             table.add_column(f"ceiling\n{reader}", justify="right")
     for task, each in metrics.items():

@@ -98,7 +98,7 @@ def test_days_of_manifests_with_shuffled_audio_and_a_reject(
     assert code == 0
     shown = capsys.readouterr().out
     assert "audio_not_found 1" in shown
-    assert "the audio of the rounds shuffled" in " ".join(shown.split())
+    assert "shuffled audio" in " ".join(shown.split())
     assert "ceiling" not in shown
     found = read_metrics(tmp_path / "out")
     assert (found["scored"], found["rejected"]) == (3, {"audio_not_found": 1})
