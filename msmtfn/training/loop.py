@@ -191,6 +191,10 @@ class Loop:
         training_loss, num_rounds = self._train(epoch)
         training_sec = time.monotonic() - started
         validation_loss, accuracy = self._validate()
+        if not math.isfinite(validation_loss):
+            raise NotFiniteError(
+                f"the validation loss is {validation_loss} in epoch {epoch}; try a smaller learning rate"
+            )
         is_best = all(validation_loss < each.validation_loss for each in self.epochs)
         seconds = time.monotonic() - started
         result = Epoch(epoch, training_loss, validation_loss, accuracy, num_rounds / training_sec, seconds, is_best)
@@ -245,8 +249,9 @@ class Loop:
         loss = float(self._sum(total))
         if not math.isfinite(loss):
             raise NotFiniteError(f"the loss is {loss} in epoch {len(self.epochs)}; try a smaller learning rate")
-        if self.recipe.max_grad_norm:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm or math.inf)
+        if not torch.isfinite(norm):
+            raise NotFiniteError(f"a gradient is not finite in epoch {len(self.epochs)}; try a smaller learning rate")
         self.optimizer.step()
         self.schedule.step()
         return loss

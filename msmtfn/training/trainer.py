@@ -210,8 +210,10 @@ def _fit(
             ),
         )
         result = _fitted(trainer)
-    if result.metrics and result.metrics.get("stopped"):
-        raise TrainingError(str(result.metrics["stopped"]))
+        # Not by a report: without a checkpoint it would be lost, and after one the epoch before would pass for the end.
+        stopped = ray.get(board.why_stopped.remote())
+    if stopped:
+        raise TrainingError(stopped)
     if result.checkpoint is None:
         raise TrainingError("training ended without a checkpoint; see the log above")
     return _load_state(result.checkpoint)
@@ -257,7 +259,8 @@ def _work(config: dict[str, Any]) -> None:
     try:
         loop.run(partial(_after_epoch, settings, rank))
     except NotFiniteError as exc:  # tried again it would be the same
-        ray.train.report({"stopped": str(exc)})
+        if rank == 0:
+            ray.get(settings.board.stop.remote(str(exc)))
 
 
 def _augmenter(settings: _WorkerSettings, network: MsmtFn) -> Augmenter | None:
@@ -332,6 +335,7 @@ class ProgressBoard:
     def __init__(self) -> None:
         self.step: dict[str, Any] = {}
         self.events: list[dict[str, Any]] = []
+        self.reason = ""
 
     def tell(self, said: dict[str, Any]) -> None:
         """Note a step, an epoch that is done, or that the workers start."""
@@ -339,6 +343,14 @@ class ProgressBoard:
             self.step = said
         else:
             self.events.append(said)
+
+    def stop(self, reason: str) -> None:
+        """Note why no further step can be taken."""
+        self.reason = reason
+
+    def why_stopped(self) -> str:
+        """The reason, or nothing."""
+        return self.reason
 
     def read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The last step, and all events of this run."""

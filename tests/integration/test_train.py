@@ -190,6 +190,16 @@ def test_after_a_killed_worker_training_goes_on_and_learns_as_much(
 
 
 @pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_the_job_with_its_reason_and_without_a_model(
+    corpus: Path, tmp_path: Path
+) -> None:
+    code, output = run_train("--corpus", corpus, "--out", tmp_path / "model", "--learning-rate", 1e30)
+    assert code == 1
+    assert "the loss is nan in epoch 0; try a smaller learning rate" in output.splitlines()[-1]
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
 def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     options = ("--frozen", "encoders", "--augment", "none", "--max-epochs", 2, "--work", tmp_path / "work")

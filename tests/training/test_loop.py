@@ -323,6 +323,25 @@ def test_a_loss_that_is_no_number_ends_training_and_changes_no_weight() -> None:
     assert equal(before, {name: after[name] for name in before})
 
 
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_gradient_that_is_no_number_ends_training_and_changes_no_weight(max_grad_norm: float) -> None:
+    network = without_dropout()
+    network.get_parameter("heads.heads.two.1.bias").register_hook(lambda gradient: gradient * float("inf"))
+    loop = make_loop(network, make_recipe(max_grad_norm=max_grad_norm), FIVE_CALLS)
+    before = {name: weight.clone() for name, weight in weights_of(network).items()}
+    with pytest.raises(NotFiniteError, match="a gradient is not finite in epoch 0"):
+        loop.run()
+    assert equal(before, weights_of(network))
+
+
+def test_a_validation_loss_that_is_no_number_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = make_loop(without_dropout(), make_recipe(), FIVE_CALLS)
+    monkeypatch.setattr(loop, "_validate", lambda: (float("nan"), {}))
+    with pytest.raises(NotFiniteError, match="the validation loss is nan in epoch 0"):
+        loop.run()
+    assert loop.best == {}
+
+
 class Recorder(Augmenter):
     """Says what it was asked for, and makes each round silent."""
 
