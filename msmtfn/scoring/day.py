@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -192,13 +192,13 @@ def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> N
     preparer = Preparer(config.prepare, model.network.config, model.tokenizer, plan.manifest.root)
     network = pack_network(model.network)
     left = left_over(task)
-    for pipeline in (config.pipeline, replace(config.pipeline, batch_calls=1, block_calls=1)):
+    for alone in (False, True):
         done_before = task.num_calls - len(left)
 
         def tell(done: int, rejected: int, before: int = done_before) -> None:
             report(min(before + done, task.num_calls), rejected, run.resumed)
 
-        score_calls(task, preparer, network, config.scorer, pipeline, tell)
+        score_calls(task, preparer, network, config.scorer, config.pipeline, tell, alone=alone)
         left = left_over(task)
         if not len(left):
             return

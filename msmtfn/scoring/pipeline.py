@@ -12,7 +12,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -111,6 +111,8 @@ def score_calls(
     scorer: ScorerConfig,
     config: PipelineConfig,
     report: Callable[[int, int], None],
+    *,
+    alone: bool = False,
 ) -> None:
     """Score the calls that no earlier run of the same task has committed.
 
@@ -123,10 +125,13 @@ def score_calls(
         scorer: how they run it.
         config: how the work is spread.
         report: told, every so often, how many calls this run has done and rejected so far.
+        alone: one call at a time, so that one that kills its process takes no other with it.
 
     Raises:
         ScoringError: the engine gave up.
     """
+    if alone:
+        config = replace(config, batch_calls=1, block_calls=1)
     filesystem, parts = storage.arrow_filesystem_of(task.parts)
     _configure_engine(task, filesystem)
     pool = _plan_scorers(config, scorer)
@@ -139,7 +144,11 @@ def score_calls(
                 batch_size=config.batch_calls,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
-                compute=ActorPoolStrategy(min_size=pool.size, max_size=pool.size),
+                compute=ActorPoolStrategy(
+                    min_size=pool.size,
+                    max_size=pool.size,
+                    max_tasks_in_flight_per_actor=1 if alone else None,  # those that wait at an actor die with it
+                ),
                 num_cpus=0,  # its threads are set by hand; the count is for the tasks and the engine's own actors
                 num_gpus=pool.gpus,
                 max_restarts=-1,  # a pool does not replace an actor that is gone; its calls' retries are finite
