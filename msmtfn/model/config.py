@@ -19,7 +19,7 @@ class MsmtFnConfig(PreTrainedConfig):
         audio_encoder: hub name or folder that the audio encoder's weights start from.
         text_encoder: hub name or folder that the text encoder's weights and the tokenizer start from.
         audio_config: configuration of the audio encoder, a HuBERT or wav2vec 2.0.
-        text_config: configuration of the text encoder, a BERT or RoBERTa.
+        text_config: configuration of the text encoder, a BERT, RoBERTa or RoFormer.
         audio_frontend: "encoder" for the audio encoder's own convolutions, "wav2vec2" for those of
             `frontend_config` before the audio encoder's transformer (paper, section 3.3).
         frontend_config: configuration of the wav2vec 2.0 model that lends its convolutions.
@@ -171,7 +171,7 @@ class MsmtFnConfig(PreTrainedConfig):
 
 MODEL_TYPES: Final[dict[str, tuple[str, ...]]] = {
     "audio_config": ("hubert", "wav2vec2"),
-    "text_config": ("bert", "roberta"),
+    "text_config": ("bert", "roberta", "roformer"),
     "frontend_config": ("wav2vec2",),
 }
 POSITIVE_FIELDS: Final = (

@@ -86,11 +86,11 @@ class AudioEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """BERT or RoBERTa over the tokens of rounds."""
+    """BERT, RoBERTa or RoFormer over the tokens of rounds."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        self.model = AutoModel.from_config(config, add_pooling_layer=False)
+        self.model = AutoModel.from_config(config, **without_pooling(config))
 
     def forward(self, input_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Encode rounds.
@@ -107,6 +107,11 @@ class TextEncoder(nn.Module):
         mask = length_mask(num_tokens, input_ids.shape[1])
         read = length_mask(num_tokens.clamp(min=1), input_ids.shape[1])
         return self.model(input_ids, attention_mask=read.long()).last_hidden_state, mask
+
+
+def without_pooling(config: PreTrainedConfig) -> dict[str, bool]:
+    """The argument that leaves out a text encoder's pooling layer, which would learn nothing; RoFormer has none."""
+    return {} if config.model_type == "roformer" else {"add_pooling_layer": False}
 
 
 def normalize_waveforms(waveforms: Tensor, num_samples: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from transformers.utils.generic import ModelOutput
 from msmtfn.labels import TASKS
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.context import RoundContext
-from msmtfn.model.encoders import AudioEncoder, TextEncoder
+from msmtfn.model.encoders import AudioEncoder, TextEncoder, without_pooling
 from msmtfn.model.fusion import EMBEDDING_STD, BottleneckFusion, ClassToken, RoundFusion
 from msmtfn.model.heads import TaskHeads
 from msmtfn.model.losses import multi_task_loss
@@ -82,7 +82,8 @@ class MsmtFn(PreTrainedModel):
         configs = {field: AutoConfig.from_pretrained(name, trust_remote_code=False) for field, name in names.items()}
         network = cls(MsmtFnConfig(**(options | configs)))
         network.audio_encoder.model = _load_encoder(names["audio_config"], network.config.audio)
-        network.text_encoder.model = _load_encoder(names["text_config"], network.config.text, add_pooling_layer=False)
+        text = network.config.text
+        network.text_encoder.model = _load_encoder(names["text_config"], text, **without_pooling(text))
         if frontend_encoder is not None:
             network.audio_encoder.use_frontend(_load_encoder(frontend_encoder, network.config.convolutions))
         return network

@@ -187,7 +187,7 @@ def test_a_roberta_never_uses_its_first_positions(tiny_config: MakeConfig) -> No
     ("field", "model_type", "cure"),
     [
         ("audio_config", "bert", "hubert, wav2vec2"),
-        ("text_config", "hubert", "bert, roberta"),
+        ("text_config", "hubert", "bert, roberta, roformer"),
         ("frontend_config", "hubert", "wav2vec2"),
     ],
 )

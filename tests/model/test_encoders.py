@@ -41,6 +41,7 @@ AUDIO_CONFIGS: dict[str, dict[str, Any]] = {
 TEXT_CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {"model_type": "bert"},
     "roberta": {"model_type": "roberta", "pad_token_id": 1, "max_position_embeddings": 32},
+    "roformer": {"model_type": "roformer"},
 }
 
 

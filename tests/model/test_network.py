@@ -19,6 +19,8 @@ from transformers import (
     PreTrainedModel,
     RobertaConfig,
     RobertaModel,
+    RoFormerConfig,
+    RoFormerModel,
     Wav2Vec2Config,
     Wav2Vec2Model,
 )
@@ -56,6 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "wav2vec2": {"audio_config": WAV2VEC2},
     "wav2vec2 with layer norms": {"audio_config": WAV2VEC2 | STABLE},
     "roberta": {"text_config": ROBERTA},
+    "roformer": {"text_config": {"model_type": "roformer"} | TINY_TEXT},
     "frontend": {"audio_frontend": "wav2vec2", "frontend_config": WAV2VEC2 | STABLE},
     "no bottleneck": {"num_bottleneck_layers": 0},
 }
@@ -439,6 +442,7 @@ def encoders(tmp_path: Path) -> dict[str, PreTrainedModel]:
         "wav2vec2": Wav2Vec2Model(Wav2Vec2Config(**TINY_AUDIO, **tricks, feat_extract_norm="layer", conv_bias=True)),
         "bert": BertModel(BertConfig(**TINY_TEXT)),
         "roberta": RobertaModel(RobertaConfig(**TINY_TEXT, max_position_embeddings=32)),
+        "roformer": RoFormerModel(RoFormerConfig(**TINY_TEXT)),
     }
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
@@ -466,7 +470,7 @@ def has_the_weights_of(model: nn.Module, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("audio", ["hubert", "wav2vec2"])
-@pytest.mark.parametrize("text", ["bert", "roberta"])
+@pytest.mark.parametrize("text", ["bert", "roberta", "roformer"])
 def test_a_network_takes_over_its_encoders(
     tmp_path: Path, encoders: dict[str, PreTrainedModel], batch: Batch, audio: str, text: str
 ) -> None:
