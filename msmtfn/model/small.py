@@ -63,7 +63,7 @@ def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
             "model_type": "bert",
             "vocab_size": vocabulary_size,
             "num_hidden_layers": 1,
-            "hidden_dropout_prob": 0.3,
+            "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
             **sizes,
         },
@@ -75,7 +75,7 @@ def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
         "pooling": "max",
         "context_size": 64,
         "num_context_layers": 1,
-        "dropout": 0.3,
+        "dropout": 0.1,
         "attention_dropout": 0.0,
     }
     return MsmtFnConfig(**(fields | options))

@@ -97,7 +97,7 @@ SMALL_RECIPE: Final = Recipe(
     schedule="one_cycle",
     accumulation_steps=1,
     samples_per_batch=2_000_000,
-    max_epochs=14,
+    max_epochs=12,
     frozen="nothing",
     modality_dropout=0.25,
     augmentation=AugmentationConfig(augment="text", tones_respected=False),
@@ -119,7 +119,7 @@ def freeze(network: MsmtFn, frozen: Frozen) -> None:
 def make_optimizer(network: nn.Module, recipe: Recipe, num_steps: int) -> tuple[torch.optim.AdamW, LRScheduler]:
     """AdamW over what learns, and the schedule of its learning rate over `num_steps` steps."""
     learning = [weight for weight in network.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(learning, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     if recipe.schedule == "constant":
         return optimizer, LambdaLR(optimizer, _unchanged)
     schedule = OneCycleLR(
