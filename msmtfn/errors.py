@@ -65,6 +65,10 @@ class PublishError(JobError):
     """The scored parts do not add up to the manifest, so nothing is published."""
 
 
+class LockedError(JobError):
+    """Another run holds the day, or took it away from this one. Exit code 4."""
+
+
 class TrainingDataError(JobError):
     """There is nothing to learn from the labelled calls, or something is wrong with them."""
 

@@ -7,7 +7,11 @@ environment and profiles (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, …).
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import logging
+import os
 import posixpath
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +25,11 @@ from fsspec import AbstractFileSystem
 
 from msmtfn.errors import StorageError, UsageError
 
+logger = logging.getLogger(__name__)
+
 PROTOCOLS: Final = ("file", "s3")
 DELETIONS_AT_ONCE: Final = 32
+DAY_PREFIX: Final = "date="
 
 
 def protocol_of(location: str) -> str:
@@ -145,6 +152,23 @@ def list_folders(folder: str) -> list[str]:
     return [join(folder, name) for name in sorted(names)]
 
 
+def list_days(root: str) -> list[dt.date]:
+    """The days that have a folder `date=YYYY-MM-DD` in a root, in order; a folder of another name is no day.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    days = []
+    for folder in list_folders(root):
+        name = posixpath.basename(folder)
+        if name.startswith(DAY_PREFIX):
+            try:
+                days.append(dt.date.fromisoformat(name.removeprefix(DAY_PREFIX)))
+            except ValueError:
+                logger.warning("%s is no day and is left out", folder)
+    return days
+
+
 def exists(location: str) -> bool:
     """Whether there is a file or folder."""
     filesystem, path = filesystem_of(location)
@@ -182,6 +206,38 @@ def write_text(location: str, text: str) -> None:
         unfinished = Path(path).with_name(f".{posixpath.basename(path)}.unfinished")
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
+
+
+def create_text(location: str, text: str) -> bool:
+    """Write a small file where there is none; of several that try at once, one succeeds.
+
+    Returns:
+        Whether it was written; if not, there was one already.
+
+    Raises:
+        StorageError: the storage refused; the message says what to do.
+    """
+    filesystem, path = filesystem_of(location)
+    with _explained(f"{location} cannot be written"):
+        if protocol_of(location) == "s3":
+            try:
+                with _as_os_errors():
+                    filesystem.pipe_file(path, text.encode(), mode="create")
+            except OSError:
+                if not filesystem.exists(path):
+                    raise
+                return False  # "a pre-condition did not hold" is no FileExistsError
+            return True
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(path).with_name(f".{posixpath.basename(path)}.{uuid.uuid4().hex}")
+        unfinished.write_text(text, encoding="utf-8")
+        try:
+            os.link(unfinished, path)  # not opened exclusively: then a reader could see it empty
+        except FileExistsError:
+            return False
+        finally:
+            unfinished.unlink()
+        return True
 
 
 def write_parquet(location: str, table: pa.Table) -> None:

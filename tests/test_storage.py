@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ ACCESSES: dict[str, Callable[[str], Any]] = {
     "delete": storage.delete,
     "put_folder": lambda location: storage.put_folder(Path(__file__).parent, location),
     "write_bytes": lambda location: storage.write_bytes(location, b"x"),
+    "create_text": lambda location: storage.create_text(location, "text"),
     "fetch_folder": lambda location: storage.fetch_folder(location, Path(), bool),
 }
 """All that promise a StorageError where the storage refuses."""
@@ -435,3 +437,29 @@ def test_bytes_are_written_as_they_are(place: str) -> None:
     storage.make_folder(place)
     storage.write_bytes(f"{place}/picture.png", b"\x89PNG")
     assert storage.read_bytes(f"{place}/picture.png") == b"\x89PNG"
+
+
+def test_a_text_is_created_once_and_never_replaced(place: str) -> None:
+    location = storage.join(place, "folder", "lock.json")
+    assert storage.create_text(location, "first")
+    assert not storage.create_text(location, "second")
+    assert storage.read_text(location) == "first"
+
+
+def test_of_many_that_create_a_text_at_once_one_does(place: str) -> None:
+    start = threading.Barrier(8, timeout=60)
+
+    def create(number: int) -> bool:
+        start.wait()
+        return storage.create_text(storage.join(place, "lock.json"), str(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(create, range(8)))
+    assert created.count(True) == 1
+    assert storage.read_text(storage.join(place, "lock.json")) == str(created.index(True))
+
+
+def test_where_nothing_can_be_created_the_error_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match=r"lock\.json cannot be written: .*check the place"):
+        storage.create_text(str(tmp_path / "file" / "lock.json"), "")

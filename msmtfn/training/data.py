@@ -26,7 +26,6 @@ from msmtfn.labels import INTENTS
 
 logger = logging.getLogger(__name__)
 
-DAY_PREFIX: Final = "date="
 COLUMNS: Final = (ROW_ID, "row_error", "call_id", "uri", "agent_channel", "turns", "intent", "customer_id")
 MIN_CLASSES: Final = 2
 HASH_RANGE: Final = 2**32
@@ -76,14 +75,7 @@ def find_days(root: str, first: dt.date | None = None, last: dt.date | None = No
     Raises:
         TrainingDataError: none lies between the two dates, both included.
     """
-    days = []
-    for folder in storage.list_folders(storage.absolute(root)):
-        name = folder.rpartition("/")[2]
-        if name.startswith(DAY_PREFIX):
-            try:
-                days.append(dt.date.fromisoformat(name.removeprefix(DAY_PREFIX)))
-            except ValueError:
-                logger.warning("%s is no day and is left out", folder)
+    days = storage.list_days(storage.absolute(root))
     chosen = [day for day in days if (first is None or day >= first) and (last is None or day <= last)]
     if not chosen:
         held = f"it has {days[0]} to {days[-1]}" if days else "it has no folder date=YYYY-MM-DD"
