@@ -8,7 +8,8 @@ import importlib.metadata
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,13 +19,22 @@ import msmtfn
 from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ERROR, Manifest, iter_calls, open_manifest
 from msmtfn.errors import ScoringError
-from msmtfn.leads.publish import PARTS_FOLDER, day_folder, delete_replaced, publish_day, read_success, run_folder
+from msmtfn.leads.publish import (
+    PARTS_FOLDER,
+    day_folder,
+    delete_replaced,
+    publish_day,
+    read_leads,
+    read_success,
+    run_folder,
+)
 from msmtfn.leads.schema import RESERVED, ROW_ID, parts_schema
 from msmtfn.model.checkpoint import Model, load_model, model_version, pack_network
 from msmtfn.scoring.leftovers import committed_ids, forget_crashed, left_over, reject_crashed, settle_commits
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask, score_calls
 from msmtfn.scoring.prepare import INPUTS, PrepareConfig, Preparer
 from msmtfn.scoring.progress import Reporter
+from msmtfn.scoring.retry import carry_over, count_retryable, rows_to_retry
 from msmtfn.scoring.scorer import ScorerConfig
 
 logger = logging.getLogger(__name__)
@@ -63,7 +73,8 @@ class DayPlan:
         model_version: of its content.
         run_id: the day, and a fingerprint of all that decides the result.
         work: name of the folder of the run's work in progress.
-        published: what `_SUCCESS` says, where this very run is published already.
+        published: what `_SUCCESS` says, where this very run is published already and nothing is to be done.
+        retried: what `_SUCCESS` says of the day whose rejects are to be scored again; None for a whole day.
     """
 
     manifest: Manifest
@@ -74,6 +85,7 @@ class DayPlan:
     run_id: str
     work: str
     published: dict[str, Any] | None
+    retried: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +116,7 @@ def plan_day(
     *,
     model: str = "",
     force: bool = False,
+    retry_rejected: bool = False,
 ) -> DayPlan:
     """Look at a day's manifest, model and leads, without touching anything.
 
@@ -115,6 +128,8 @@ def plan_day(
         config: how the day is scored.
         model: its name, as it was given.
         force: plan to score the day again where it is published; the same plan until that is done.
+        retry_rejected: plan to score again, of a day that is published, the rejects that could succeed now; the same
+            plan until that is done.
 
     Raises:
         JobError: of the manifest, the model or the leads folder.
@@ -126,10 +141,18 @@ def plan_day(
     run_id = f"{date.isoformat()}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     success = read_success(leads, date)
     published = success if success is not None and success.get("run_id") == run_id else None
-    work = run_id
+    work, retried = run_id, None
     if force and published is not None:
         work, published = f"{run_id}-after-{published['publication']}", None
-    return DayPlan(manifest, leads, model, model_folder, version, run_id, work, published)
+    elif retry_rejected and published is not None and count_retryable(published):
+        work, published, retried = f"{run_id}-retry-{published['publication']}", None, published
+    return DayPlan(manifest, leads, model, model_folder, version, run_id, work, published, retried)
+
+
+def count_done(plan: DayPlan) -> int:
+    """Calls of a plan that an earlier run has scored and not published; nothing is touched."""
+    task = _task_of(plan, run_folder(plan.leads, plan.work), plan.manifest.num_rows)
+    return len(committed_ids(task))
 
 
 def open_run(plan: DayPlan) -> Run:
@@ -151,13 +174,16 @@ def open_run(plan: DayPlan) -> Run:
     return Run(plan, folder, task, model, resumed)
 
 
-def finish_run(run: Run, config: ScoringConfig, report: Reporter) -> dict[str, Any]:
+def finish_run(
+    run: Run, config: ScoringConfig, report: Reporter, check: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Score the calls of a run that are left, and publish the day; Ray must be up where there are any.
 
     Args:
         run: what to do.
         config: how.
         report: told, every so often, how far the run is.
+        check: called before the day is published; what it raises keeps the day as it was.
 
     Returns:
         What `_SUCCESS` says.
@@ -179,9 +205,12 @@ def finish_run(run: Run, config: ScoringConfig, report: Reporter) -> dict[str, A
         "published_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
     }
-    success = publish_day(plan.leads, plan.manifest.date, run.folder, task.schema, task.num_calls, about)
+    if plan.retried is not None:
+        about["retried"] = task.num_calls
+    check()
+    success = publish_day(plan.leads, plan.manifest.date, run.folder, task.schema, plan.manifest.num_rows, about)
     forget_runs(plan)
-    report(success["calls"], success["rejected"], run.resumed)
+    report(task.num_calls, success["rejected"], run.resumed)
     logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
     return success
 
@@ -226,27 +255,44 @@ def forget_runs(plan: DayPlan) -> None:
             storage.delete(folder)
 
 
-def _take_snapshot(plan: DayPlan, run: str) -> ScoringTask:
-    """Copy the manifest into the run's folder, so that every run of it sees the same rows under the same ids."""
+def _task_of(plan: DayPlan, run: str, num_calls: int) -> ScoringTask:
     passed = [column for column in plan.manifest.schema if column.name not in (ROW_ID, ROW_ERROR, *NOT_PUBLISHED)]
-    task = ScoringTask(
+    return ScoringTask(
         calls=storage.join(run, "calls"),
         parts=storage.join(run, PARTS_FOLDER),
         checkpoint=storage.join(run, "checkpoint"),
-        num_calls=plan.manifest.num_rows,
+        num_calls=num_calls,
         schema=parts_schema(passed),
         model_version=plan.model_version,
         run_id=plan.run_id,
     )
+
+
+def _take_snapshot(plan: DayPlan, run: str) -> ScoringTask:
+    """Copy the manifest into the run's folder, so that every run of it sees the same rows under the same ids.
+
+    Of a day whose rejects are tried again only these are copied, numbered anew, and all other calls are carried over
+    from what is published.
+    """
+    task = _task_of(plan, run, plan.manifest.num_rows)
     marker = storage.join(run, "calls.json")
-    if storage.exists(marker):
-        return task
+    said = storage.read_text(marker)
+    if said is not None:
+        return replace(task, num_calls=json.loads(said)["calls"])
     storage.make_folder(task.calls)
     storage.make_folder(task.parts)
-    for number, batch in enumerate(iter_calls(plan.manifest)):
+    batches = iter_calls(plan.manifest)
+    if plan.retried is not None:
+        leads = read_leads(plan.leads, plan.manifest.date)
+        batches = rows_to_retry(batches, leads)
+    num_calls = 0
+    for number, batch in enumerate(batches):
+        num_calls += len(batch)
         storage.write_parquet(storage.join(task.calls, f"calls-{number:06d}.parquet"), pa.Table.from_batches([batch]))
-    storage.write_text(marker, json.dumps({"calls": task.num_calls}) + "\n")
-    return task
+    if plan.retried is not None:
+        carry_over(leads, task, num_calls)
+    storage.write_text(marker, json.dumps({"calls": num_calls}) + "\n")
+    return replace(task, num_calls=num_calls)
 
 
 def _versions() -> dict[str, str]:

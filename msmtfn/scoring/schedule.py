@@ -1,0 +1,84 @@
+"""Which days are due, and how long one will take by what earlier ones took."""
+
+from __future__ import annotations
+
+import datetime as dt
+import statistics
+from dataclasses import dataclass
+from typing import Any, Final
+
+from msmtfn import storage
+from msmtfn.errors import ManifestError
+from msmtfn.leads.publish import read_success
+
+NUM_EARLIER: Final = 14
+"""Published days, the newest before the day, that an estimate is made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a day is expected to cost.
+
+    Attributes:
+        seconds: from the start of the scoring to the published day.
+        audio_hours: of the recordings.
+        num_days: earlier days that it is made from.
+    """
+
+    seconds: float
+    audio_hours: float
+    num_days: int
+
+
+def newest_unscored_day(manifests: str, leads: str) -> dt.date | None:
+    """The newest day that has a folder of manifests and no published leads; None where all are published.
+
+    Raises:
+        ManifestError: there is no day at all.
+        StorageError: the storage refused.
+    """
+    days = storage.list_days(storage.absolute(manifests))
+    if not days:
+        raise ManifestError(f"{manifests} has no folder date=YYYY-MM-DD; check --manifests, or give --date")
+    return next((day for day in reversed(days) if read_success(storage.absolute(leads), day) is None), None)
+
+
+def days_between(manifests: str, first: dt.date | None, last: dt.date | None) -> list[dt.date]:
+    """The days of a range, both ends included, that have a folder of manifests, in order.
+
+    Raises:
+        ManifestError: there is none.
+        StorageError: the storage refused.
+    """
+    days = storage.list_days(storage.absolute(manifests))
+    chosen = [day for day in days if (first is None or first <= day) and (last is None or day <= last)]
+    if not chosen:
+        held = f"it has {days[0]} to {days[-1]}" if days else "it has no folder date=YYYY-MM-DD"
+        raise ManifestError(
+            f"{manifests} has no day from {first or 'the first'} to {last or 'the last'}; {held}; check --manifests, "
+            "--from and --to"
+        )
+    return chosen
+
+
+def estimate_day(leads: str, date: dt.date, num_calls: int) -> Estimate | None:
+    """Tell from the days published before what so many calls will cost.
+
+    A call is taken to cost what it cost on the median day; what does not depend on the calls, the start of the stages,
+    is in it. Days that were finished by a second run, whose seconds are not those of all calls, are left out.
+
+    Returns:
+        The estimate; None where no earlier day tells.
+    """
+    known = [day for day in storage.list_days(leads) if day < date]
+    published = [success for day in known[-NUM_EARLIER:] if (success := read_success(leads, day)) is not None]
+    told = [success for success in published if _tells(success)]
+    if not told:
+        return None
+    seconds = statistics.median(success["seconds"] / success["calls"] for success in told)
+    hours = statistics.median(success["audio_hours"] / success["calls"] for success in told)
+    return Estimate(seconds * num_calls, hours * num_calls, len(told))
+
+
+def _tells(success: dict[str, Any]) -> bool:
+    return bool(success["calls"] and not success["calls_resumed"] and "retried" not in success)

@@ -1,0 +1,101 @@
+"""The rejects of a published day, scored again on a real Ray when they can succeed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msmtfn.leads.publish import read_leads, read_success
+from msmtfn.scoring.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day
+from msmtfn.scoring.pipeline import PipelineConfig
+from tests.integration.job import DATE, write_manifest, write_short_calls
+
+CONFIG = ScoringConfig(pipeline=PipelineConfig(batch_calls=2, block_calls=2, progress_sec=0.1))
+
+
+def plan_of(root: Path, model: Path, *, retry: bool = False) -> DayPlan:
+    return plan_day(DATE, str(root / "manifests"), str(root / "leads"), model, CONFIG, retry_rejected=retry)
+
+
+def score(plan: DayPlan) -> dict[str, Any]:
+    return finish_run(open_run(plan), CONFIG, lambda *_: None)
+
+
+def leads_of(root: Path) -> dict[str, dict[str, Any]]:
+    rows = read_leads(str(root / "leads"), DATE).to_table().to_pylist()
+    assert len({row["call_id"] for row in rows}) == len(rows)
+    return {row["call_id"]: row for row in rows}
+
+
+@pytest.fixture
+def day(tmp_path: Path, tiny_model: Path, ray_address: str) -> Path:
+    """A published day of five calls: the recordings of two were late, and one is no recording."""
+    calls = write_short_calls(tmp_path / "calls", 4)
+    (calls / "call-000.wav").rename(tmp_path / "late-0.wav")
+    (calls / "call-001.wav").rename(tmp_path / "late-1.wav")
+    (calls / "text.wav").write_text("no recording")
+    uris = {f"call-00{number}": f"{calls}/call-00{number}.wav" for number in range(4)}
+    rows = [{"call_id": call_id, "uri": uri} for call_id, uri in uris.items()]
+    rows += [{"call_id": "text", "uri": f"{calls}/text.wav"}]
+    write_manifest(tmp_path / "manifests", rows)
+    success = score(plan_of(tmp_path, tiny_model))
+    assert success["rejected_by_reason"] == {"audio_not_found": 2, "audio_unreadable": 1}
+    (tmp_path / "late-0.wav").rename(calls / "call-000.wav")
+    return tmp_path
+
+
+def test_rejects_that_can_succeed_are_scored_and_all_else_stays_as_it_was(day: Path, tiny_model: Path) -> None:
+    before = leads_of(day)
+    plan = plan_of(day, tiny_model, retry=True)
+    run = open_run(plan)
+    assert (run.task.num_calls, plan.manifest.num_rows, count_done(plan)) == (2, 5, 0)
+    success = finish_run(run, CONFIG, lambda *_: None)
+    assert (success["calls"], success["scored"], success["retried"]) == (5, 3, 2)
+    assert success["rejected_by_reason"] == {"audio_not_found": 1, "audio_unreadable": 1}
+    assert success["run_id"] == plan.run_id == str(read_success(str(day / "leads"), DATE)["run_id"])  # type: ignore[index]
+    after = leads_of(day)
+    assert after.keys() == before.keys()
+    assert after["call-000"]["status"] == "scored"
+    unchanged = set(after) - {"call-000", "call-001"}
+    for call_id in unchanged:
+        assert {**after[call_id], "lead_rank": None} == {**before[call_id], "lead_rank": None}
+    assert sorted(row["lead_rank"] for row in after.values() if row["lead_rank"]) == [1, 2, 3]
+
+
+def test_what_could_not_succeed_is_not_tried(day: Path, tiny_model: Path) -> None:
+    late = day / "late-1.wav"
+    late.rename(day / "calls" / "call-001.wav")
+    score(plan_of(day, tiny_model, retry=True))
+    plan = plan_of(day, tiny_model, retry=True)
+    assert (plan.retried, plan.published is not None) == (None, True)
+    assert leads_of(day)["text"]["error_code"] == "audio_unreadable"
+
+
+def test_a_retry_goes_on_after_a_crash_and_the_day_stays_until_it_is_done(day: Path, tiny_model: Path) -> None:
+    before = leads_of(day)
+
+    def crash() -> None:
+        raise RuntimeError("crashed before it published")
+
+    with pytest.raises(RuntimeError, match="crashed"):
+        finish_run(open_run(plan_of(day, tiny_model, retry=True)), CONFIG, lambda *_: None, crash)
+    assert leads_of(day) == before
+    again = plan_of(day, tiny_model, retry=True)
+    assert count_done(again) == 2
+    run = open_run(again)
+    assert (run.resumed, run.model) == (2, None)
+    assert finish_run(run, CONFIG, lambda *_: None)["scored"] == 3
+    assert leads_of(day)["call-000"]["status"] == "scored"
+
+
+def test_the_plain_command_after_a_retry_does_nothing(day: Path, tiny_model: Path) -> None:
+    score(plan_of(day, tiny_model, retry=True))
+    assert plan_of(day, tiny_model).published is not None
+
+
+def test_a_day_that_is_not_published_is_planned_whole(tmp_path: Path, tiny_model: Path) -> None:
+    write_short_calls(tmp_path / "manifests", 1)
+    plan = plan_of(tmp_path, tiny_model, retry=True)
+    assert (plan.published, plan.retried) == (None, None)
