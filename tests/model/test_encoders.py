@@ -272,7 +272,7 @@ def test_what_follows_a_rounds_tokens_is_not_looked_at(text_encoder: TextEncoder
 def test_the_order_of_tokens_matters(text_encoder: TextEncoder, input_ids: Tensor) -> None:
     states, _ = text_encoder(input_ids, NUM_TOKENS)
     turned, _ = text_encoder(input_ids[1:2].flip(1), NUM_TOKENS[1:2])
-    assert (turned[0].flip(0) - states[1]).abs().max() > 1e-3
+    assert (turned[0].flip(0) - states[1]).abs().max() > 1e-4
 
 
 @torch.no_grad()
