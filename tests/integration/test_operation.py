@@ -1,0 +1,85 @@
+"""The nightly job as a scheduler and an engineer on call run it: ranges, the newest day, locks, the plan before."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msmtfn.leads.lock import lock_day
+from tests.integration.job import DATE, run_job, write_short_calls
+
+DAY_BEFORE = DATE - dt.timedelta(days=1)
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    """Two days of four calls."""
+    root = write_short_calls(tmp_path / "manifests", 4)
+    shutil.copytree(root / f"date={DATE}", root / f"date={DAY_BEFORE}")
+    return root
+
+
+def told(output: str) -> dict[str, Any]:
+    """The last line of a job's output."""
+    line: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return line
+
+
+def places(manifests: Path, model: Path) -> list[object]:
+    return ["--manifests", manifests, "--leads", manifests.parent / "leads", "--model", model]
+
+
+def test_a_range_and_its_plan(manifests: Path, tiny_model: Path, ray_address: str) -> None:
+    arguments = [*places(manifests, tiny_model), "--from", DAY_BEFORE - dt.timedelta(days=9)]
+    first = run_job(*arguments, "--to", DAY_BEFORE, RAY_ADDRESS=ray_address)
+    assert first.returncode == 0, first.stderr
+    assert [day["date"] for day in told(first.stdout)["days"]] == [str(DAY_BEFORE)]
+
+    planned = run_job(*arguments, "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert not (manifests.parent / "leads" / f"date={DATE}").exists()
+    known, due = (line for line in planned.stdout.splitlines() if line.startswith("│"))
+    assert re.search(rf"{DAY_BEFORE}.* 4 .* 0 .*nothing: published", known)
+    assert re.search(rf"{DATE}.* 4 .* 4 .*score", due)
+    expected = float(re.search(r"(\d+) s", due)[1])  # type: ignore[index]
+    assert expected == pytest.approx(told(first.stdout)["days"][0]["seconds"], abs=0.51)
+
+    both = run_job(*arguments, RAY_ADDRESS=ray_address)
+    assert both.returncode == 0, both.stderr
+    assert "nothing was done" in both.stdout
+    assert [(day["date"], day["scored"]) for day in told(both.stdout)["days"]] == [(str(DAY_BEFORE), 4), (str(DATE), 4)]
+
+
+def test_without_a_date_the_newest_day_without_leads_is_scored(
+    manifests: Path, tiny_model: Path, ray_address: str
+) -> None:
+    arguments = places(manifests, tiny_model)
+    days = []
+    for _ in range(3):
+        job = run_job(*arguments, RAY_ADDRESS=ray_address)
+        assert job.returncode == 0, job.stderr
+        days.append([day["date"] for day in told(job.stdout)["days"]])
+    assert days == [[str(DATE)], [str(DAY_BEFORE)], []]
+
+
+def test_a_day_that_fails_costs_the_others_nothing(manifests: Path, tiny_model: Path, ray_address: str) -> None:
+    (manifests / f"date={DAY_BEFORE}" / "calls.parquet").write_bytes(b"no Parquet")
+    job = run_job(*places(manifests, tiny_model), "--from", DAY_BEFORE, RAY_ADDRESS=ray_address)
+    assert job.returncode == 1
+    broken, scored = told(job.stdout)["days"]
+    assert (broken["date"], broken["exit_code"], scored["scored"]) == (str(DAY_BEFORE), 1, 4)
+    assert "cannot be read as Parquet" in broken["error"]
+
+
+def test_a_day_that_another_run_is_at_work_on_is_left_to_it(manifests: Path, tiny_model: Path) -> None:
+    with lock_day(str(manifests.parent / "leads"), DATE):
+        job = run_job("--date", DATE, *places(manifests, tiny_model))
+    assert job.returncode == told(job.stdout)["exit_code"] == 4
+    assert f"another run is at work on {DATE}" in job.stderr.splitlines()[-1]
+    assert not (manifests.parent / "leads" / f"date={DATE}").exists()
