@@ -23,12 +23,12 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext, SaveMode
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from msmtfn import storage
 from msmtfn.errors import ScoringError
 from msmtfn.leads.schema import REJECTED, ROW_ID
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
+from msmtfn.scoring.counter import open_counter, prepare_counted
 from msmtfn.scoring.prepare import Preparer
 from msmtfn.scoring.scorer import Scorer, ScorerConfig
 
@@ -135,9 +135,9 @@ def score_calls(
     filesystem, parts = storage.arrow_filesystem_of(task.parts)
     _configure_engine(task, filesystem)
     pool = _plan_scorers(config, scorer)
-    with _progress(report, config.progress_sec) as counter, _explained():
+    with open_counter(task.run_id) as counter, _progress(counter, report, config.progress_sec), _explained():
         (
-            prepared_dataset(task.calls, preparer, _passed(task.schema), task.num_calls, config)
+            prepared_dataset(task.calls, preparer, _passed(task.schema), task.num_calls, config, counter)
             .map_batches(
                 ScoringActor,
                 fn_constructor_args=(ray.put(network), scorer, task, pool.threads, counter),
@@ -159,7 +159,7 @@ def score_calls(
 
 
 def prepared_dataset(
-    calls: str, preparer: Preparer, passed: Sequence[str], num_calls: int, config: PipelineConfig
+    calls: str, preparer: Preparer, passed: Sequence[str], num_calls: int, config: PipelineConfig, counter: Any
 ) -> ray.data.Dataset:
     """The calls of a folder as the network reads them; nothing is read before the dataset is used.
 
@@ -169,6 +169,7 @@ def prepared_dataset(
         passed: the manifest's columns that pass through.
         num_calls: of the folder.
         config: how the work is spread.
+        counter: told which node has prepared how many calls.
     """
     # Retries can be bounded in this way only, whatever is to come in Ray 2.64.
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
@@ -178,7 +179,7 @@ def prepared_dataset(
         .repartition(target_num_rows_per_block=_block_calls(num_calls, config))
         .map_batches(
             # Not a function of this module, whose imports would cost each of the tasks' workers seconds.
-            partial(preparer.prepare_batch, passed=passed),
+            partial(prepare_counted, partial(preparer.prepare_batch, passed=passed), counter),
             batch_size=config.batch_calls,
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -216,23 +217,6 @@ class ScoringActor:
             os._exit(1)
         self.counter.add.remote(len(scored), pc.sum(pc.equal(scored["status"], REJECTED)).as_py() or 0)
         return scored
-
-
-class ProgressCounter:
-    """Counts what the scorers have done; a batch that is tried again counts twice, so it is for the eye only."""
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.rejected = 0
-
-    def add(self, done: int, rejected: int) -> None:
-        """Count a batch."""
-        self.done += done
-        self.rejected += rejected
-
-    def read(self) -> tuple[int, int]:
-        """Calls done and rejected."""
-        return self.done, self.rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,11 +278,8 @@ def _explained() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(report: Callable[[int, int], None], every_sec: float) -> Iterator[Any]:
+def _progress(counter: Any, report: Callable[[int, int], None], every_sec: float) -> Iterator[None]:
     """Report what the counter has counted, every so often."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote: Any = ray.remote(ProgressCounter)
-    counter = remote.options(num_cpus=0, scheduling_strategy=here).remote()
     finished = threading.Event()
 
     def watch() -> None:
@@ -309,7 +290,7 @@ def _progress(report: Callable[[int, int], None], every_sec: float) -> Iterator[
     watcher = threading.Thread(target=watch, daemon=True, name="progress")
     watcher.start()
     try:
-        yield counter
+        yield
     finally:
         finished.set()
         watcher.join()

@@ -25,6 +25,7 @@ from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ID
 from msmtfn.errors import TrainingDataError
 from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, unpack_network
+from msmtfn.scoring.counter import open_counter
 from msmtfn.scoring.pipeline import PipelineConfig, prepared_dataset
 from msmtfn.scoring.prepare import PrepareConfig, Preparer
 from msmtfn.training.data import LabelledSplit, keep_ready
@@ -63,9 +64,10 @@ def prepare_split(split: LabelledSplit, model: Model, prepare: PrepareConfig, se
         storage.make_folder(calls)
         storage.write_parquet(storage.join(calls, "calls.parquet"), rows)
         preparer = Preparer(prepare, model.network.config, model.tokenizer, "")
-        prepared = prepared_dataset(calls, preparer, PASSED, len(rows), PipelineConfig())
         filesystem, path = storage.arrow_filesystem_of(place)
-        prepared.write_parquet(path, filesystem=filesystem, compression="lz4")  # sound hardly gets smaller
+        with open_counter(split.name) as counter:
+            prepared = prepared_dataset(calls, preparer, PASSED, len(rows), PipelineConfig(), counter)
+            prepared.write_parquet(path, filesystem=filesystem, compression="lz4")  # sound hardly gets smaller
         storage.write_text(marker, json.dumps({"calls": len(rows)}) + "\n")
     seen = open_calls(place).to_table(columns=[ROW_ID, "status", "error_code"])
     reasons = Counter(seen["error_code"].drop_null().to_pylist())

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from functools import partial
+
+import pyarrow as pa
+import pytest
+import ray
+
+from msmtfn.scoring.counter import RunCounter, describe_nodes, open_counter, prepare_counted
+
+
+def test_the_busiest_node_is_named_first_and_two_at_one_address_by_their_ids() -> None:
+    line = describe_nodes(
+        {"a1a1a1a1ffff": 40, "b2b2b2b2ffff": 120, "gone": 3}, {"a1a1a1a1ffff": "10.0.0.1", "b2b2b2b2ffff": "10.0.0.1"}
+    )
+    assert line == (
+        "prepared on 3 nodes: 10.0.0.1 (node b2b2b2b2) 120 calls, 10.0.0.1 (node a1a1a1a1) 40 calls, "
+        "unknown (node gone) 3 calls"
+    )
+
+
+def test_one_node_and_none_are_told_in_words_of_their_own() -> None:
+    assert describe_nodes({"a1": 2}, {"a1": "10.0.0.1"}) == "prepared on 1 node: 10.0.0.1 (node a1) 2 calls"
+    assert describe_nodes({}, {}) == "prepared no calls"
+
+
+def test_what_was_done_and_what_was_prepared_are_counted_apart() -> None:
+    counter = RunCounter()
+    for node_id, calls in (("a", 2), ("b", 1), ("a", 3)):
+        counter.add_prepared(node_id, calls)
+    counter.add(2, 1)
+    counter.add(3, 0)
+    assert (counter.read(), counter.read_prepared()) == ((5, 1), {"a": 5, "b": 1})
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_the_log_tells_at_the_end_what_the_node_has_prepared(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with open_counter("2026-11-21-abc") as counter:
+        prepare: Callable[[pa.Table], pa.Table] = partial(prepare_counted, lambda batch: batch.slice(0, 2), counter)
+        task = ray.remote(prepare_in_task)
+        assert ray.get([task.remote(prepare), task.remote(prepare)]) == [2, 2]
+        assert not caplog.records
+    node_id = ray.get_runtime_context().get_node_id()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(rf"2026-11-21-abc: prepared on 1 node: \S+ \(node {node_id[:8]}\) 4 calls", said)
+
+
+def prepare_in_task(prepare: Callable[[pa.Table], pa.Table]) -> int:
+    return len(prepare(pa.table({"row_id": [1, 2, 3]})))
