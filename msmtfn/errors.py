@@ -6,6 +6,7 @@ the job with one line that says what to do.
 
 from __future__ import annotations
 
+import traceback
 from enum import StrEnum
 
 
@@ -13,6 +14,7 @@ class RejectCode(StrEnum):
     """Why a call could not be scored; the value is what stands in the column `error_code`."""
 
     BAD_ROW = "bad_row"
+    FILE_OUTSIDE_ALLOWED_PREFIXES = "file_outside_allowed_prefixes"
     AUDIO_NOT_FOUND = "audio_not_found"
     AUDIO_UNREADABLE = "audio_unreadable"
     AUDIO_EMPTY = "audio_empty"
@@ -75,3 +77,18 @@ class TrainingDataError(JobError):
 
 class TrainingError(JobError):
     """Training cannot go on: its loss is no number, or its workers failed too often."""
+
+
+def trace_of(error: BaseException) -> str:
+    """Where an exception and those it came from were raised, for the log.
+
+    Without their messages: one that nobody has thought of may quote the transcript that it was raised for.
+    """
+    lines, each, seen = [], error, {id(error)}
+    while True:
+        lines.append(f"{type(each).__name__}, raised in\n{''.join(traceback.format_tb(each.__traceback__))}")
+        before = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+        if before is None or id(before) in seen:
+            return "after which ".join(reversed(lines)).rstrip()
+        seen.add(id(before))
+        each = before

@@ -11,6 +11,7 @@ import datetime as dt
 import logging
 import os
 import posixpath
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 PROTOCOLS: Final = ("file", "s3")
 DELETIONS_AT_ONCE: Final = 32
 DAY_PREFIX: Final = "date="
+
+
+class FileTooLargeError(OSError):
+    """A file has more bytes than the caller will read; the message says how many."""
 
 
 def protocol_of(location: str) -> str:
@@ -60,6 +65,34 @@ def absolute(location: str) -> str:
 def join(location: str, *names: str) -> str:
     """A place under a location."""
     return posixpath.join(location, *names)
+
+
+def resolve(location: str) -> str:
+    """Where a location leads: a place to compare with others, and to open.
+
+    `.` and `..` are taken away, and symbolic links of this machine are followed. S3 has no folders to go up from, so
+    there `..` takes the name before it away, and never the bucket.
+
+    Raises:
+        UsageError: another scheme than `file://` and `s3://`.
+        ValueError: a name that no file can have.
+    """
+    if protocol_of(location) == "file":
+        return os.path.realpath(location.removeprefix("file://"))
+    bucket, *names = location.removeprefix("s3://").split("/")
+    kept: list[str] = []
+    for name in names:
+        if name == "..":
+            del kept[-1:]
+        elif name != ".":
+            kept.append(name)
+    return "s3://" + "/".join([bucket, *kept])
+
+
+def is_within(location: str, folder: str) -> bool:
+    """Whether a place is a folder or stands below it, by whole names; both as `resolve` gives them."""
+    folder = folder.rstrip("/")
+    return location == folder or location.startswith(f"{folder}/")
 
 
 def filesystem_of(location: str) -> tuple[AbstractFileSystem, str]:
@@ -99,6 +132,33 @@ def read_bytes(location: str) -> bytes:
     with _as_os_errors():
         data: bytes = filesystem.cat_file(path)
     return data
+
+
+def read_at_most(location: str, limit: int) -> bytes:
+    """A file's content, whole, if it is no longer than `limit`.
+
+    Nothing is followed and nothing is waited for: a symbolic link in the last place, a pipe or a device is an error.
+
+    Raises:
+        FileTooLargeError: it is longer.
+        FileNotFoundError: there is no such file.
+        OSError: the storage refused, or the location is no file.
+    """
+    if protocol_of(location) == "s3":
+        _check_size(size_of(location), limit)
+        return read_bytes(location)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with os.fdopen(os.open(location.removeprefix("file://"), flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{location} is a pipe or a device")
+        _check_size(status.st_size, limit)
+        return file.read(status.st_size)
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise FileTooLargeError(f"{size} bytes; at most {limit} are read")
 
 
 @contextlib.contextmanager

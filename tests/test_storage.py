@@ -82,6 +82,39 @@ def test_an_address_is_absolute_and_loses_its_last_slash() -> None:
     assert (storage.absolute("file:///a/b/"), storage.absolute("s3://b/a/")) == ("/a/b", "s3://b/a")
 
 
+@pytest.mark.parametrize(
+    ("location", "place"),
+    [
+        ("s3://b/calls/../other/a", "s3://b/other/a"),
+        ("s3://b/calls/./a", "s3://b/calls/a"),
+        ("s3://b/../../c/a", "s3://b/c/a"),
+        ("s3://b/calls//a", "s3://b/calls//a"),  # another key than calls/a
+        ("s3://b/a..b/...", "s3://b/a..b/..."),
+        ("s3://b", "s3://b"),
+        ("/nowhere/../a", "/a"),
+        ("file:///nowhere/./a", "/nowhere/a"),
+    ],
+)
+def test_a_location_is_resolved_to_where_it_leads(location: str, place: str) -> None:
+    assert storage.resolve(location) == place
+
+
+@pytest.mark.parametrize(
+    ("location", "folder", "within"),
+    [
+        ("s3://b/calls/a", "s3://b/calls", True),
+        ("s3://b/calls/a", "s3://b/calls/", True),
+        ("s3://b/calls", "s3://b/calls", True),
+        ("s3://b/calls-evil/a", "s3://b/calls", False),
+        ("s3://b2/a", "s3://b", False),
+        ("/a", "/", True),
+        ("/b/s3:/b/a", "s3://b", False),
+    ],
+)
+def test_a_place_is_within_a_folder_by_whole_names(location: str, folder: str, within: bool) -> None:
+    assert storage.is_within(location, folder) is within
+
+
 def test_places_are_joined_with_slashes() -> None:
     assert storage.join("s3://b/a", "c", "d.txt") == "s3://b/a/c/d.txt"
     assert storage.join("/a", "c") == "/a/c"

@@ -43,7 +43,8 @@ ROW_ID: Final = "row_id"
 ROW_ERROR: Final = "row_error"
 SPEAKERS: Final = ("agent", "customer")
 ROWS_AT_A_TIME: Final = 4096
-LONGEST_LABEL: Final = 12
+LONGEST_LABEL: Final = 2
+LONGEST_URI: Final = 4096  # no file system has longer paths, and to resolve one takes the square of its length
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +161,10 @@ def check_call(uri: str | None, intent: str | None, agent_channel: int | None, r
         raise CallError(RejectCode.BAD_ROW, row_error)
     if not uri:
         raise CallError(RejectCode.BAD_ROW, "uri is empty; it must name the recording")
+    if len(uri) > LONGEST_URI:
+        raise CallError(RejectCode.BAD_ROW, f"uri has {len(uri)} characters; at most {LONGEST_URI} are taken")
     if intent is not None and intent not in INTENTS:
-        # A longer one may be a text in the wrong column, which is not for the operator.
+        # A longer one may be a text or a number in the wrong column, which is not for the operator.
         said = repr(intent) if len(intent) <= LONGEST_LABEL else "a longer text"
         raise CallError(RejectCode.BAD_ROW, f"intent is {said}; it must be one of {', '.join(INTENTS)} or null")
     if agent_channel is not None and agent_channel not in (0, 1):
@@ -248,7 +251,7 @@ def _column(file: str, batch: pa.RecordBatch, name: str, kind: pa.DataType) -> p
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as exc:
         raise ManifestError(
             f"{file} has the column {name!r} as {column.type}, which does not fit the {kind} of the files together: "
-            f"{exc}; give it one type"
+            f"{_without_values(exc)}; give it one type"
         ) from exc
 
 
@@ -270,7 +273,14 @@ def _as_contract(file: str, batch: pa.RecordBatch, name: str) -> pa.Array:
             return _cast_turns(column)
         return _readable_text(column.cast(kind))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, pa.ArrowTypeError) as exc:
-        raise ManifestError(f"{file} has the column {name!r} as {column.type}, which is not {kind}: {exc}") from exc
+        raise ManifestError(
+            f"{file} has the column {name!r} as {column.type}, which is not {kind}: {_without_values(exc)}"
+        ) from exc
+
+
+def _without_values(exc: pa.ArrowException) -> str:
+    """What Arrow says of a column, where it is of types; what it says of a value quotes it, text or number."""
+    return "a value does not fit" if type(exc) is pa.ArrowInvalid else str(exc)
 
 
 def _cast_turns(column: pa.Array) -> pa.Array:

@@ -20,9 +20,10 @@ from transformers import PreTrainedTokenizerBase
 from msmtfn import storage
 from msmtfn.calls.activity import ActivityConfig, detect_activity
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
+from msmtfn.calls.fetch import fetch_recording
 from msmtfn.calls.manifest import check_call, turns_of
 from msmtfn.calls.rounds import Round, RoundsConfig, find_rounds
-from msmtfn.errors import CallError, RejectCode, UsageError
+from msmtfn.errors import CallError, RejectCode, trace_of
 from msmtfn.leads.schema import REJECTED, ROUND
 from msmtfn.model.config import MsmtFnConfig
 
@@ -57,10 +58,23 @@ PREPARED: Final = pa.schema(
 class PrepareConfig:
     """How recordings are read and cut into rounds."""
 
+    allowed_prefixes: tuple[str, ...] = ()
+    """Folders and s3:// addresses below which recordings may stand, beside the root of the manifests."""
     audio: AudioConfig = field(default_factory=AudioConfig)
     """Limits of a recording."""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
     """How speech is found: in the channels of a call without turns, and by a network that hears no silence."""
+
+    def __post_init__(self) -> None:
+        """Check the prefixes.
+
+        Raises:
+            ValueError: one names no place.
+        """
+        for prefix in self.allowed_prefixes:
+            scheme, _, place = prefix.rpartition("://")
+            if scheme not in ("", *storage.PROTOCOLS) or not (place.strip("/") or (place and scheme != "s3")):
+                raise ValueError(f"allowed_prefixes has {prefix!r}; give folders, or s3:// addresses with a bucket")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,7 @@ class Preparer:
         self.network = network
         self.tokenizer = tokenizer
         self.manifest_root = manifest_root
+        self.allowed_prefixes = [storage.absolute(prefix) for prefix in config.allowed_prefixes]
         self.rounds_config = RoundsConfig(
             max_round_sec=float(network.max_round_sec),
             overlong_rounds=network.overlong_rounds,
@@ -122,7 +137,9 @@ class Preparer:
         """
         uri = check_call(row["uri"], row["intent"], row["agent_channel"], row["row_error"])
         turns = turns_of(row["turns"])
-        data = self._fetch(uri)
+        data = fetch_recording(
+            uri, self.manifest_root, self.allowed_prefixes, max_file_bytes=self.config.audio.max_file_bytes
+        )
         recording = decode_recording(data, sample_rate=self.network.encoder_sample_rate, config=self.config.audio)
         rounds = find_rounds(recording.channels, recording.sample_rate, turns, row["agent_channel"], self.rounds_config)
         samples, round_samples = self._cut(recording, rounds)
@@ -135,28 +152,10 @@ class Preparer:
             return error
         # The edge of the call: whatever is wrong with one call must not cost the others.
         except Exception as exc:
-            logger.exception("row %d: could not be prepared", row["row_id"])
+            logger.error("row %d: could not be prepared: %s", row["row_id"], trace_of(exc))
             return CallError(
                 RejectCode.INTERNAL_ERROR, f"{type(exc).__name__} while the call was prepared; see the log"
             )
-
-    def _fetch(self, uri: str) -> bytes:
-        """Read a recording's bytes, if they are not too many."""
-        location = uri if storage.is_absolute(uri) else storage.join(self.manifest_root, uri)
-        limit = self.config.audio.max_file_bytes
-        try:
-            size = storage.size_of(location)
-            if size > limit:
-                raise CallError(
-                    RejectCode.AUDIO_TOO_LARGE, f"{size} bytes; at most {limit} are read (--max-file-bytes)"
-                )
-            return storage.read_bytes(location)
-        except UsageError as exc:
-            raise CallError(RejectCode.BAD_ROW, "uri has a scheme other than file:// and s3://") from exc
-        except (FileNotFoundError, NotADirectoryError) as exc:
-            raise CallError(RejectCode.AUDIO_NOT_FOUND, "no file at the uri") from exc
-        except (OSError, ValueError) as exc:  # ValueError: a NUL in the name, an S3 bucket that cannot be
-            raise CallError(RejectCode.AUDIO_UNREADABLE, f"the file cannot be read: {type(exc).__name__}") from exc
 
     def _cut(self, recording: Recording, rounds: Sequence[Round]) -> tuple[npt.NDArray[np.int16], list[int]]:
         """The rounds' samples, one round after the other, as int16."""

@@ -63,7 +63,7 @@ def prepare_split(split: LabelledSplit, model: Model, prepare: PrepareConfig, se
             storage.delete(old)
         storage.make_folder(calls)
         storage.write_parquet(storage.join(calls, "calls.parquet"), rows)
-        preparer = Preparer(prepare, model.network.config, model.tokenizer, "")
+        preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
         filesystem, path = storage.arrow_filesystem_of(place)
         with open_counter(split.name) as counter:
             prepared = prepared_dataset(calls, preparer, PASSED, len(rows), PipelineConfig(), counter)

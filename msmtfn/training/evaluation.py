@@ -109,7 +109,7 @@ def evaluate_calls(
     Raises:
         TrainingDataError: no call can be scored, or there is no other round to shuffle with.
     """
-    preparer = Preparer(prepare, model.network.config, model.tokenizer, split.root)
+    preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
     batches = _prepare(split.rows, preparer, report)
     if shuffle != "none":
         batches = shuffle_rounds(list(batches), shuffle, seed)

@@ -574,6 +574,7 @@ def test_a_good_call_gives_its_uri(intent: str | None, agent_channel: int | None
         ("a.wav", "F", None, None, "intent is 'F'; it must be one of A, B, C, D, E or null"),
         ("a.wav", "", None, None, "intent is ''"),
         ("a.wav", "a", None, None, "intent is 'a'"),
+        ("a" * 4097, None, None, None, "uri has 4097 characters; at most 4096 are taken"),
         ("a.wav", None, 2, None, "agent_channel is neither 0, 1 nor null"),
         ("a.wav", None, -1, None, "agent_channel is neither 0, 1 nor null"),
     ],
@@ -585,6 +586,22 @@ def test_a_call_that_breaks_the_contract_is_a_bad_row(
         check_call(uri, intent, agent_channel, row_error)
     assert caught.value.code == RejectCode.BAD_ROW
     assert caught.value.detail.startswith(said)
+
+
+@pytest.mark.parametrize("columns", [{"agent_channel": [SECRET]}, {"turns": [[{"start_sec": SECRET}]]}])
+def test_what_a_column_holds_is_not_told_where_it_does_not_fit(columns: dict[str, list[Any]], tmp_path: Path) -> None:
+    (tmp_path / f"date={DATE}").mkdir()
+    table = pa.table({"call_id": ["a"], "uri": ["a.wav"], **columns})
+    pq.write_table(table, tmp_path / f"date={DATE}" / "calls.parquet")
+    with pytest.raises(ManifestError) as caught:
+        list(iter_calls(open_manifest(str(tmp_path), DATE)))
+    assert SECRET[:4] not in str(caught.value)
+
+
+def test_a_number_in_the_place_of_the_intent_is_not_told() -> None:
+    with pytest.raises(CallError, match="intent is a longer text") as caught:
+        check_call("a.wav", "13800001111", None, None)
+    assert "138" not in caught.value.detail
 
 
 def test_a_transcript_in_the_place_of_the_intent_is_not_told() -> None:

@@ -94,6 +94,7 @@ def test_days_of_manifests_with_shuffled_audio_and_a_reject(
         for index in range(4)  # the last has no recording
     ]
     places = ["--manifests", write_manifest(tmp_path / "in", rows), "--from", DATE, "--out", tmp_path / "out"]
+    places += ["--allowed-prefixes", tmp_path / "short"]
     code, _ = run_main("--model", model, *places, "--shuffle", "audio")
     assert code == 0
     shown = capsys.readouterr().out

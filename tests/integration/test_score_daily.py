@@ -47,6 +47,7 @@ def real_day(
     manifests = write_manifest(root / "manifests", rows, schema.append(pa.field("turns", pa.list_(TURN))))
     shutil.copy(recordings / "weather_mulaw.wav", manifests)
     arguments = ["--date", DATE, "--manifests", manifests, "--leads", root / "leads", "--model", tiny_model]
+    arguments += ["--allowed-prefixes", recordings]
     return arguments, run_job(*arguments), root / "leads"
 
 
@@ -251,6 +252,7 @@ def test_the_full_size_network_scores_a_real_call(
         tmp_path / "manifests", [{"call_id": "a", "uri": uri, "agent_channel": 0, "turns": turns}]
     )
     arguments = ["--date", DATE, "--manifests", manifests, "--leads", tmp_path / "leads", "--model", tmp_path / "full"]
+    arguments += ["--allowed-prefixes", recordings]
     job = run_job(*arguments, RAY_ADDRESS=ray_address)
     assert job.returncode == 0, job.stderr
     _, (row,) = read_day(tmp_path / "leads")

@@ -156,7 +156,8 @@ REJECTS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
     "turn that never ends": (good(turns=[("agent", 0, math.inf, SECRET)]), "bad_row", "lacks its start or its end"),
     "unknown intent": (good(intent="F"), "bad_row", "'F'"),
     "null uri": (good(uri=None), "bad_row", "uri is empty"),
-    "http uri": (good(uri="http://host/a.wav"), "bad_row", "scheme"),
+    "http uri": (good(uri="http://host/a.wav"), "file_outside_allowed_prefixes", "scheme"),
+    "outside": (good(uri="/etc/hostname"), "file_outside_allowed_prefixes", "--allowed-prefixes"),
     "duplicate": (good(row_error="call_id is the same as that of row 0"), "bad_row", "that of row 0"),
     "agent_channel 7": (good(agent_channel=7), "bad_row", "agent_channel is neither 0, 1 nor null"),
 }
@@ -235,8 +236,35 @@ def test_an_unexpected_exception_is_logged_once_with_its_row(
     with caplog.at_level(logging.INFO):
         preparer.prepare_batch(calls(*({"uri": "a.wav", "row_id": 40 + number} for number in range(3))), PASSED)
     [record] = caplog.records
-    assert record.getMessage() == "row 41: could not be prepared"
-    assert record.exc_info is not None
+    assert record.getMessage().startswith("row 41: could not be prepared: ZeroDivisionError, raised in\n")
+    assert 'test_prepare.py", line' in record.getMessage()
+
+
+@pytest.mark.usefixtures("second_call_fails")
+def test_the_log_holds_no_transcript_and_no_customer(
+    preparer: Preparer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = []
+    for number, (make, _, _) in enumerate(REJECTS.values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        bad = make(folder)
+        inside = bad["uri"] and not bad["uri"].startswith(("/", "http:"))
+        rows.append(
+            {
+                "turns": [("agent", 0.0, 0.5, SECRET)],
+                "customer_id": CUSTOMER,
+                **bad,
+                **({"uri": f"{number}/{bad['uri']}"} if inside else {}),
+            }
+        )
+    with caplog.at_level(logging.DEBUG):
+        prepared = preparer.prepare_batch(calls(*rows), PASSED)
+    assert "internal_error" in prepared["error_code"].to_pylist()
+    logged = "\n".join(logging.Formatter("%(message)s").format(record) for record in caplog.records)
+    assert "could not be prepared" in logged
+    assert SECRET not in logged.replace(str(tmp_path), "")
+    assert CUSTOMER not in logged
 
 
 def test_a_rejected_call_is_not_logged(preparer: Preparer, caplog: pytest.LogCaptureFixture) -> None:
@@ -276,6 +304,35 @@ def test_a_uri_is_a_path_a_file_uri_or_relative_to_the_manifests_root(
 def test_a_link_to_a_recording_is_followed(preparer: Preparer, tmp_path: Path) -> None:
     (tmp_path / "link.wav").symlink_to(write(tmp_path / "a.wav"))
     assert prepare_one(preparer, uri="link.wav")["round_samples"] == [8000]
+
+
+def test_a_prefix_named_in_the_configuration_may_hold_recordings(
+    preparer: Preparer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "calls").mkdir()
+    uri = str(write(tmp_path / "calls" / "a.wav"))
+    root = str(tmp_path / "manifests")
+    monkeypatch.chdir(tmp_path)  # a relative prefix counts from where the job was started
+    for prefixes, code in (
+        ((), "file_outside_allowed_prefixes"),
+        ((str(tmp_path / "calls"),), None),
+        (("calls",), None),
+    ):
+        config = PrepareConfig(audio=LIMITS, allowed_prefixes=prefixes)
+        named = Preparer(config, preparer.network, preparer.tokenizer, root)
+        assert prepare_one(named, uri=uri)["error_code"] == code
+
+
+@pytest.mark.parametrize("prefix", ["", "s3://", "s3:///", "file://", "http://host/calls"])
+def test_a_prefix_that_names_no_place_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="allowed_prefixes has "):
+        PrepareConfig(allowed_prefixes=(prefix,))
+
+
+@pytest.mark.parametrize("prefix", ["/", "calls", "/mnt/calls/", "file:///mnt", "s3://bucket", "s3://bucket/calls/"])
+def test_a_prefix_is_a_folder_or_an_address(prefix: str) -> None:
+    assert PrepareConfig(allowed_prefixes=(prefix,)).allowed_prefixes == (prefix,)
 
 
 def test_a_file_of_just_the_limit_is_read(preparer: Preparer, tmp_path: Path) -> None:
