@@ -1,12 +1,14 @@
 """Decode one recording, held in memory, into float channels at the model's rate.
 
-Accepted are WAV (WAVEX, RF64, RIFX too), FLAC, MP3 and OGG (Vorbis, Opus), known by their first bytes; whatever else
-libsndfile knows is rejected, headerless samples first of all. Decoding and resampling go block by block, so memory is
-bounded by twice the longest call at the model's rate and some blocks, whatever the header says.
+Accepted are WAV (WAVEX, RF64, RIFX too), FLAC, MP3 and OGG (Vorbis, Opus), known by their first bytes, and what
+`media` decodes where it is installed; whatever else libsndfile knows is rejected, headerless samples first of all.
+Decoding and resampling go block by block, so memory is bounded by twice the longest call at the model's rate and some
+blocks, whatever the header says.
 
 What cannot be noticed, because nothing in the file tells: the missing end of an MP3 without a Xing or Info header, of
 a WAV whose data size a streaming writer left open (0, or about 2 or 4 GiB), or of a FLAC of unknown length cut between
-two frames; audio after the length that a Xing header or a FLAC header promises.
+two frames; of an AAC or AMR cut between two frames, or a G.722; audio after the length that a Xing header or a FLAC
+header promises.
 
 Shape letters: C channels, S samples of a channel.
 """
@@ -18,6 +20,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -26,7 +29,14 @@ import soundfile as sf
 import torch
 from torchaudio.functional import resample
 
-from msmtfn.calls.containers import check_ogg_end, check_wav_size, recognise_container, unreadable
+from msmtfn.calls.containers import (
+    check_mp4_boxes,
+    check_ogg_end,
+    check_wav_size,
+    recognise_container,
+    unreadable,
+)
+from msmtfn.calls.media import FORMATS, decode_media
 from msmtfn.errors import CallError, RejectCode
 
 if TYPE_CHECKING:
@@ -39,6 +49,9 @@ BLOCK_FRAMES: Final = 2**20
 
 MAX_KERNEL_SIZE: Final = 2**22
 """Weights of the largest resampling kernel. 44101 to 8000 Hz would take 353 million, 1.4 GB, without this limit."""
+
+MAX_PACKETS_PER_SEC: Final = 200
+"""Packets of sound, and of a picture beside it, that a second of an MP4 can have; AAC has 94 at 96 kHz."""
 
 _FILTER_WIDTH: Final = 6  # zero crossings of the sinc on each side
 _UNKNOWN_FRAMES: Final = 2**62  # libsndfile's stand-in for an unknown length is this or more; FLAC ends at 2**36
@@ -90,13 +103,15 @@ class Recording:
         return mono
 
 
-def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig) -> Recording:
+def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig, name: str = "") -> Recording:
     """Decode a recording and resample it to `sample_rate`.
 
     Args:
-        data: the file's bytes: `bytes`, a memoryview or an Arrow buffer; copied only to fill in a WAV size of 0.
+        data: the file's bytes: `bytes`, a memoryview or an Arrow buffer; copied to fill in a WAV size of 0, and
+            for `media`.
         sample_rate: the rate wanted, in Hz. See `choose_ratio` for how exactly an odd rate is met.
         config: the limits.
+        name: of the file; a G.722 is known by it.
 
     Raises:
         CallError: the recording is empty, unreadable (cut short, too), too large or too long.
@@ -110,21 +125,43 @@ def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig) -> 
     if view.nbytes > config.max_file_bytes:
         detail = f"the file has {view.nbytes} bytes, the limit is {config.max_file_bytes}"
         raise CallError(RejectCode.AUDIO_TOO_LARGE, detail)
-    container = recognise_container(view)
-    if container == "WAV":
-        view = check_wav_size(view)
-    elif container == "OGG":
-        check_ogg_end(view)
-    try:
-        with _ForwardFile(_MemoryFile(view, shows_end_once=container == "MP3")) as file:
-            _check_header(file, config)
-            ratio = choose_ratio(file.samplerate, sample_rate)
-            blocks = _decode_blocks(file, config)
-            parts = list(blocks if ratio == 1 else _resample_blocks(blocks, ratio))
-    except sf.SoundFileError as exc:
-        raise unreadable(f"libsndfile cannot open this {container}: {getattr(exc, 'error_string', exc)}") from exc
+    container = recognise_container(view, name)
+    decode = _decode_with_ffmpeg if container in FORMATS else _decode_with_libsndfile
+    parts = decode(view, container, sample_rate, config)
     channels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     return Recording(np.ascontiguousarray(channels), sample_rate)
+
+
+def _decode_with_libsndfile(data: memoryview, container: str, sample_rate: int, config: AudioConfig) -> list[Waveform]:
+    if container == "WAV":
+        data = check_wav_size(data)
+    elif container == "OGG":
+        check_ogg_end(data)
+    try:
+        with _ForwardFile(_MemoryFile(data, shows_end_once=container == "MP3")) as file:
+            _check_shape(file.channels, file.samplerate)
+            if config.max_duration_sec * file.samplerate < file.frames < _UNKNOWN_FRAMES:
+                raise _too_long(f"lasts {file.frames / file.samplerate:.1f} s by its header", config)
+            return _resampled(_decode_blocks(file), file.samplerate, sample_rate, config)
+    except sf.SoundFileError as exc:
+        raise unreadable(f"libsndfile cannot open this {container}: {getattr(exc, 'error_string', exc)}") from exc
+
+
+def _decode_with_ffmpeg(data: memoryview, container: str, sample_rate: int, config: AudioConfig) -> list[Waveform]:
+    if container == "MP4":
+        check_mp4_boxes(data, most_packets=math.ceil(MAX_PACKETS_PER_SEC * config.max_duration_sec))
+    file_rate, blocks = decode_media(data, container, BLOCK_FRAMES)
+    first = next(blocks, None)
+    if first is None:
+        raise CallError(RejectCode.AUDIO_EMPTY, f"the {container} has no samples")
+    _check_shape(len(first), file_rate)
+    return _resampled(chain([first], blocks), file_rate, sample_rate, config)
+
+
+def _resampled(blocks: Iterator[Waveform], file_rate: int, sample_rate: int, config: AudioConfig) -> list[Waveform]:
+    ratio = choose_ratio(file_rate, sample_rate)
+    checked = _check_blocks(blocks, file_rate, config)
+    return list(checked if ratio == 1 else _resample_blocks(checked, ratio))
 
 
 def choose_ratio(file_rate: int, sample_rate: int) -> Fraction:
@@ -177,19 +214,28 @@ class _MemoryFile:
         return piece.nbytes
 
 
-def _check_header(file: sf.SoundFile, config: AudioConfig) -> None:
-    if not 1 <= file.channels <= MAX_CHANNELS:
-        raise unreadable(f"the recording has {file.channels} channels, at most {MAX_CHANNELS} can be read")
-    if not MIN_SAMPLE_RATE <= file.samplerate <= MAX_SAMPLE_RATE:
-        raise unreadable(f"the sample rate is {file.samplerate} Hz, not {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
-    if config.max_duration_sec * file.samplerate < file.frames < _UNKNOWN_FRAMES:
-        raise _too_long(f"lasts {file.frames / file.samplerate:.1f} s by its header", config)
+def _check_shape(num_channels: int, rate: int) -> None:
+    if not 1 <= num_channels <= MAX_CHANNELS:
+        raise unreadable(f"the recording has {num_channels} channels, at most {MAX_CHANNELS} can be read")
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise unreadable(f"the sample rate is {rate} Hz, not {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
 
 
-def _decode_blocks(file: sf.SoundFile, config: AudioConfig) -> Iterator[Waveform]:
-    """Yield (C, S) blocks; check on the way that no more comes than is allowed, and no less than is promised."""
+def _check_blocks(blocks: Iterator[Waveform], rate: int, config: AudioConfig) -> Iterator[Waveform]:
+    """Yield (C, S) blocks; check on the way that no more comes than is allowed, and that all are numbers."""
+    num_frames, max_frames = 0, math.floor(config.max_duration_sec * rate)
+    for block in blocks:
+        num_frames += block.shape[1]
+        if num_frames > max_frames:
+            raise _too_long("goes on", config)
+        if block.size and not (np.isfinite(block.min()) and np.isfinite(block.max())):
+            raise unreadable("the recording has samples that are infinite or not a number")
+        yield block
+
+
+def _decode_blocks(file: sf.SoundFile) -> Iterator[Waveform]:
+    """Yield (C, S) blocks; check on the way that no less comes than is promised."""
     num_frames, promised = 0, file.frames
-    max_frames = math.floor(config.max_duration_sec * file.samplerate)
     while num_frames < promised:
         wanted = min(BLOCK_FRAMES, promised - num_frames)
         try:
@@ -197,10 +243,6 @@ def _decode_blocks(file: sf.SoundFile, config: AudioConfig) -> Iterator[Waveform
         except sf.LibsndfileError as exc:
             raise _cut_short(file, f"decoding fails at or after {file.tell()}") from exc
         num_frames += len(block)
-        if num_frames > max_frames:
-            raise _too_long("goes on", config)
-        if len(block) and not (np.isfinite(block.min()) and np.isfinite(block.max())):
-            raise unreadable("the recording has samples that are infinite or not a number")
         yield np.ascontiguousarray(block.T)  # no copy of one channel
         if len(block) < wanted:
             break

@@ -140,7 +140,9 @@ class Preparer:
         data = fetch_recording(
             uri, self.manifest_root, self.allowed_prefixes, max_file_bytes=self.config.audio.max_file_bytes
         )
-        recording = decode_recording(data, sample_rate=self.network.encoder_sample_rate, config=self.config.audio)
+        recording = decode_recording(
+            data, sample_rate=self.network.encoder_sample_rate, config=self.config.audio, name=uri
+        )
         rounds = find_rounds(recording.channels, recording.sample_rate, turns, row["agent_channel"], self.rounds_config)
         samples, round_samples = self._cut(recording, rounds)
         return PreparedCall(recording.duration_sec, rounds, samples, round_samples, self._tokenize(rounds))

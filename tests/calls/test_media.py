@@ -1,0 +1,295 @@
+import contextlib
+import http.server
+import io
+import os
+import struct
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
+from msmtfn.calls.containers import check_mp4_boxes, recognise_container
+from msmtfn.calls.media import FORMATS, decode_media
+from msmtfn.errors import CallError, RejectCode
+from tests.ffmpeg import encode_media
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+RATES = {"m4a": 44_100, "alac": 8000, "3gp": 8000, "aac": 16_000, "amr": 8000, "g722": 16_000}
+CONTAINERS = {"m4a": "MP4", "alac": "MP4", "3gp": "MP4", "aac": "AAC", "amr": "AMR", "g722": "G722"}
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "200000"}
+INDEX_FIRST = {"moov_size": "5000"}
+
+
+def tone(rate: int, duration_sec: float = 2.0, channels: int = 1) -> npt.NDArray[np.int16]:
+    """(C, S): 440 Hz of amplitude 0.5 in channel 0, 880 Hz of amplitude 0.25 in channel 1."""
+    seconds = np.arange(round(rate * duration_sec)) / rate
+    both = [0.5 * np.sin(2 * np.pi * 440 * seconds), 0.25 * np.sin(2 * np.pi * 880 * seconds)]
+    return (32767 * np.stack(both[:channels])).astype(np.int16)
+
+
+def encode(kind: str, duration_sec: float = 2.0, channels: int = 1, options: dict[str, str] | None = None) -> bytes:
+    return encode_media(kind, tone(RATES[kind], duration_sec, channels), RATES[kind], options)
+
+
+def decode(data: bytes, kind: str = "", max_duration_sec: float = 10.0) -> Recording:
+    config = AudioConfig(max_duration_sec=max_duration_sec)
+    return decode_recording(data, sample_rate=8000, config=config, name=f"calls/a.{kind}")
+
+
+def reject(data: bytes, kind: str = "", max_duration_sec: float = 10.0) -> CallError:
+    with pytest.raises(CallError) as caught:
+        decode(data, kind, max_duration_sec)
+    return caught.value
+
+
+def amplitude(samples: npt.NDArray[np.float32], frequency: float) -> float:
+    """Amplitude of one frequency over the middle half."""
+    middle = samples[len(samples) // 4 : 3 * len(samples) // 4]
+    return float(2 * abs(np.mean(middle * np.exp(-2j * np.pi * frequency * np.arange(len(middle)) / 8000))))
+
+
+@pytest.mark.parametrize("kind", RATES)
+def test_a_recording_keeps_its_tone_and_its_length(kind: str) -> None:
+    data = encode(kind)
+    assert recognise_container(memoryview(data), f"a.{kind}") == CONTAINERS[kind]
+    recording = decode(data, kind)
+    assert recording.channels.dtype == np.float32
+    assert recording.channels.flags.c_contiguous
+    assert recording.duration_sec == pytest.approx(2.0, abs=0.15)  # some frames of 20 to 128 ms
+    assert amplitude(recording.channels[0], 440) == pytest.approx(0.5, rel=0.2)  # AMR makes a pure tone softer
+
+
+@pytest.mark.parametrize("kind", ["m4a", "alac", "aac"])
+def test_two_channels_stay_apart(kind: str) -> None:
+    recording = decode(encode(kind, channels=2), kind)
+    assert amplitude(recording.channels[0], 440) == pytest.approx(0.5, rel=0.1)
+    assert amplitude(recording.channels[1], 880) == pytest.approx(0.25, rel=0.1)
+    assert amplitude(recording.channels[1], 440) < 0.01
+
+
+def test_a_lossless_recording_gives_back_its_samples() -> None:
+    recording = decode(encode("alac", channels=2), "alac")
+    np.testing.assert_allclose(recording.channels, tone(8000, channels=2) / 32768, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [FRAGMENTED, INDEX_FIRST], ids=["fragmented", "index first"])
+def test_other_layouts_of_an_m4a_are_read(options: dict[str, str]) -> None:
+    recording = decode(encode("m4a", options=options))
+    assert recording.duration_sec == pytest.approx(2.0, abs=0.1)
+    assert amplitude(recording.channels[0], 440) == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("block_frames", [1, 5000, 10**9])
+def test_blocks_put_together_are_the_recording(block_frames: int) -> None:
+    data = memoryview(encode("alac"))
+    rate, blocks = decode_media(data, "MP4", block_frames)
+    pieces = list(blocks)
+    assert rate == 8000
+    assert all(block.shape[1] >= min(block_frames, 16_000) for block in pieces[:-1])
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), tone(8000) / 32768, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", RATES)
+def test_a_recording_over_the_limit_is_too_long(kind: str) -> None:
+    assert decode(encode(kind), kind, 2.2).num_samples > 0
+    assert reject(encode(kind), kind, 1.5).code is RejectCode.AUDIO_TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("m4a", {}), ("m4a", INDEX_FIRST), ("m4a", FRAGMENTED), ("3gp", {}), ("aac", {}), ("amr", {})]
+)
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
+def test_a_recording_cut_short_is_unreadable(kind: str, options: dict[str, str], share: float) -> None:
+    data = encode(kind, options=options)
+    size = int(share * len(data))
+    if kind == "amr":
+        size += (size - 6) % 32 == 0  # every frame has 32 bytes or 13; between two of them nothing is noticed
+    error = reject(data[:size], kind)
+    assert error.code is RejectCode.AUDIO_UNREADABLE
+    assert "cut short" in error.detail
+
+
+def test_an_m4a_whose_samples_end_in_the_middle_is_cut_short_though_its_boxes_are_whole() -> None:
+    data = encode("m4a", options=INDEX_FIRST)
+    place = data.index(b"mdat") - 4
+    half = (len(data) - place) // 2
+    error = reject(data[:place] + struct.pack(">I", half) + data[place + 4 : place + half])
+    assert error.code is RejectCode.AUDIO_UNREADABLE
+    assert "cut short" in error.detail
+
+
+def test_an_amr_without_frames_is_empty() -> None:
+    assert reject(b"#!AMR\n").code in {RejectCode.AUDIO_EMPTY, RejectCode.AUDIO_UNREADABLE}
+
+
+def test_a_g722_is_known_by_its_name_only() -> None:
+    data = encode("g722")
+    assert decode(data, "G722").num_samples > 0
+    assert "does not begin" in reject(data, "wav").detail
+
+
+def test_a_file_with_a_mark_is_what_it_says_whatever_its_name() -> None:
+    assert decode(encode("amr"), "g722").duration_sec == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_text_named_g722_is_unreadable() -> None:
+    assert "does not begin" in reject(b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "g722").detail
+
+
+def mp4_of(*codecs: str) -> bytes:
+    """An MP4 with a silent audio stream of each codec."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as file:
+        streams: list[Any] = [file.add_stream(codec, rate=16_000, layout="mono") for codec in codecs]
+        for stream in streams:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 576), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16_000, 0, Fraction(1, 16_000)
+            file.mux([*stream.encode(frame), *stream.encode(None)])
+    return target.getvalue()
+
+
+def test_more_than_one_audio_stream_is_unreadable() -> None:
+    assert "2 audio streams" in reject(mp4_of("aac", "aac")).detail
+
+
+def test_another_codec_is_unreadable() -> None:
+    assert "another codec than aac, alac, amrnb" in reject(mp4_of("libmp3lame")).detail
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_without_the_decoder_the_detail_names_the_extra(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(kind)
+    monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
+    error = reject(data, kind)
+    assert error.code is RejectCode.AUDIO_UNREADABLE
+    assert "pip install 'msmtfn[media]'" in error.detail
+    assert "media" in tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+
+
+# ---- what FFmpeg may open
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[str]]]:
+    """The address of a server on this machine, and the paths that it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}", asked
+        listening.shutdown()
+
+
+def playlists(address: str) -> list[bytes]:
+    return [
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n".encode(),
+        f"ffconcat version 1.0\nfile '{address}'\n".encode(),
+        f"[playlist]\nFile1={address}\nNumberOfEntries=1\n".encode(),
+        f'<?xml version="1.0"?><MPD><BaseURL>{address}</BaseURL></MPD>'.encode(),
+    ]
+
+
+def test_a_playlist_opens_nothing_whatever_its_name(server: tuple[str, list[str]]) -> None:
+    address, asked = server
+    for text, kind in product(playlists(f"{address}/a.aac"), [*CONTAINERS, "m3u8", "wav"]):
+        assert reject(text, kind).code is RejectCode.AUDIO_UNREADABLE
+    assert asked == []
+
+
+@pytest.mark.parametrize("container", FORMATS)
+def test_a_playlist_taken_for_a_recording_opens_nothing(container: str, server: tuple[str, list[str]]) -> None:
+    address, asked = server
+    for text in playlists(f"{address}/a.aac"):
+        with contextlib.nullcontext() if container == "G722" else pytest.raises(CallError):  # any bytes are a G.722
+            assert list(decode_media(memoryview(text), container, 1)[1])
+    assert asked == []
+
+
+def test_an_m4a_that_names_another_file_does_not_open_it(tmp_path: Path) -> None:
+    """A reference of QuickTime: the samples stand in another file, here a pipe, which to open would never return."""
+    data = encode("m4a", options=INDEX_FIRST)
+    pipe = tmp_path / "other.m4a"
+    os.mkfifo(pipe)
+    place = data.index(b"url \x00\x00\x00\x01") - 4
+    path = str(pipe).encode()
+    alias = bytearray(150)
+    alias[4:6] = struct.pack(">H", 2)
+    alias += struct.pack(">HH", 2, len(path)) + path + bytes(len(path) % 2) + struct.pack(">HH", 0xFFFF, 0)
+    reference = struct.pack(">I", 12 + len(alias)) + b"alis" + bytes(4) + bytes(alias)
+    grown = len(reference) - 12
+    changed = bytearray(data[:place] + reference + data[place + 12 :])
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        where = changed.index(box) - 4
+        changed[where : where + 4] = struct.pack(">I", struct.unpack(">I", changed[where : where + 4])[0] + grown)
+    assert reject(bytes(changed)).code is RejectCode.AUDIO_UNREADABLE
+
+
+# ---- what an MP4 may promise
+
+
+def with_packets(data: bytes, promised: int) -> bytes:
+    """All packets of one byte, in one chunk, as many as are promised."""
+    changed = bytearray(data)
+    sizes, chunks, times = (changed.index(name) for name in (b"stsz", b"stsc", b"stts"))
+    changed[sizes + 8 : sizes + 16] = struct.pack(">II", 1, promised)
+    changed[chunks + 16 : chunks + 20] = struct.pack(">I", promised)
+    changed[times + 12 : times + 16] = struct.pack(">I", promised)
+    return bytes(changed)
+
+
+def test_an_m4a_that_promises_a_billion_packets_is_unreadable_before_memory_is_spent() -> None:
+    error = reject(with_packets(encode("m4a"), 10**9))
+    assert (error.code, "promises 1000000000 packets" in error.detail) == (RejectCode.AUDIO_UNREADABLE, True)
+
+
+def test_the_packets_of_all_tables_count_together() -> None:
+    data = memoryview(encode("m4a", options=FRAGMENTED))
+    counts = bytes(data).count(b"trun")
+    assert counts > 1
+    num_packets = sum(
+        struct.unpack(">I", data[place + 8 : place + 12])[0]
+        for place in range(len(data) - 12)
+        if bytes(data[place : place + 4]) == b"trun"
+    )
+    assert num_packets >= 2 * 44_100 / 1024
+    check_mp4_boxes(data, num_packets)
+    with pytest.raises(CallError, match=f"promises {num_packets} packets"):
+        check_mp4_boxes(data, num_packets - 1)
+
+
+@pytest.mark.parametrize(
+    ("tail", "said"),
+    [
+        (struct.pack(">I", 7) + b"free", "impossible size"),
+        (struct.pack(">I", 9) + b"free", "a box promises 9 bytes, 8 are there"),
+        (struct.pack(">I", 1) + b"free" + struct.pack(">Q", 2**63), "a box promises"),
+        (struct.pack(">I", 16) + b"moovcmov" + bytes(4), "compressed index"),
+        ((struct.pack(">I", 8) + b"free") * 100_000, "more than 100000 boxes"),
+    ],
+)
+def test_boxes_that_cannot_be_are_unreadable(tail: bytes, said: str) -> None:
+    with pytest.raises(CallError, match=said):
+        check_mp4_boxes(memoryview(encode("m4a") + tail), 10_000)
+
+
+@pytest.mark.parametrize("tail", [struct.pack(">I", 1) + b"free" + struct.pack(">Q", 16), bytes(1000), b"abc"])
+def test_a_long_size_and_filling_bytes_are_no_fault(tail: bytes) -> None:
+    assert decode(encode("m4a") + tail).num_samples > 0

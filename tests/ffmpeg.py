@@ -1,0 +1,42 @@
+"""Recordings that only FFmpeg writes: what the tests of the optional decoder, and of rubbish, are made from."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any, Final
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+MUXERS: Final[dict[str, tuple[str, str]]] = {
+    "m4a": ("ipod", "aac"),
+    "alac": ("ipod", "alac"),
+    "3gp": ("3gp", "libopencore_amrnb"),
+    "aac": ("adts", "aac"),
+    "amr": ("amr", "libopencore_amrnb"),
+    "g722": ("g722", "g722"),
+}
+"""FFmpeg's names of the container and the codec of each kind of file."""
+
+
+def encode_media(
+    kind: str, samples: npt.NDArray[np.int16], rate: int = 8000, options: Mapping[str, str] | None = None
+) -> bytes:
+    """Encode (C, S) samples of one or two channels; `options` are the muxer's."""
+    muxer, codec = MUXERS[kind]
+    layout = "stereo" if len(samples) == 2 else "mono"
+    target = io.BytesIO()
+    with av.open(target, "w", format=muxer, options=dict(options or {})) as file:
+        stream: Any = file.add_stream(codec, rate=rate, layout=layout)
+        whole = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1).copy(), format="s16", layout=layout)
+        whole.sample_rate, whole.pts = rate, 0
+        if codec == "libopencore_amrnb":
+            stream.bit_rate = 12_200  # its best, 32 bytes a frame
+        stream.codec_context.open()
+        cut = av.AudioResampler(stream.codec_context.format.name, layout, rate, stream.codec_context.frame_size or None)
+        for frame in [*cut.resample(whole), *cut.resample(None), None]:
+            for packet in stream.encode(frame):
+                file.mux(packet)
+    return target.getvalue()
