@@ -44,6 +44,8 @@ ROW_ERROR: Final = "row_error"
 SPEAKERS: Final = ("agent", "customer")
 ROWS_AT_A_TIME: Final = 4096
 LONGEST_LABEL: Final = 2
+LARGEST_INT: Final = pa.scalar(2**63 - 1, pa.uint64())
+LARGEST_FLOAT: Final = 2.0**53  # from here on a float is not every integer; infinity is none
 LONGEST_URI: Final = 4096  # no file system has longer paths, and to resolve one takes the square of its length
 
 
@@ -265,10 +267,13 @@ def _as_contract(file: str, batch: pa.RecordBatch, name: str) -> pa.Array:
         if pa.types.is_floating(column.type):  # how pandas keeps integers beside nulls, and a column of nulls
             column = pc.if_else(pc.is_nan(column), None, column)
             if name == "agent_channel":  # a half is no channel, and none of the file's other rows' business
-                column = pc.if_else(pc.equal(column, pc.floor(column)), column, -1.0)
+                is_integer = pc.equal(column, pc.floor(column))
+                column = pc.if_else(pc.and_(is_integer, pc.less(pc.abs(column), LARGEST_FLOAT)), column, -1.0)
             column = column.cast(pa.int64())
             if column.null_count == len(column):
                 return pa.nulls(len(batch), kind)
+        if name == "agent_channel" and pa.types.is_uint64(column.type):
+            column = pc.min_element_wise(column, LARGEST_INT, skip_nulls=False)
         if name == "turns":
             return _cast_turns(column)
         return _readable_text(column.cast(kind))

@@ -588,6 +588,26 @@ def test_a_call_that_breaks_the_contract_is_a_bad_row(
     assert caught.value.detail.startswith(said)
 
 
+@pytest.mark.parametrize(
+    "channels",
+    [
+        pa.array([float("inf"), 1.0, float("nan")]),
+        pa.array([-float("inf"), 1.0, None]),
+        pa.array([1e300, 1.0, None]),
+        pa.array([2**64 - 1, 1, None], pa.uint64()),
+    ],
+)
+def test_a_channel_beyond_all_numbers_breaks_its_own_row_only(channels: pa.Array, tmp_path: Path) -> None:
+    (tmp_path / f"date={DATE}").mkdir()
+    table = pa.table({"call_id": list("abc"), "uri": ["a.wav"] * 3, "agent_channel": channels})
+    pq.write_table(table, tmp_path / f"date={DATE}" / "calls.parquet")
+    (batch,) = iter_calls(open_manifest(str(tmp_path), DATE))
+    beyond, one, unknown = batch["agent_channel"].to_pylist()
+    assert (one, unknown) == (1, None)
+    with pytest.raises(CallError, match="neither 0, 1 nor null"):
+        check_call("a.wav", None, beyond, None)
+
+
 @pytest.mark.parametrize("columns", [{"agent_channel": [SECRET]}, {"turns": [[{"start_sec": SECRET}]]}])
 def test_what_a_column_holds_is_not_told_where_it_does_not_fit(columns: dict[str, list[Any]], tmp_path: Path) -> None:
     (tmp_path / f"date={DATE}").mkdir()
