@@ -22,9 +22,14 @@ MUXERS: Final[dict[str, tuple[str, str]]] = {
 
 
 def encode_media(
-    kind: str, samples: npt.NDArray[np.int16], rate: int = 8000, options: Mapping[str, str] | None = None
+    kind: str,
+    samples: npt.NDArray[np.int16],
+    rate: int = 8000,
+    options: Mapping[str, str] | None = None,
+    *,
+    silences_left_out: bool = False,
 ) -> bytes:
-    """Encode (C, S) samples of one or two channels; `options` are the muxer's."""
+    """Encode (C, S) samples of one or two channels; `options` are the muxer's, the last is for AMR."""
     muxer, codec = MUXERS[kind]
     layout = "stereo" if len(samples) == 2 else "mono"
     target = io.BytesIO()
@@ -34,6 +39,7 @@ def encode_media(
         whole.sample_rate, whole.pts = rate, 0
         if codec == "libopencore_amrnb":
             stream.bit_rate = 12_200  # its best, 32 bytes a frame
+            stream.options = {"dtx": str(int(silences_left_out))}
         stream.codec_context.open()
         cut = av.AudioResampler(stream.codec_context.format.name, layout, rate, stream.codec_context.frame_size or None)
         for frame in [*cut.resample(whole), *cut.resample(None), None]:

@@ -21,9 +21,11 @@ from msmtfn.calls.containers import unreadable
 
 if TYPE_CHECKING:
     import av
+    from av.audio.codeccontext import AudioCodecContext
     from av.container import InputContainer
 
 EXTRA: Final = "media"
+AMR, AMR_SAMPLE_RATE = "amrnb", 8000
 FRAGMENT_FRAMES: Final = 2
 """How many frames a fragmented MP4 may have less than its length says: the encoder's delay, and a part of the last."""
 
@@ -39,9 +41,9 @@ class _Format:
 
 
 FORMATS: Final = {
-    "MP4": _Format("mov", ("aac", "alac", "amrnb")),
+    "MP4": _Format("mov", ("aac", "alac", AMR)),
     "AAC": _Format("aac", ("aac",)),
-    "AMR": _Format("amr", ("amrnb",)),
+    "AMR": _Format("amr", (AMR,)),
     "G722": _Format("g722", ("g722",)),
 }
 """By the names that `containers.recognise_container` gives; MP4 is M4A and 3GP, too."""
@@ -81,7 +83,8 @@ def _decode_frames(data: memoryview, container: str) -> Iterator[av.AudioFrame]:
         "protocol_whitelist": "none",  # an empty list would allow them all
     }
     try:
-        with av.open(io.BytesIO(data), "r", format=form.demuxer, options=options) as file:
+        source = io.BytesIO(data)
+        with av.open(source, "r", format=form.demuxer, options=options, metadata_errors="replace") as file:
             yield from _decode_stream(file, container)
     except av.FFmpegError as exc:
         raise unreadable(f"the {container} is cut short or damaged: FFmpeg's {type(exc).__name__}") from exc
@@ -95,12 +98,13 @@ def _decode_stream(file: InputContainer, container: str) -> Iterator[av.AudioFra
     if codec is None or codec.name not in FORMATS[container].codecs:
         raise unreadable(f"the {container} holds another codec than {', '.join(FORMATS[container].codecs)}")
     codec.thread_count = 1
+    decoder = _amr_decoder() or codec if codec.name == AMR else codec
     num_packets, num_samples, last = 0, 0, None
     for packet in file.demux(stream):
         if packet.is_corrupt:
             raise unreadable(f"the {container} is cut short in packet {num_packets}")
         num_packets += bool(packet.size)
-        for frame in packet.decode():
+        for frame in decoder.decode(packet):
             num_samples, last = num_samples + frame.samples, frame
             yield frame
     if num_packets < stream.frames:
@@ -109,6 +113,18 @@ def _decode_stream(file: InputContainer, container: str) -> Iterator[av.AudioFra
         promised = stream.duration * stream.time_base * last.sample_rate
         if num_samples + FRAGMENT_FRAMES * last.samples < promised:
             raise unreadable(f"the MP4 is cut short: it promises {promised:.0f} samples, {num_samples} are there")
+
+
+def _amr_decoder() -> AudioCodecContext | None:
+    """The decoder of AMR that knows the silences a telephone does not send; None where PyAV was built without it."""
+    import av  # noqa: PLC0415
+
+    try:
+        decoder = av.CodecContext.create("libopencore_amrnb", "r")
+    except av.codec.codec.UnknownCodecError:
+        return None
+    decoder.sample_rate, decoder.layout = AMR_SAMPLE_RATE, "mono"
+    return decoder
 
 
 def _join_frames(first: av.AudioFrame, frames: Iterator[av.AudioFrame], block_frames: int) -> Iterator[Waveform]:

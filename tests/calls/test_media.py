@@ -176,6 +176,23 @@ def test_without_the_decoder_the_detail_names_the_extra(kind: str, monkeypatch: 
     assert "media" in tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
 
 
+@pytest.mark.parametrize("kind", ["amr", "3gp"])
+def test_the_silences_that_a_telephone_does_not_send_are_kept(kind: str) -> None:
+    samples = np.concatenate([np.zeros((1, 16_000), np.int16), tone(8000)], axis=1)
+    data = encode_media(kind, samples, silences_left_out=True)
+    assert len(data) < 0.8 * len(encode_media(kind, samples))
+    recording = decode(data)
+    assert recording.duration_sec == pytest.approx(4.0, abs=0.1)
+    assert np.abs(recording.channels[0, 2000:14_000]).max() < 0.01
+    assert amplitude(recording.channels[0, 16_000:], 440) == pytest.approx(0.5, rel=0.2)
+
+
+def test_a_title_that_is_not_utf_8_is_no_fault() -> None:
+    data = encode("m4a")
+    assert data.count(b"Lavf") == 1  # the name of the encoder, in the file's metadata
+    assert decode(data.replace(b"Lavf", b"L\xe4\xff\xfe")).num_samples > 0
+
+
 # ---- what FFmpeg may open
 
 
