@@ -14,6 +14,7 @@ from msmtfn.errors import ManifestError, ModelError, StorageError
 from msmtfn.leads.ranking import LeadWeights
 from msmtfn.scoring.day import DayPlan, ScoringConfig, forget_runs, open_run, plan_day
 from msmtfn.scoring.pipeline import PipelineConfig
+from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.scoring.scorer import ScorerConfig
 from tests.integration.job import DATE, write_manifest
 
@@ -132,6 +133,16 @@ def test_to_force_is_one_run_until_the_day_is_published_again(
         works.append(forced.work)
     assert works[0] == works[1] != works[2]
     assert first.work not in works
+
+
+def test_where_recordings_may_stand_decides_the_result(manifests: Path, tiny_model: Path) -> None:
+    allowed = ScoringConfig(prepare=PrepareConfig(allowed_prefixes=("s3://bucket/calls",)))
+    leads = str(manifests.parent / "leads")
+    runs = {
+        plan_day(DATE, str(manifests), leads, tiny_model, config).run_id
+        for config in (ScoringConfig(), allowed, ScoringConfig())
+    }
+    assert len(runs) == 2
 
 
 def test_a_commit_that_was_cut_short_is_finished(manifests: Path, tiny_model: Path) -> None:

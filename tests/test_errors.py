@@ -1,0 +1,43 @@
+from msmtfn.errors import trace_of
+
+SECRET = "my card number is four two"
+
+
+def fail(number: int) -> None:
+    try:
+        raise KeyError(SECRET)
+    except KeyError as exc:
+        if number == 0:
+            raise ValueError(SECRET) from exc
+        if number == 1:
+            raise ValueError(SECRET) from None
+        raise ValueError(SECRET)  # noqa: B904
+
+
+def trace(number: int) -> str:
+    try:
+        fail(number)
+    except ValueError as exc:
+        return trace_of(exc)
+    raise AssertionError
+
+
+def test_a_trace_says_where_and_not_what() -> None:
+    assert trace(1).startswith("ValueError, raised in\n  File ")
+    assert "test_errors.py" in trace(1)
+    assert "in fail" in trace(1)
+    assert SECRET not in trace(1)
+
+
+def test_a_trace_names_what_an_exception_came_from_first() -> None:
+    for number in (0, 2):
+        assert trace(number).startswith("KeyError, raised in\n")
+        assert "after which ValueError, raised in\n" in trace(number)
+        assert SECRET not in trace(number)
+    assert "KeyError, raised" not in trace(1)
+
+
+def test_exceptions_that_came_from_each_other_end() -> None:
+    one, other = ValueError(SECRET), KeyError(SECRET)
+    one.__cause__, other.__cause__ = other, one
+    assert trace_of(one).count("raised in") == 2
