@@ -1,0 +1,264 @@
+"""Checks of the files of `cluster/`: against the schemas of what reads them, and against the project.
+
+All take the files' texts by name, so that a test can break one.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import subprocess
+import sysconfig
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import torch
+import yaml
+from dockerfile_parse import DockerfileParser
+from jsonschema.exceptions import best_match
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.runtime_env import RuntimeEnv
+
+import msmtfn
+from tests.integration.job import ROOT
+
+CLUSTER: Final = ROOT / "cluster"
+SCHEMAS: Final = ROOT.parent / "shared" / "schemas"
+KUBERAY: Final = "1.7.0"
+KUBERNETES: Final = "1.34"
+IMAGE: Final = f"registry.example.com/msmtfn:{msmtfn.__version__}"
+PYTHON_OF_UBUNTU: Final = {"24.04": "3.12"}
+KUBERAY_FILES: Final = ("rayjob-score.yaml", "rayjob-train.yaml", "raycronjob-score.yaml")
+KUBERNETES_FILES: Final = ("access.yaml", "cronjob-score.yaml")
+HEADINGS: Final = ("What it is:", "What to change:", "How to apply it", "How to see that it works")
+
+Files = Mapping[str, str]
+
+
+def read_files() -> dict[str, str]:
+    """The text of every file of the folder."""
+    return {path.name: path.read_text() for path in sorted(CLUSTER.iterdir())}
+
+
+def resources(files: Files, name: str) -> list[dict[str, Any]]:
+    """The documents of a YAML file."""
+    return list(yaml.safe_load_all(files[name]))
+
+
+def resource(files: Files, name: str) -> dict[str, Any]:
+    """The one document of a YAML file."""
+    (only,) = resources(files, name)
+    return dict(only)
+
+
+def ray_job(files: Files, name: str) -> dict[str, Any]:
+    """The specification of the RayJob in a file of KubeRay's."""
+    spec: dict[str, Any] = resource(files, name)["spec"]
+    return dict(spec.get("jobTemplate", spec))
+
+
+def pod_templates(files: Files, name: str) -> list[dict[str, Any]]:
+    """Of all pods that a file tells Kubernetes or KubeRay to make."""
+    if name in KUBERAY_FILES:
+        cluster = ray_job(files, name)["rayClusterSpec"]
+        return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    jobs = [each for each in resources(files, name) if each["kind"] == "CronJob"]
+    return [job["spec"]["jobTemplate"]["spec"]["template"] for job in jobs]
+
+
+def check_kuberay(files: Files, name: str) -> None:
+    """A resource is one that KubeRay's operator takes, without a field that it would drop, and so are its pods."""
+    document = resource(files, name)
+    assert document["apiVersion"] == "ray.io/v1"
+    _refuse(best_match(_kuberay_validator(document["kind"]).iter_errors(document)), name)
+    check_pods(files, name)
+
+
+def check_kubernetes(files: Files, name: str) -> None:
+    """The resources are ones that Kubernetes takes, without a field that it would drop."""
+    for document in resources(files, name):
+        _validate_kubernetes(document, name)
+    check_pods(files, name)
+
+
+def check_pods(files: Files, name: str) -> None:
+    """The pods are valid, run as an ordinary user, and are bounded."""
+    for template in pod_templates(files, name):
+        pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": "pod", **template["metadata"]}}
+        _validate_kubernetes(pod, name)
+        assert pod["spec"]["securityContext"]["runAsNonRoot"], "a pod may run as root"
+        for container in pod["spec"]["containers"]:
+            assert not container["securityContext"]["allowPrivilegeEscalation"], "a container may become root"
+            assert {"cpu", "memory"} <= set(container["resources"]["limits"]), "a container has no limits"
+
+
+def check_launcher(files: Files) -> None:
+    """Ray's launcher takes the file; only the workers are spot machines."""
+    config = prepare_config(resource(files, "aws.yaml"))
+    validate_config(config)
+    types = config["available_node_types"]
+    spot = {name for name, each in types.items() if "InstanceMarketOptions" in each["node_config"]}
+    assert spot == set(types) - {config["head_node_type"]}, "the head must stay, the workers be spot machines"
+    for command in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        assert "RAY_AUTH_MODE=token" in command[-1], "Ray starts without a token"
+
+
+def check_runtime_env(files: Files) -> None:
+    """Ray takes the runtime environment; an unknown field it would ignore."""
+    environment = resource(files, "runtime-env.yaml")
+    unknown = set(environment) - RuntimeEnv.known_fields
+    assert not unknown, f"unknown fields {unknown}"
+    RuntimeEnv(**environment)
+
+
+def check_dockerfile(files: Files) -> None:
+    """The linter has nothing to say, the sources are there and are let in, and the user is an ordinary one."""
+    linter = subprocess.run(
+        [Path(sysconfig.get_path("scripts")) / "hadolint", "-"],
+        input=files["Dockerfile"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert linter.returncode == 0, linter.stdout
+    for source in _copied(files):
+        assert (ROOT / source).exists(), f"there is no {source} to copy"
+        assert f"!{source.partition('/')[0]}" in files["Dockerfile.dockerignore"].split("\n"), f"{source} is left out"
+    assert _instructions(files, "USER")[-1] == "1000", "the image's user is not 1000"
+
+
+def check_versions(files: Files) -> None:
+    """Python, Ray, CUDA and the extras of the image are those of the project."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = _instructions(files, "FROM")[-1]
+    ubuntu = base.partition("ubuntu")[2]
+    assert SpecifierSet(project["requires-python"]).contains(PYTHON_OF_UBUNTU[ubuntu]), "another Python"
+    if torch.version.cuda is not None:
+        assert base.startswith(f"nvidia/cuda:{torch.version.cuda}."), "another CUDA than PyTorch's"
+    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", files["Dockerfile"])
+    unknown = set(extras.split(",")) - set(project["optional-dependencies"])
+    assert not unknown, f"unknown extras {unknown}"
+    (pin,) = [each.specifier for each in map(Requirement, project["dependencies"]) if each.name == "ray"]
+    for name in KUBERAY_FILES:
+        assert pin.contains(ray_job(files, name)["rayClusterSpec"]["rayVersion"]), f"another Ray in {name}"
+
+
+def check_images(files: Files) -> None:
+    """Every pod and machine has the one image, of this version."""
+    named = {image for text in files.values() for image in re.findall(r"registry\.example\.com/[\w./:-]+", text)}
+    used = {container["image"] for _, container in _containers(files)} | {
+        resource(files, "aws.yaml")["docker"]["image"]
+    }
+    assert named == used == {IMAGE}, f"images {named | used}, not {IMAGE}"
+
+
+def check_accounts(files: Files) -> None:
+    """All stands in one namespace, and every service account is made and has its rights."""
+    access = resources(files, "access.yaml")
+    (namespace,) = [each["metadata"]["name"] for each in access if each["kind"] == "Namespace"]
+    accounts = {each["metadata"]["name"] for each in access if each["kind"] == "ServiceAccount"}
+    for name in (*KUBERAY_FILES, *KUBERNETES_FILES):
+        for document in resources(files, name):
+            assert document["kind"] == "Namespace" or document["metadata"]["namespace"] == namespace, (
+                "another namespace"
+            )
+        for template in pod_templates(files, name):
+            account = template["spec"]["serviceAccountName"]
+            assert account in accounts, f"there is no service account {account}"
+    binding, role = (next(each for each in access if each["kind"] == kind) for kind in ("RoleBinding", "Role"))
+    assert binding["roleRef"]["name"] == role["metadata"]["name"], "another role"
+    assert [each["name"] for each in binding["subjects"]] == [
+        template["spec"]["serviceAccountName"] for template in pod_templates(files, "cronjob-score.yaml")
+    ], "the scheduler has no rights"
+
+
+def check_nights(files: Files) -> None:
+    """Whoever starts the night, it is the same one, and one time zone is meant everywhere."""
+    night, by_kuberay = ray_job(files, "rayjob-score.yaml"), ray_job(files, "raycronjob-score.yaml")
+    assert night == by_kuberay, "the RayCronJob's night is another"
+    zones = re.findall(r"TZ=(\S+)", night["entrypoint"])
+    schedules = [resource(files, name)["spec"] for name in ("cronjob-score.yaml", "raycronjob-score.yaml")]
+    assert {*zones, *(each["timeZone"] for each in schedules)} == set(zones), "the time zones differ"
+    assert len({each["schedule"] for each in schedules}) == 1, "the schedules differ"
+    job = schedules[0]["jobTemplate"]["spec"]
+    assert job["activeDeadlineSeconds"] > night["activeDeadlineSeconds"], "the scheduler ends before the night"
+    (volume,) = job["template"]["spec"]["volumes"]
+    (submit,) = job["template"]["spec"]["containers"]
+    (mount,) = submit["volumeMounts"]
+    assert f"{mount['mountPath']}/rayjob-score.yaml" in submit["args"][0], "the night is mounted elsewhere"
+    assert (
+        f"configmap {volume['configMap']['name']} --from-file=cluster/rayjob-score.yaml" in files["cronjob-score.yaml"]
+    )
+
+
+def check_opening(files: Files, name: str) -> None:
+    """The file begins with what it is, what to change, how to apply it and how to see that it works."""
+    opening = re.split(r"^(?!#)", files[name], maxsplit=1, flags=re.M)[0]
+    missing = [heading for heading in HEADINGS if f"# {heading}" not in opening]
+    assert not missing, f"{name} does not say: {missing}"
+
+
+def _validate_kubernetes(document: dict[str, Any], name: str) -> None:
+    try:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        _refuse(error, name)
+
+
+def _refuse(error: jsonschema.ValidationError | None, name: str) -> None:
+    """Fail with a line; the error's own words hold the whole schema."""
+    assert error is None, f"{name}, {'.'.join(map(str, error.absolute_path))}: {error.message}"
+
+
+@functools.cache
+def _kuberay_validator(kind: str) -> Any:
+    schema = SCHEMAS / f"kuberay-{KUBERAY}.{kind}.v1.json"
+    if not schema.exists():
+        pytest.skip(f"there is no schema of KubeRay's at {schema}")
+    return jsonschema.Draft202012Validator(_strict(json.loads(schema.read_text())))
+
+
+def _strict(schema: Any) -> Any:
+    """A schema that refuses the fields which Kubernetes would drop without a word."""
+    if isinstance(schema, list):
+        return [_strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {name: _strict(each) for name, each in schema.items()}
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        strict.setdefault("additionalProperties", False)
+    return strict
+
+
+def _containers(files: Files) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in (*KUBERAY_FILES, *KUBERNETES_FILES):
+        for template in pod_templates(files, name):
+            for container in template["spec"]["containers"]:
+                yield name, container
+
+
+def _instructions(files: Files, instruction: str) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        parser = DockerfileParser(path=folder)
+        parser.content = files["Dockerfile"]
+        return [each["value"] for each in parser.structure if each["instruction"] == instruction]
+
+
+def _copied(files: Files) -> list[str]:
+    """The sources of what is copied from the project."""
+    copies = [copy.split() for copy in _instructions(files, "COPY") if "--from" not in copy]
+    return [source for words in copies for source in words[:-1] if not source.startswith("--")]
+
+
+def workdir(files: Files) -> str:
+    """Where the project stands in the image."""
+    return _instructions(files, "WORKDIR")[-1]
