@@ -22,6 +22,8 @@ from tests.s3_server import free_ports
 START_SEC = 180.0
 END_SEC = 10.0
 SUBMIT_SEC = 540.0
+NOT_YET = "No available agent to submit job"
+"""What a cluster says that has just started."""
 OPTIONS = ("--block", "--min-worker-port", "0", "--max-worker-port", "0", "--disable-usage-stats")
 
 
@@ -34,6 +36,14 @@ class RayCluster:
 
     def submit(self, *command: object, **environment: str) -> tuple[int, str]:
         """Exit code and output of `ray job submit` from the root of the project, which follows the job's log."""
+        deadline = time.monotonic() + START_SEC
+        code, output = self._submit(command, environment)
+        while NOT_YET in output and time.monotonic() < deadline:
+            time.sleep(1.0)
+            code, output = self._submit(command, environment)
+        return code, output
+
+    def _submit(self, command: tuple[object, ...], environment: dict[str, str]) -> tuple[int, str]:
         submit = subprocess.run(
             ["ray", "job", "submit", "--working-dir", ".", "--", *map(str, command)],
             cwd=ROOT,
@@ -65,6 +75,7 @@ def run_ray_cluster(nodes: int, cpus_per_node: int) -> Iterator[RayCluster]:
             "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{environment['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_raylet_start_wait_time_s": "120",  # half a minute is not enough on a busy machine
         }
         for number, address in enumerate(addresses):
             options = [*(worker if number else head), "--node-ip-address", address, "--num-cpus", cpus_per_node]
