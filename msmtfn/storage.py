@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import logging
 import os
 import posixpath
@@ -16,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import fsspec
 import pyarrow as pa
@@ -31,10 +32,40 @@ logger = logging.getLogger(__name__)
 PROTOCOLS: Final = ("file", "s3")
 DELETIONS_AT_ONCE: Final = 32
 DAY_PREFIX: Final = "date="
+S3_TIMEOUTS: Final = {"connect_timeout": 10, "read_timeout": 60}
+S3_RETRIES: Final = {"mode": "standard", "max_attempts": 10}
+"""How botocore bears a server that fails, throttles or does not answer, unless the environment says otherwise: up to
+nine more tries, in about a minute. A client for which a hundred of them were in vain stops trying again."""
+
+_RETRY_VARIABLES: Final = {"mode": "AWS_RETRY_MODE", "max_attempts": "AWS_MAX_ATTEMPTS"}
+_OUTAGE_CODES: Final = frozenset(
+    {
+        *("ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"),
+        *("RequestTimeTooSkewed", "TokenRefreshRequired", "RequestTimeout", "SlowDown", "TooManyRequests"),
+    }
+)
+_OUTAGE_STATUSES: Final = (429, 500, 502, 503, 504)
+_OUTAGE_ERRNOS: Final = frozenset(
+    {errno.ESTALE, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+)
+_CLIENT_LIBRARIES: Final = ("botocore", "aiobotocore", "aiohttp")
+_MUTE_CODES: Final = ("400", "403")
 
 
 class FileTooLargeError(OSError):
     """A file has more bytes than the caller will read; the message says how many."""
+
+
+class StorageOutageError(OSError):
+    """Storage as a whole fails, not this one file: it does not answer, is overloaded, or takes no credentials.
+
+    Attributes:
+        reason: the error's name, without the file's.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def protocol_of(location: str) -> str:
@@ -100,7 +131,15 @@ def filesystem_of(location: str) -> tuple[AbstractFileSystem, str]:
     protocol = protocol_of(location)
     path = location.removeprefix(f"{protocol}://")
     # A kept listing would hide what other processes have written since.
-    return fsspec.filesystem(protocol, use_listings_cache=False), path
+    return fsspec.filesystem(protocol, use_listings_cache=False, **_client_options(protocol)), path
+
+
+def _client_options(protocol: str) -> dict[str, Any]:
+    if protocol != "s3":
+        return {}
+    # What is given here would go before what the environment says.
+    retries = {name: value for name, value in S3_RETRIES.items() if _RETRY_VARIABLES[name] not in os.environ}
+    return {"config_kwargs": S3_TIMEOUTS | {"retries": retries}}
 
 
 def arrow_filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
@@ -116,10 +155,11 @@ def size_of(location: str) -> int:
 
     Raises:
         FileNotFoundError: there is no such file.
+        StorageOutageError: storage fails, for longer than its client tries again.
         OSError: the storage refused, or the location is a folder.
     """
     filesystem, path = filesystem_of(location)
-    with _as_os_errors():
+    with _as_os_errors(), _with_reason(filesystem, path):
         info = filesystem.info(path)
     if info["type"] != "file":
         raise IsADirectoryError(f"{location} is a folder")
@@ -129,7 +169,7 @@ def size_of(location: str) -> int:
 def read_bytes(location: str) -> bytes:
     """A file's content, whole; the errors are those of `size_of`."""
     filesystem, path = filesystem_of(location)
-    with _as_os_errors():
+    with _as_os_errors(), _with_reason(filesystem, path):
         data: bytes = filesystem.cat_file(path)
     return data
 
@@ -407,10 +447,47 @@ def _explained(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_os_errors() -> Iterator[None]:
-    """Raise botocore's errors (no credentials, no such endpoint), which share no base class with Python's, as such."""
+    """Raise the errors of S3's client (no credentials, no such endpoint), which share no base class, as Python's."""
     try:
         yield
     except Exception as exc:
-        if type(exc).__module__.partition(".")[0] not in ("botocore", "aiobotocore"):
+        reason = _outage_reason(exc)
+        if reason is not None:
+            raise StorageOutageError(str(exc) or reason, reason) from exc
+        if not _is_of_client(exc):
             raise
         raise OSError(str(exc)) from exc
+
+
+@contextlib.contextmanager
+def _with_reason(filesystem: AbstractFileSystem, path: str) -> Iterator[None]:
+    """Where a HEAD was refused, whose answer has no body, let a GET tell why."""
+    try:
+        yield
+    except OSError as exc:
+        if _s3_answer(exc)[1] in _MUTE_CODES:
+            filesystem.cat_file(path, start=0, end=1)
+        raise
+
+
+def _outage_reason(exc: Exception) -> str | None:
+    """The name of an error for which storage as a whole is to blame; None for any other."""
+    status, code = _s3_answer(exc)
+    if status:
+        is_outage = status in _OUTAGE_STATUSES or code in _OUTAGE_CODES
+        return f"HTTP {status} {code}" if is_outage else None
+    is_outage = isinstance(exc, TimeoutError | ConnectionError) or getattr(exc, "errno", None) in _OUTAGE_ERRNOS
+    is_outage = is_outage or (_is_of_client(exc) and type(exc).__name__ != "ParamValidationError")
+    return type(exc).__name__ if is_outage else None
+
+
+def _s3_answer(exc: Exception) -> tuple[int, str]:
+    """Status and code of the answer that an error tells of; 0 where there was no answer."""
+    response = getattr(exc, "response", None) or getattr(exc.__cause__, "response", None)
+    if not isinstance(response, dict):
+        return 0, ""
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)), response.get("Error", {}).get("Code", "")
+
+
+def _is_of_client(exc: Exception) -> bool:
+    return type(exc).__module__.partition(".")[0] in _CLIENT_LIBRARIES

@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -433,13 +434,71 @@ def test_an_endpoint_that_refuses_is_a_storage_error_of_one_line(
 
 
 @pytest.mark.timeout(30)
-def test_a_recording_on_an_endpoint_that_refuses_is_an_os_error(s3: str, another_client: pytest.MonkeyPatch) -> None:
+def test_a_recording_on_an_endpoint_that_refuses_is_an_outage(s3: str, another_client: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         another_client.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
         for read in (storage.size_of, storage.read_bytes):
-            with pytest.raises(OSError, match="Could not connect"):
+            with pytest.raises(storage.StorageOutageError, match="Could not connect") as caught:
                 read(f"{s3}/a")
+            assert caught.value.reason == "EndpointConnectionError"
+
+
+@pytest.mark.parametrize("read", [storage.size_of, storage.read_bytes])
+def test_a_recording_with_wrong_credentials_is_an_outage(
+    s3: str, another_client: pytest.MonkeyPatch, read: Callable[[str], Any]
+) -> None:
+    another_client.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(storage.StorageOutageError) as caught:
+        read(f"{s3}/a")
+    assert caught.value.reason == "HTTP 403 SignatureDoesNotMatch"
+
+
+@pytest.fixture
+def overloaded(another_client: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A server that answers each request with the next of these statuses, and with a file where there is none left."""
+    statuses: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            status = statuses.pop(0) if statuses else 200
+            body = b"a file" if status == 200 else b"<Error><Code>AccessDenied</Code></Error>"
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD  # noqa: N815 - the server's name
+
+        def log_message(self, *_: object) -> None: ...
+
+    another_client.setenv("AWS_ACCESS_KEY_ID", "a")
+    another_client.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        another_client.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield statuses
+        server.shutdown()
+
+
+def test_a_server_that_is_overloaded_is_asked_again(overloaded: list[int], another_client: pytest.MonkeyPatch) -> None:
+    another_client.delenv("AWS_MAX_ATTEMPTS")
+    overloaded += [503, 500, 503]
+    assert storage.read_bytes("s3://bucket/a") == b"a file"
+
+
+def test_a_server_that_stays_overloaded_is_an_outage(overloaded: list[int]) -> None:
+    overloaded += [503]
+    with pytest.raises(storage.StorageOutageError) as caught:
+        storage.read_bytes("s3://bucket/a")
+    assert caught.value.reason == "HTTP 503 503"
+
+
+def test_a_file_that_may_not_be_read_is_no_outage(overloaded: list[int]) -> None:
+    overloaded += [403, 403]
+    with pytest.raises(PermissionError):
+        storage.read_bytes("s3://bucket/a")
 
 
 @pytest.mark.parametrize("access", sorted(ACCESSES))
