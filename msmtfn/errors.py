@@ -20,6 +20,9 @@ class RejectCode(StrEnum):
     AUDIO_EMPTY = "audio_empty"
     AUDIO_TOO_LONG = "audio_too_long"
     AUDIO_TOO_LARGE = "audio_too_large"
+    AUDIO_TIMEOUT = "audio_timeout"
+    AUDIO_OUT_OF_MEMORY = "audio_out_of_memory"
+    STORAGE_UNAVAILABLE = "storage_unavailable"  # never published: the call is tried again
     WORKER_CRASHED = "worker_crashed"
     SCORING_FAILED = "scoring_failed"
     INTERNAL_ERROR = "internal_error"

@@ -40,5 +40,7 @@ def fetch_recording(uri: str, root: str, allowed_prefixes: Sequence[str], max_fi
         raise CallError(RejectCode.AUDIO_TOO_LARGE, f"{exc} (--max-file-bytes)") from exc
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise CallError(RejectCode.AUDIO_NOT_FOUND, "no file at the uri") from exc
+    except storage.StorageOutageError as exc:
+        raise CallError(RejectCode.STORAGE_UNAVAILABLE, exc.reason) from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the name, an S3 bucket that cannot be
         raise CallError(RejectCode.AUDIO_UNREADABLE, f"the file cannot be read: {type(exc).__name__}") from exc

@@ -30,20 +30,22 @@ class RunCounter:
     def __init__(self) -> None:
         self.done = 0
         self.rejected = 0
+        self.unavailable = 0
         self.prepared: Counter[str] = Counter()
 
-    def add(self, done: int, rejected: int) -> None:
+    def add(self, done: int, rejected: int, unavailable: int) -> None:
         """Count a batch that was scored."""
         self.done += done
         self.rejected += rejected
+        self.unavailable += unavailable
 
     def add_prepared(self, node_id: str, calls: int) -> None:
         """Count a batch that a node has prepared."""
         self.prepared[node_id] += calls
 
-    def read(self) -> tuple[int, int]:
-        """Calls done and rejected."""
-        return self.done, self.rejected
+    def read(self) -> tuple[int, int, int]:
+        """Calls done, rejected, and left over because storage would not give their recordings."""
+        return self.done, self.rejected, self.unavailable
 
     def read_prepared(self) -> dict[str, int]:
         """Calls that were prepared, by the id of the node."""

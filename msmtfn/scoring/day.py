@@ -18,7 +18,7 @@ import pyarrow as pa
 import msmtfn
 from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ERROR, Manifest, iter_calls, open_manifest
-from msmtfn.errors import ScoringError
+from msmtfn.errors import ScoringError, StorageError
 from msmtfn.leads.publish import (
     PARTS_FOLDER,
     day_folder,
@@ -216,23 +216,31 @@ def finish_run(
 
 
 def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> None:
-    """Score what is left; what its worker dies of is tried alone, and rejected if it dies again."""
+    """Score what is left; what its worker dies of, or storage does not give, is tried once more, alone.
+
+    What its worker dies of again is rejected; where storage still fails, so does the job.
+    """
     plan, task = run.plan, run.task
     preparer = Preparer(config.prepare, model.network.config, model.tokenizer, plan.manifest.root)
     network = pack_network(model.network)
     left = left_over(task)
+    allowed = max(1, int(config.pipeline.max_crashed_share * task.num_calls))
     for alone in (False, True):
         done_before = task.num_calls - len(left)
 
         def tell(done: int, rejected: int, before: int = done_before) -> None:
             report(min(before + done, task.num_calls), rejected, run.resumed)
 
-        score_calls(task, preparer, network, config.scorer, config.pipeline, tell, alone=alone)
+        unavailable = score_calls(task, preparer, network, config.scorer, config.pipeline, tell, alone=alone)
         left = left_over(task)
         if not len(left):
             return
-        logger.warning("%s: %d calls are left, whose worker processes died or failed", plan.run_id, len(left))
-    allowed = max(1, int(config.pipeline.max_crashed_share * task.num_calls))
+        logger.warning("%s: %d calls are left, whose processes or storage failed", plan.run_id, len(left))
+        if unavailable and (alone or len(left) > allowed):
+            raise StorageError(
+                f"storage did not give the recordings of {unavailable} calls; see that it answers, and takes the "
+                "credentials of every machine; the same command goes on where it stopped"
+            )
     if len(left) > allowed:
         raise ScoringError(
             f"the work on {len(left)} calls failed even alone, more than --max-crashed-share allows ({allowed}), so it "

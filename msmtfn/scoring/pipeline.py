@@ -1,7 +1,8 @@
 """The graph of a day on one page: read, prepare, score, write. The only place where Ray Data is used to score.
 
 A call is one row from read to write, under the `row_id` by which the engine's checkpoint knows it: what a crashed run
-has committed is not scored again. No stage drops a row; what cannot be scored travels on as a reject.
+has committed is not scored again. What cannot be scored travels on as a reject; a call of which nothing is known yet is
+left out at the end, uncommitted, and so is left over for another try (`leftovers`).
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
 from msmtfn import storage
-from msmtfn.errors import ScoringError
+from msmtfn.errors import RejectCode, ScoringError
 from msmtfn.leads.schema import REJECTED, ROW_ID
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
 from msmtfn.scoring.counter import open_counter, prepare_counted
-from msmtfn.scoring.prepare import Preparer
+from msmtfn.scoring.guard import UNSETTLED, GuardedPreparer
+from msmtfn.scoring.prepare import PREPARED, Preparer
 from msmtfn.scoring.scorer import Scorer, ScorerConfig
 
 logger = logging.getLogger(__name__)
@@ -113,10 +115,11 @@ def score_calls(
     report: Callable[[int, int], None],
     *,
     alone: bool = False,
-) -> None:
+) -> int:
     """Score the calls that no earlier run of the same task has committed.
 
-    A block whose worker dies more often than the retries allow is left over, uncommitted; see `leftovers`.
+    A block whose worker dies more often than the retries allow is left over, uncommitted, and so is a call that kills
+    the process in which it is prepared, or for which storage fails; see `leftovers`.
 
     Args:
         task: what to read and where to write.
@@ -126,6 +129,9 @@ def score_calls(
         config: how the work is spread.
         report: told, every so often, how many calls this run has done and rejected so far.
         alone: one call at a time, so that one that kills its process takes no other with it.
+
+    Returns:
+        How many calls were left over because storage would not give their recordings.
 
     Raises:
         ScoringError: the engine gave up.
@@ -156,6 +162,7 @@ def score_calls(
             )
             .write_parquet(parts, filesystem=filesystem, mode=SaveMode.APPEND, compression="zstd")
         )
+        return int(ray.get(counter.read.remote())[2])
 
 
 def prepared_dataset(
@@ -173,13 +180,14 @@ def prepared_dataset(
     """
     # Retries can be bounded in this way only, whatever is to come in Ray 2.64.
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+    guarded = GuardedPreparer(preparer, preparer.config.guard, passed, PREPARED)
     filesystem, path = storage.arrow_filesystem_of(calls)
     return (
         ray.data.read_parquet(path, filesystem=filesystem, partitioning=None)
         .repartition(target_num_rows_per_block=_block_calls(num_calls, config))
         .map_batches(
             # Not a function of this module, whose imports would cost each of the tasks' workers seconds.
-            partial(prepare_counted, partial(preparer.prepare_batch, passed=passed), counter),
+            partial(prepare_counted, guarded.prepare_batch, counter),
             batch_size=config.batch_calls,
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -208,14 +216,20 @@ class ScoringActor:
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Score a batch of prepared calls."""
+        """Score a batch of prepared calls, but for the unsettled ones, which are left out."""
+        is_unsettled = pc.fill_null(pc.equal(batch["status"], UNSETTLED), False)
+        unsettled = batch["error_code"].filter(is_unsettled).to_pylist()
+        batch = batch.filter(pc.invert(is_unsettled))
         try:
             scored = self.scorer.score_batch(batch, self.task.schema)
         except torch.AcceleratorError:
             # After it the GPU answers nothing in this process any more: a new one gets the same calls.
             logger.exception("the GPU failed; this process ends")
             os._exit(1)
-        self.counter.add.remote(len(scored), pc.sum(pc.equal(scored["status"], REJECTED)).as_py() or 0)
+        rejected = pc.sum(pc.equal(scored["status"], REJECTED)).as_py() or 0
+        counted = self.counter.add.remote(len(scored), rejected, unsettled.count(RejectCode.STORAGE_UNAVAILABLE))
+        if unsettled:
+            ray.get(counted)  # this count decides something, so it must be there before the end
         return scored
 
 
@@ -285,7 +299,7 @@ def _progress(counter: Any, report: Callable[[int, int], None], every_sec: float
     def watch() -> None:
         while not finished.wait(every_sec):
             with contextlib.suppress(RayError):  # no figures are no reason to fail
-                report(*ray.get(counter.read.remote()))
+                report(*ray.get(counter.read.remote())[:2])
 
     watcher = threading.Thread(target=watch, daemon=True, name="progress")
     watcher.start()

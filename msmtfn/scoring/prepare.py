@@ -26,10 +26,14 @@ from msmtfn.calls.rounds import Round, RoundsConfig, find_rounds
 from msmtfn.errors import CallError, RejectCode, trace_of
 from msmtfn.leads.schema import REJECTED, ROUND
 from msmtfn.model.config import MsmtFnConfig
+from msmtfn.scoring.guard import UNSETTLED, GuardConfig
 
 logger = logging.getLogger(__name__)
 
 FULL_SCALE: Final = 32767.0
+NO_MEMORY: Final = "can't allocate memory"
+"""What PyTorch says in a RuntimeError, in the place of a MemoryError."""
+
 INPUTS: Final = pa.schema(
     [
         ("samples", pa.large_list(pa.int16())),
@@ -51,7 +55,8 @@ PREPARED: Final = pa.schema(
         *INPUTS,
     ]
 )
-"""What this stage adds to a row; `status` is null where the call is ready to be scored."""
+"""What this stage adds to a row; `status` is null where the call is ready to be scored, and `UNSETTLED` where storage
+failed and another try may succeed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +69,8 @@ class PrepareConfig:
     """Limits of a recording."""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
     """How speech is found: in the channels of a call without turns, and by a network that hears no silence."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """What preparing a call may cost."""
 
     def __post_init__(self) -> None:
         """Check the prefixes.
@@ -154,6 +161,11 @@ class Preparer:
             return error
         # The edge of the call: whatever is wrong with one call must not cost the others.
         except Exception as exc:
+            if isinstance(exc, MemoryError) or NO_MEMORY in str(exc):
+                limit = self.config.guard.max_prepare_bytes
+                return CallError(
+                    RejectCode.AUDIO_OUT_OF_MEMORY, f"no memory; at most {limit} bytes are taken (--max-prepare-bytes)"
+                )
             logger.error("row %d: could not be prepared: %s", row["row_id"], trace_of(exc))
             return CallError(
                 RejectCode.INTERNAL_ERROR, f"{type(exc).__name__} while the call was prepared; see the log"
@@ -204,6 +216,10 @@ def _with_prepared(passed: pa.Schema) -> pa.Schema:
     return pa.schema([*passed, *PREPARED])
 
 
+def _status_of(error: CallError) -> str:
+    return UNSETTLED if error.code == RejectCode.STORAGE_UNAVAILABLE else REJECTED
+
+
 def _columns(outcomes: Sequence[PreparedCall | CallError]) -> list[pa.Array]:
     """The columns of `PREPARED`, a row for each outcome."""
     errors = [outcome if isinstance(outcome, CallError) else None for outcome in outcomes]
@@ -215,7 +231,7 @@ def _columns(outcomes: Sequence[PreparedCall | CallError]) -> list[pa.Array]:
     samples = [call.samples if call else no_samples for call in calls]
     offsets = np.cumsum([0, *(len(each) for each in samples)])
     return [
-        pa.array([error and REJECTED for error in errors], pa.string()),
+        pa.array([error and _status_of(error) for error in errors], pa.string()),
         pa.array([error and str(error.code) for error in errors], pa.string()),
         pa.array([error and error.detail for error in errors], pa.string()),
         pa.array([call and call.duration_sec for call in calls], pa.float64()),

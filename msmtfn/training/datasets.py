@@ -23,7 +23,7 @@ from ray.data import ActorPoolStrategy
 
 from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ID
-from msmtfn.errors import TrainingDataError
+from msmtfn.errors import RejectCode, StorageError, TrainingDataError
 from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, unpack_network
 from msmtfn.scoring.counter import open_counter
 from msmtfn.scoring.pipeline import PipelineConfig, prepared_dataset
@@ -68,9 +68,15 @@ def prepare_split(split: LabelledSplit, model: Model, prepare: PrepareConfig, se
         with open_counter(split.name) as counter:
             prepared = prepared_dataset(calls, preparer, PASSED, len(rows), PipelineConfig(), counter)
             prepared.write_parquet(path, filesystem=filesystem, compression="lz4")  # sound hardly gets smaller
-        storage.write_text(marker, json.dumps({"calls": len(rows)}) + "\n")
     seen = open_calls(place).to_table(columns=[ROW_ID, "status", "error_code"])
     reasons = Counter(seen["error_code"].drop_null().to_pylist())
+    if failed := reasons[RejectCode.STORAGE_UNAVAILABLE]:
+        raise StorageError(
+            f"storage did not give {failed} of the {split.name} recordings; see that it answers, and takes the "
+            "credentials of every machine; then run the same command again"
+        )
+    if not storage.exists(marker):
+        storage.write_text(marker, json.dumps({"calls": len(rows)}) + "\n")
     if reasons:
         logger.warning("%s: %d calls cannot be learned from: %s", split.name, reasons.total(), dict(reasons))
     ready = seen.filter(pc.is_null(seen["status"]))[ROW_ID].sort()

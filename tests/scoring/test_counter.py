@@ -31,9 +31,9 @@ def test_what_was_done_and_what_was_prepared_are_counted_apart() -> None:
     counter = RunCounter()
     for node_id, calls in (("a", 2), ("b", 1), ("a", 3)):
         counter.add_prepared(node_id, calls)
-    counter.add(2, 1)
-    counter.add(3, 0)
-    assert (counter.read(), counter.read_prepared()) == ((5, 1), {"a": 5, "b": 1})
+    counter.add(2, 1, 0)
+    counter.add(3, 0, 4)
+    assert (counter.read(), counter.read_prepared()) == ((5, 1, 4), {"a": 5, "b": 1})
 
 
 @pytest.mark.usefixtures("ray_address")

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from msmtfn.errors import ScoringError
+from msmtfn.errors import ScoringError, StorageError
 from msmtfn.leads.publish import read_leads
 from msmtfn.model.checkpoint import PackedNetwork, load_model, pack_network
 from msmtfn.scoring.day import Run, ScoringConfig, finish_run, open_run, plan_day
+from msmtfn.scoring.guard import TRIES, GuardConfig
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringActor, score_calls
-from msmtfn.scoring.prepare import PrepareConfig, Preparer
+from msmtfn.scoring.prepare import PrepareConfig, PreparedCall, Preparer
 from msmtfn.scoring.scorer import ScorerConfig
 from tests.integration.job import DATE, write_short_calls
 
 NUM_CALLS = 6
+MEGABYTES_300 = 300 * 2**20
 CONFIG = PipelineConfig(batch_calls=1, block_calls=1, max_retries=1, progress_sec=0.1)
 
 
@@ -38,6 +44,33 @@ class DyingPreparer(Preparer):
                 mark.unlink()
                 os._exit(1)
         return super().prepare_batch(batch, passed)
+
+
+class PoisonedPreparer(Preparer):
+    """Has a decoder that ends its process on row 1, never returns on row 2, and eats memory on row 3."""
+
+    def prepare_call(self, row: Any) -> PreparedCall:
+        match row["row_id"]:
+            case 1:
+                os._exit(1)
+            case 2:
+                ctypes.PyDLL(None).sleep(600)  # no thread and no signal handler of Python's runs meanwhile
+            case 3:
+                return PreparedCall(0.0, [], np.ones(10 * MEGABYTES_300, np.int16), [], [])
+        return super().prepare_call(row)
+
+
+class CutOffPreparer(Preparer):
+    """Finds row 1 on an S3 endpoint that refuses, as long as there is a mark."""
+
+    mark: Path
+
+    def prepare_call(self, row: Any) -> PreparedCall:
+        if row["row_id"] == 1 and self.mark.exists():
+            os.environ |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
+            os.environ |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+            row = {**row, "uri": "s3://bucket/a.wav"}
+        return super().prepare_call(row)
 
 
 class DyingScorer(ScoringActor):
@@ -117,7 +150,7 @@ def test_a_call_that_always_kills_its_worker_costs_itself_only(
     rows = read_leads(run.plan.leads, DATE).to_table().to_pylist()
     assert [(row["status"], row["call_id"]) for row in rows if row["status"] != "scored"] == [("rejected", "call-002")]
     assert sorted(row["call_id"] for row in rows) == [f"call-{number:03d}" for number in range(NUM_CALLS)]
-    assert len(list(preparer.marks.iterdir())) == 100 - 2 * (1 + CONFIG.max_retries)
+    assert len(list(preparer.marks.iterdir())) == 100 - 2 * TRIES
 
 
 @pytest.mark.usefixtures("ray_address")
@@ -125,6 +158,46 @@ def test_a_call_that_always_kills_its_scorer_costs_itself_only(run: Run, monkeyp
     monkeypatch.setattr("msmtfn.scoring.pipeline.ScoringActor", DyingScorer)
     success = finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
     assert (success["scored"], success["rejected_by_reason"]) == (NUM_CALLS - 1, {"worker_crashed": 1})
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_calls_that_kill_fill_or_hold_up_their_process_cost_themselves_only(
+    run: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(tiny_model)
+    guard = GuardConfig(max_prepare_sec=10.0, max_prepare_bytes=MEGABYTES_300)
+    preparer = PoisonedPreparer(
+        PrepareConfig(guard=guard), model.network.config, model.tokenizer, run.plan.manifest.root
+    )
+    monkeypatch.setattr("msmtfn.scoring.day.Preparer", lambda *_: preparer)
+    started = time.monotonic()
+    success = finish_run(run, ScoringConfig(pipeline=replace(CONFIG, batch_calls=2)), lambda *_: None)
+    assert time.monotonic() - started < 120
+    assert success["scored"] == NUM_CALLS - 3
+    rows = read_leads(run.plan.leads, DATE).to_table(columns=["call_id", "error_code"]).to_pylist()
+    assert {row["call_id"]: row["error_code"] for row in rows if row["error_code"]} == {
+        "call-001": "worker_crashed",
+        "call-002": "audio_timeout",
+        "call-003": "audio_out_of_memory",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
+def test_where_storage_fails_nothing_is_published_and_the_next_run_goes_on(
+    run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(tiny_model)
+    preparer = CutOffPreparer(PrepareConfig(), model.network.config, model.tokenizer, run.plan.manifest.root)
+    preparer.mark = tmp_path / "mark"
+    preparer.mark.touch()
+    monkeypatch.setattr("msmtfn.scoring.day.Preparer", lambda *_: preparer)
+    with pytest.raises(StorageError, match=r"recordings of 1 calls.*the same command goes on where it stopped$"):
+        finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
+    assert not Path(run.plan.leads, f"date={DATE}").exists()
+    assert len(rows_of(run)) == NUM_CALLS - 1
+    preparer.mark.unlink()
+    assert finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)["scored"] == NUM_CALLS
 
 
 @pytest.mark.slow

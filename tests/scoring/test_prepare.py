@@ -8,13 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+import s3fs
 import soundfile as sf
+import torch
 from transformers import BertTokenizer
 
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
 from msmtfn.calls.manifest import INTERPRETED
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.scoring import prepare
+from msmtfn.scoring.guard import UNSETTLED
 from msmtfn.scoring.prepare import PREPARED, PrepareConfig, Preparer
 
 PASSED = ["row_id", "call_id", "customer_id"]
@@ -217,6 +220,29 @@ def second_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         return decode_recording(data, **options)
 
     monkeypatch.setattr(prepare, "decode_recording", decode)
+
+
+@pytest.mark.parametrize("request_memory", [lambda: np.ones(2**48), lambda: torch.ones(2**45)])
+def test_a_call_for_which_there_is_no_memory_is_rejected(
+    preparer: Preparer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_memory: Callable[[], Any]
+) -> None:
+    monkeypatch.setattr(prepare, "decode_recording", lambda *_, **__: request_memory())
+    write(tmp_path / "a.wav")
+    prepared = prepare_one(preparer, uri="a.wav")
+    assert (prepared["status"], prepared["error_code"]) == ("rejected", "audio_out_of_memory")
+
+
+def test_a_call_whose_storage_does_not_answer_is_not_settled(
+    preparer: Preparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    prepared = prepare_one(preparer, uri="s3://bucket/13800001111.wav")
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert (prepared["status"], prepared["error_code"]) == (UNSETTLED, "storage_unavailable")
+    assert prepared["error_detail"] == "EndpointConnectionError"
 
 
 @pytest.mark.usefixtures("second_call_fails")
