@@ -1,18 +1,20 @@
-"""Measure what a stage costs, beside the plain way of doing the same, in one run."""
+"""Measure what a stage costs, beside the plain way of doing the same, in one run; and what a fault costs: nothing."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import torch
@@ -20,11 +22,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from msmtfn.errors import JobError
 from msmtfn.labels import TASKS
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.small import small_config
 from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig
+from msmtfn.trials.faults import FaultsConfig, run_faults
+
+logger = logging.getLogger("msmtfn.benchmark")
 
 ROUNDS_PER_CALL: Final = 3.35
 MEDIAN_ROUND_SEC, SIGMA = 14.0, 0.6
@@ -67,14 +73,47 @@ class Encode:
             )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Faults:
+    """Kill parts of the scoring job at random moments, and count the calls that are lost, doubled or differ.
+
+    The job runs on a Ray cluster of two nodes and an S3 server of its own, all on this machine; it is given again where
+    it ends without success. Needs the packages of `pip install -e '.[test]'`. The exit code is 1 where a call was lost.
+    """
+
+    trial: Annotated[FaultsConfig, tyro.conf.arg(name="")] = field(default_factory=FaultsConfig)
+    """What is killed, and how often."""
+    logs: Path | None = None
+    """Folder for the jobs' logs; a temporary one that is kept where none is given."""
+    json: Path | None = None
+    """Write the figures, the versions and the machine to this file."""
+
+
 def main() -> int:
     """Run a benchmark; the result is the exit code."""
-    options = tyro.cli(tyro.extras.subcommand_type_from_defaults({"encode": Encode()}))
-    rows = measure_encode(options)
-    Console().print(table_of(rows))
+    commands: Any = tyro.extras.subcommand_type_from_defaults({"encode": Encode(), "faults": Faults()})
+    options: Encode | Faults = tyro.cli(commands, config=(tyro.conf.OmitArgPrefixes,))
+    try:
+        if isinstance(options, Encode):
+            name, rows, title = "encode", measure_encode(options), "encode: seconds, fp32"
+        else:
+            name, rows, title = "faults", count_faults(options), "faults: calls after runs that were disturbed"
+    except JobError as exc:
+        logger.error("%s", exc)
+        return 1
+    Console().print(table_of(rows, title))
     if options.json is not None:
-        options.json.write_text(json.dumps({"encode": rows, **about_this_machine()}, indent=2) + "\n", encoding="utf-8")
-    return 0
+        options.json.write_text(json.dumps({name: rows, **about_this_machine()}, indent=2) + "\n", encoding="utf-8")
+    return int(any(row.get(what) for row in rows for what in ("lost", "doubled", "differing")))
+
+
+def count_faults(options: Faults) -> list[dict[str, Any]]:
+    """Disturb runs of the job; a row for each kind of fault."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logs = options.logs or Path(tempfile.mkdtemp(prefix="msmtfn-faults-"))
+    logs.mkdir(parents=True, exist_ok=True)
+    logger.info("the jobs' logs are in %s", logs)
+    return run_faults(options.trial, Path(__file__).with_name("score_daily.py"), logs)
 
 
 def measure_encode(options: Encode) -> list[dict[str, Any]]:
@@ -142,9 +181,9 @@ def about_this_machine() -> dict[str, Any]:
     }
 
 
-def table_of(rows: list[dict[str, Any]]) -> Table:
+def table_of(rows: list[dict[str, Any]], title: str) -> Table:
     """The rows as a table for the terminal."""
-    table = Table(title="encode: seconds, fp32", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for heading in rows[0]:
         table.add_column(heading.replace("_", " "), justify="right")
     for row in rows:

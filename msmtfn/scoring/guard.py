@@ -102,7 +102,7 @@ class GuardedPreparer:
             One row for each row of the batch, in order. `status` is `UNSETTLED` where another try may help.
 
         Raises:
-            RuntimeError: no child could be started.
+            ChildProcessError: no child could be started.
         """
         with _lock:
             rows = [self._prepare_row(batch.slice(index, 1)) for index in range(len(batch))]
@@ -151,7 +151,7 @@ class _Child:
             is_ready = False
         if not is_ready:
             self.end()
-            raise RuntimeError(
+            raise ChildProcessError(
                 f"the process that prepares calls did not start ({self.process.returncode}); its log says why"
             )
 
@@ -200,7 +200,14 @@ def _child_for(guarded: GuardedPreparer) -> _Child:
         if child.key == guarded.key and child.is_alive:
             return child
     end_children()
-    _children.append(_Child(guarded))
+    for tries_left in reversed(range(TRIES)):
+        try:
+            _children.append(_Child(guarded))
+            break
+        except ChildProcessError as exc:
+            if not tries_left:
+                raise
+            logger.warning("%s", exc)
     return _children[0]
 
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,7 +81,11 @@ class Poisoned:
 def guarded(tmp_path: Path) -> Iterator[GuardedPreparer]:
     yield GuardedPreparer(Poisoned(tmp_path), LIMITS, ["row_id"], ADDED)
     end_children()
-    assert not [child for child in psutil.Process().children() if "msmtfn.scoring.guarded" in child.cmdline()]
+    assert not guards()
+
+
+def guards() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "msmtfn.scoring.guarded" in child.cmdline()]
 
 
 def prepare(guarded: GuardedPreparer, *deeds: str) -> list[dict[str, Any]]:
@@ -148,9 +153,22 @@ def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
     assert not psutil.pid_exists(pid)
 
 
+def test_a_process_that_dies_as_it_starts_costs_nothing(guarded: GuardedPreparer, tmp_path: Path) -> None:
+    def kill_first() -> None:
+        while not (children := guards()):
+            time.sleep(0.001)
+        children[0].kill()
+
+    killer = threading.Thread(target=kill_first)
+    killer.start()
+    (row,) = prepare(guarded, "nothing")
+    killer.join()
+    assert row["status"] is None
+
+
 def test_a_process_that_cannot_start_is_no_fault_of_a_call(guarded: GuardedPreparer) -> None:
     guarded.task = b"no pickle"
-    with pytest.raises(RuntimeError, match=r"did not start \(1\)"):
+    with pytest.raises(ChildProcessError, match=r"did not start \(1\)"):
         prepare(guarded, "nothing")
 
 
