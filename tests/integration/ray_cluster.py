@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from msmtfn.trials.s3_server import free_ports
 from tests.integration.job import ROOT
-from tests.s3_server import free_ports
 
 START_SEC = 180.0
 END_SEC = 10.0
