@@ -110,9 +110,9 @@ def _decode_stream(file: InputContainer, container: str) -> Iterator[av.AudioFra
     if num_packets < stream.frames:
         raise unreadable(f"the {container} is cut short: it promises {stream.frames} packets, {num_packets} are there")
     if container == "MP4" and not stream.frames and last and stream.duration and stream.time_base:
-        promised = stream.duration * stream.time_base * last.sample_rate
+        promised = int(stream.duration * stream.time_base * last.sample_rate)
         if num_samples + FRAGMENT_FRAMES * last.samples < promised:
-            raise unreadable(f"the MP4 is cut short: it promises {promised:.0f} samples, {num_samples} are there")
+            raise unreadable(f"the MP4 is cut short: it promises {promised} samples, {num_samples} are there")
 
 
 def _amr_decoder() -> AudioCodecContext | None:

@@ -128,6 +128,13 @@ def test_an_m4a_whose_samples_end_in_the_middle_is_cut_short_though_its_boxes_ar
     assert "cut short" in error.detail
 
 
+def test_a_fragmented_m4a_that_promises_more_than_its_fragments_have_is_cut_short() -> None:
+    data = encode("m4a", options=FRAGMENTED)
+    place = data.index(b"mdhd") + 20  # where its length stands
+    longer = data[:place] + struct.pack(">I", 4 * 44_100) + data[place + 4 :]
+    assert "promises 176400 samples" in reject(longer).detail
+
+
 def test_an_amr_without_frames_is_empty() -> None:
     assert reject(b"#!AMR\n").code in {RejectCode.AUDIO_EMPTY, RejectCode.AUDIO_UNREADABLE}
 
