@@ -69,8 +69,8 @@ class Arguments:
     force: bool = False
     """Score the day again where it is published."""
     retry_rejected: bool = False
-    """Of a day that is published, score again only the rejects that could succeed now: recordings that were not found,
-    and calls whose worker crashed."""
+    """Of a day that is published, score again only the rejects that could succeed now: recordings that were not found
+    or took too long, and calls whose worker crashed."""
     dry_run: bool = False
     """Only say what would be done, and how long it would take by what earlier days took."""
     max_rejected_share: float = 0.2
