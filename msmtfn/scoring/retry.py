@@ -18,7 +18,7 @@ from msmtfn.leads.schema import ROW_ID
 from msmtfn.scoring.pipeline import ScoringTask
 
 RETRYABLE: Final = (RejectCode.AUDIO_NOT_FOUND, RejectCode.AUDIO_TIMEOUT, RejectCode.WORKER_CRASHED)
-"""A recording that was late, a storage that was slow, a machine that failed; what is wrong with a recording stays so."""
+"""A recording that was late, a storage that was slow, a machine that failed; what is wrong with a recording stays."""
 
 _IS_RETRYABLE: Final = pc.is_in(pc.field("error_code"), pa.array([str(code) for code in RETRYABLE]))
 
