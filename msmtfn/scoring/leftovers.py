@@ -1,7 +1,8 @@
-"""The calls that a pass of the graph left over, because their workers died with them.
+"""The calls that a pass of the graph left over, because a process died with them or storage failed.
 
-The engine drops a block whose worker dies again and again, and goes on. What it has not committed is tried once more, a
-call at a time; what is left then is rejected, so that such a call costs itself only.
+The engine drops a block whose worker dies again and again, and goes on; the graph leaves out a call that kills the
+process in which it is prepared, or whose recording storage does not give. What is not committed is tried once more, a
+call at a time; what kills its process again is rejected then, so that such a call costs itself only.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ from msmtfn.errors import TrainingDataError
 from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.schema import OUTCOME, SCORED
 from msmtfn.model.checkpoint import Model
-from msmtfn.scoring.prepare import INPUTS, PrepareConfig, Preparer
+from msmtfn.scoring.guard import GuardedPreparer
+from msmtfn.scoring.prepare import INPUTS, PREPARED, PrepareConfig, Preparer
 from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig, split_calls
 from msmtfn.training.data import LabelledSplit
 from msmtfn.training.metrics import TaskMetrics, all_metrics
@@ -110,7 +111,8 @@ def evaluate_calls(
         TrainingDataError: no call can be scored, or there is no other round to shuffle with.
     """
     preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
-    batches = _prepare(split.rows, preparer, report)
+    guarded = GuardedPreparer(preparer, prepare.guard, [column.name for column in _LABELLED], PREPARED)
+    batches = _prepare(split.rows, guarded, report)
     if shuffle != "none":
         batches = shuffle_rounds(list(batches), shuffle, seed)
     judge = Scorer(model.network, scorer, model_version="", run_id="")
@@ -179,9 +181,9 @@ def read_ceilings(corpus: str) -> dict[str, Any] | None:
     return content
 
 
-def _prepare(rows: pa.Table, preparer: Preparer, report: Report) -> Iterator[pa.Table]:
+def _prepare(rows: pa.Table, preparer: GuardedPreparer, report: Report) -> Iterator[pa.Table]:
     for start in range(0, len(rows), BATCH_CALLS):
-        batch = preparer.prepare_batch(rows.slice(start, BATCH_CALLS), ["call_id", "intent"])
+        batch = preparer.prepare_batch(rows.slice(start, BATCH_CALLS))
         report("prepared", min(start + BATCH_CALLS, len(rows)))
         yield batch
 
