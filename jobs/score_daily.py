@@ -264,15 +264,15 @@ def _describe_plan(plans: Sequence[DayPlan]) -> Table:
         table.add_column(column, justify="left" if column in ("day", "what") else "right")
     for plan in plans:
         calls, left = plan.manifest.num_rows, 0
-        what = "nothing: published by this very run"
+        what = "nothing, it is published"
         if plan.published is None:
             done = count_done(plan)
             left = (calls if plan.retried is None else count_retryable(plan.retried)) - done
-            what = "go on with a run" if done else "score"
+            what = "go on" if done else "score"
             if plan.retried is not None:
-                what += " rejects again"
+                what += " with the rejects"
             elif read_success(plan.leads, plan.manifest.date) is not None:
-                what += " and replace what is published"
+                what += " and replace it"
         estimate = estimate_day(plan.leads, plan.manifest.date, left) if left else None
         hours = f"{estimate.audio_hours:.1f} h" if estimate else "-"
         seconds = f"{estimate.seconds:.0f} s" if estimate else "-"

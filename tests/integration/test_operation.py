@@ -45,7 +45,7 @@ def test_a_range_and_its_plan(manifests: Path, tiny_model: Path, ray_address: st
     assert planned.returncode == 0, planned.stderr
     assert not (manifests.parent / "leads" / f"date={DATE}").exists()
     known, due = (line for line in planned.stdout.splitlines() if line.startswith("│"))
-    assert re.search(rf"{DAY_BEFORE}.* 4 .* 0 .*nothing: published", known)
+    assert re.search(rf"{DAY_BEFORE}.* 4 .* 0 .*nothing, it is published", known)
     assert re.search(rf"{DATE}.* 4 .* 4 .*score", due)
     expected = float(re.search(r"(\d+) s", due)[1])  # type: ignore[index]
     assert expected == pytest.approx(told(first.stdout)["days"][0]["seconds"], abs=0.51)
