@@ -24,6 +24,8 @@ END_SEC = 10.0
 SUBMIT_SEC = 540.0
 NOT_YET = "No available agent to submit job"
 """What a cluster says that has just started."""
+AGENT_PORT = "dashboard_agent_listen_port_*"
+"""The file of a node that holds the port of its agent; -1 where that could not take it."""
 OPTIONS = ("--block", "--min-worker-port", "0", "--max-worker-port", "0", "--disable-usage-stats")
 
 
@@ -60,7 +62,7 @@ class RayCluster:
 @contextlib.contextmanager
 def run_ray_cluster(nodes: int, cpus_per_node: int) -> Iterator[RayCluster]:
     """Run a cluster whose nodes have a number of logical CPUs, and addresses that only this machine has."""
-    gcs, dashboard, client = free_ports(3)
+    gcs, dashboard, client, *agents = free_ports(3 + nodes)
     addresses = tuple(f"127.0.0.{number + 2}" for number in range(nodes))  # Ray replaces 127.0.0.1 by an outer one
     head = ["--head", "--port", gcs, "--ray-client-server-port", client]
     head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard]
@@ -79,6 +81,8 @@ def run_ray_cluster(nodes: int, cpus_per_node: int) -> Iterator[RayCluster]:
         }
         for number, address in enumerate(addresses):
             options = [*(worker if number else head), "--node-ip-address", address, "--num-cpus", cpus_per_node]
+            # The agent takes its port at 127.0.0.1 too; a random one may be taken there, and then nobody can submit.
+            options += ["--dashboard-agent-listen-port", agents[number]]
             stack.enter_context(_node([*map(str, options)], environment, folder / str(number)))
         yield RayCluster(addresses, environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"})
 
@@ -94,18 +98,22 @@ def _node(options: list[str], environment: dict[str, str], folder: Path) -> Iter
             stderr=subprocess.STDOUT,
         )
     try:
-        _wait_until_up(process, log)
+        _wait_until_up(process, log, folder)
         yield
     finally:
         _end(process)
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_up(process: subprocess.Popen[bytes], log: Path, folder: Path) -> None:
+    """Wait until a node runs, and its agent, which takes the jobs."""
     deadline = time.monotonic() + START_SEC
-    while "Ray runtime started" not in log.read_text():
+    session = folder / "session_latest"
+    while not (ports := list(session.glob(AGENT_PORT))) or "Ray runtime started" not in log.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"the node did not start, exit code {process.poll()}: {log.read_text()}")
         time.sleep(0.2)
+    if ports[0].read_text() == "-1":
+        raise AssertionError((session / "logs" / "dashboard_agent.log").read_text())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
