@@ -32,7 +32,8 @@ def leads_of(root: Path) -> dict[str, dict[str, Any]]:
 @pytest.fixture
 def day(tmp_path: Path, tiny_model: Path, ray_address: str) -> Path:
     """A published day of five calls: the recordings of two were late, and one is no recording."""
-    calls = write_short_calls(tmp_path / "calls", 4)
+    (tmp_path / "manifests").mkdir()
+    calls = write_short_calls(tmp_path / "manifests" / "calls", 4)
     (calls / "call-000.wav").rename(tmp_path / "late-0.wav")
     (calls / "call-001.wav").rename(tmp_path / "late-1.wav")
     (calls / "text.wav").write_text("no recording")
@@ -66,7 +67,7 @@ def test_rejects_that_can_succeed_are_scored_and_all_else_stays_as_it_was(day: P
 
 def test_what_could_not_succeed_is_not_tried(day: Path, tiny_model: Path) -> None:
     late = day / "late-1.wav"
-    late.rename(day / "calls" / "call-001.wav")
+    late.rename(day / "manifests" / "calls" / "call-001.wav")
     score(plan_of(day, tiny_model, retry=True))
     plan = plan_of(day, tiny_model, retry=True)
     assert (plan.retried, plan.published is not None) == (None, True)
