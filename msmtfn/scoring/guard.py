@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
+from pathlib import Path
 from typing import Final, Protocol
 
 import pyarrow as pa
@@ -140,7 +141,7 @@ class _Child:
         with theirs:
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-P", "-X", "faulthandler", "-m", "msmtfn.scoring.guarded", str(theirs.fileno())],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )

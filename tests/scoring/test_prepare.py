@@ -233,8 +233,11 @@ def test_a_call_for_which_there_is_no_memory_is_rejected(
 
 
 def test_a_call_whose_storage_does_not_answer_is_not_settled(
-    preparer: Preparer, monkeypatch: pytest.MonkeyPatch
+    make_preparer: MakePreparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    local = make_preparer()
+    config = PrepareConfig(audio=LIMITS, allowed_prefixes=("s3://bucket",))
+    preparer = Preparer(config, local.network, local.tokenizer, local.manifest_root)
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
