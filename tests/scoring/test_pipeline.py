@@ -188,7 +188,8 @@ def test_where_storage_fails_nothing_is_published_and_the_next_run_goes_on(
     run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(tiny_model)
-    preparer = CutOffPreparer(PrepareConfig(), model.network.config, model.tokenizer, run.plan.manifest.root)
+    config = PrepareConfig(allowed_prefixes=("s3://bucket",))
+    preparer = CutOffPreparer(config, model.network.config, model.tokenizer, run.plan.manifest.root)
     preparer.mark = tmp_path / "mark"
     preparer.mark.touch()
     monkeypatch.setattr("msmtfn.scoring.day.Preparer", lambda *_: preparer)
