@@ -134,6 +134,7 @@ def test_a_night_scores_yesterday_where_the_company_is(files: Files, name: str, 
     assert isinstance(arguments, score_daily.Arguments)
     assert arguments.date in {day - dt.timedelta(days=1) for day in (before, dt.datetime.now(zone).date())}
     assert (arguments.manifests, arguments.leads) == ("s3://company-calls/manifests", "s3://company-calls/leads")
+    assert arguments.scoring.prepare.allowed_prefixes == ("s3://company-calls/recordings",)
 
 
 def test_retraining_goes_on_from_a_model_of_before(files: Files, tmp_path: Path) -> None:
@@ -141,6 +142,7 @@ def test_retraining_goes_on_from_a_model_of_before(files: Files, tmp_path: Path)
     arguments = commands.parse(files, words)
     assert isinstance(arguments, train.Arguments)
     assert (arguments.start, arguments.model) == ("model", "s3://company-models/msmtfn-2026-10")
+    assert arguments.training.prepare.allowed_prefixes == ("s3://company-calls/recordings",)
 
 
 @pytest.mark.parametrize(("name", "number"), [("Dockerfile", 1), ("aws.yaml", 2), ("runtime-env.yaml", 1)])
