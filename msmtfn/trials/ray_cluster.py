@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine, of which the second may be killed and replaced."""
+"""A Ray cluster of two nodes on this machine, each by `ray start`, of which the second may be killed and replaced."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ ADDRESSES: Final = ("127.0.0.2", "127.0.0.3")
 """Loopback addresses, a node each: Ray replaces 127.0.0.1 by one that others can reach."""
 
 OPTIONS: Final = ("--block", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0")
+OF_A_BUSY_MACHINE: Final = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "120"}
+"""The nice starve there, and half a minute is not enough to start."""
+
 OBJECT_STORE_BYTES: Final = 300 * 10**6
 
 
@@ -34,16 +37,21 @@ class RayCluster:
             folder: for its files; its path must be short, for the sockets' sake.
             logs: for the nodes' logs.
             cpus_per_node: logical CPUs of each node.
-            environment: what its processes are to see beside this one's environment.
+            environment: what its processes are to see beside this one's environment, Ray's variables left out; without
+                a word of it in there, the cluster asks for no token.
         """
         self.folder = folder
         self.logs = logs
         self.cpus_per_node = cpus_per_node
         self.port, self.dashboard_port, self.client_port = free_ports(3)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        own = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}  # on a busy machine, the nice starve
-        self.environment = {**inherited, **environment, **own}
+        self.environment = {**inherited, **OF_A_BUSY_MACHINE, "RAY_AUTH_MODE": "disabled", **environment}
         self.nodes: dict[int, subprocess.Popen[bytes]] = {}
+
+    @property
+    def dashboard(self) -> str:
+        """What `RAY_API_SERVER_ADDRESS` must say."""
+        return f"http://127.0.0.1:{self.dashboard_port}"
 
     @property
     def address(self) -> str:
@@ -62,6 +70,8 @@ class RayCluster:
         role = [f"--address={self.address}"] if node else head
         command = [f"{sysconfig.get_path('scripts')}/ray", "start", *OPTIONS, *role]
         command += [f"--node-ip-address={ADDRESSES[node]}", f"--num-cpus={self.cpus_per_node}"]
+        # Ray's own is fixed, and where another Ray has it the agent takes no jobs.
+        command += [f"--dashboard-agent-listen-port={free_ports(1)[0]}"]
         command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
         log = self.logs / f"node-{node}-{time.monotonic_ns()}.log"
         with log.open("wb") as file:

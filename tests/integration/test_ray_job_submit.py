@@ -13,18 +13,19 @@ import pytest
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
 from msmtfn.model.checkpoint import is_trained
+from msmtfn.trials.ray_cluster import ADDRESSES
 from tests.integration.job import DATE, read_day, write_short_calls
-from tests.integration.ray_cluster import RayCluster, run_ray_cluster
+from tests.integration.ray_cluster import Submitter, run_ray_cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 NUM_CALLS = 60
 LAST_LINES = 5
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    with run_ray_cluster(nodes=2, cpus_per_node=2) as cluster:
+def cluster() -> Iterator[Submitter]:
+    with run_ray_cluster(cpus_per_node=2) as cluster:
         yield cluster
 
 
@@ -51,7 +52,7 @@ def last_lines(log: str) -> str:
 
 
 def test_a_day_is_scored_and_both_nodes_prepare_its_calls(
-    cluster: RayCluster, manifests: Path, tiny_model: Path, tmp_path: Path
+    cluster: Submitter, manifests: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     code, log = cluster.submit(*score(DATE, manifests, tmp_path / "leads", tiny_model))
     assert code == 0, log
@@ -60,26 +61,26 @@ def test_a_day_is_scored_and_both_nodes_prepare_its_calls(
     assert sorted(row["call_id"] for row in rows) == [f"call-{number:03d}" for number in range(NUM_CALLS)]
     assert f"{NUM_CALLS} of {NUM_CALLS} calls done (100 %)" in log
     prepared = prepared_by_address(log, success["run_id"])
-    assert sorted(prepared) == sorted(cluster.addresses)
+    assert sorted(prepared) == sorted(ADDRESSES)
     assert sum(prepared.values()) == NUM_CALLS
 
 
 def test_a_day_without_a_manifest_fails_the_job_with_its_reason_at_the_end(
-    cluster: RayCluster, manifests: Path, tiny_model: Path, tmp_path: Path
+    cluster: Submitter, manifests: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     code, log = cluster.submit(*score(DATE - dt.timedelta(days=1), manifests, tmp_path / "leads", tiny_model))
     assert code == 1, log
     assert "there is no manifest for 2026-11-20" in last_lines(log)
 
 
-def test_nothing_is_accepted_without_the_token(cluster: RayCluster, tmp_path: Path) -> None:
+def test_nothing_is_accepted_without_the_token(cluster: Submitter, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0" * 64)
     code, log = cluster.submit("python", "jobs/score_daily.py", "--demo", RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
     assert code == 1, log
     assert "AuthenticationError" in log
 
 
-def test_two_workers_train_on_calls_that_both_nodes_have_prepared(cluster: RayCluster, tmp_path: Path) -> None:
+def test_two_workers_train_on_calls_that_both_nodes_have_prepared(cluster: Submitter, tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     config = SimulationConfig(calls=30, split=(24, 4, 2), brief=True, seed=7)
     write_corpus(tmp_path / "corpus", config, num_workers=1, report=lambda _: None)
@@ -92,12 +93,12 @@ def test_two_workers_train_on_calls_that_both_nodes_have_prepared(cluster: RayCl
     assert is_trained(model)
     assert [json.loads(line)["epoch"] for line in (model / "epochs.jsonl").read_text().splitlines()] == [0, 1]
     prepared = prepared_by_address(log, "training")
-    assert sorted(prepared) == sorted(cluster.addresses)
+    assert sorted(prepared) == sorted(ADDRESSES)
     assert sum(prepared.values()) == 24
 
 
 def test_training_on_days_that_are_not_there_fails_the_job_with_its_reason_at_the_end(
-    cluster: RayCluster, manifests: Path, tmp_path: Path
+    cluster: Submitter, manifests: Path, tmp_path: Path
 ) -> None:
     code, log = cluster.submit(
         *("python", "jobs/train.py", "small", "--manifests", manifests, "--from", "2027-01-01"),

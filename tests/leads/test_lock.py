@@ -54,8 +54,10 @@ def test_a_day_is_held_by_one_run_and_free_after_it(place: str) -> None:
 
 
 def test_another_day_is_another_lock(place: str) -> None:
-    with lock_day(place, DATE, TIMES), lock_day(place, DATE.replace(day=4), TIMES) as check:
+    with lock_day(place, DATE, TIMES) as check, lock_day(place, DATE.replace(day=4), TIMES) as check_other:
         check()
+        check_other()
+        assert len(files(place)) == 2
 
 
 def test_a_run_that_ends_with_an_error_leaves_no_lock(place: str) -> None:
@@ -127,6 +129,7 @@ def test_a_stopped_process_loses_the_day_and_does_not_get_it_back_when_it_wakes(
             holder.send_signal(signal.SIGCONT)
             time.sleep(5 * TIMES.renew_sec)
             check()
+            assert len(files(str(tmp_path))) == 1
     finally:
         holder.kill()
         holder.wait()
