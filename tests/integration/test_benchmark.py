@@ -32,6 +32,7 @@ def test_a_length_out_of_range_is_wrong_usage() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3000)
 def test_whatever_is_killed_every_call_is_in_the_leads_once_with_its_values(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), "faults", "--num-calls", "80"]

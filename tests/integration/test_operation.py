@@ -56,6 +56,7 @@ def test_a_range_and_its_plan(manifests: Path, tiny_model: Path, ray_address: st
     assert [(day["date"], day["scored"]) for day in told(both.stdout)["days"]] == [(str(DAY_BEFORE), 4), (str(DATE), 4)]
 
 
+@pytest.mark.slow
 def test_without_a_date_the_newest_day_without_leads_is_scored(
     manifests: Path, tiny_model: Path, ray_address: str
 ) -> None:
@@ -68,6 +69,7 @@ def test_without_a_date_the_newest_day_without_leads_is_scored(
     assert days == [[str(DATE)], [str(DAY_BEFORE)], []]
 
 
+@pytest.mark.slow
 def test_a_day_that_fails_costs_the_others_nothing(manifests: Path, tiny_model: Path, ray_address: str) -> None:
     (manifests / f"date={DAY_BEFORE}" / "calls.parquet").write_bytes(b"no Parquet")
     job = run_job(*places(manifests, tiny_model), "--from", DAY_BEFORE, RAY_ADDRESS=ray_address)

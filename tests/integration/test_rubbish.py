@@ -25,6 +25,7 @@ def test_rubbish_is_prepared_or_rejected_and_nothing_else_is_opened(tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_two_thousand_recordings_and_five_hundred_rows_of_rubbish_go_through_the_job(tmp_path: Path) -> None:
     report = run(tmp_path, Options())

@@ -122,6 +122,7 @@ class TestRealRecordings:
         assert list((real_day[2] / "_runs").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_stopped(tiny_model: Path, tmp_path: Path, ray_address: str) -> None:
     leads, manifests = tmp_path / "leads", write_short_calls(tmp_path / "manifests", 60)
     arguments = ["--date", DATE, "--manifests", manifests, "--leads", leads, "--model", tiny_model]
@@ -144,6 +145,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_model: Path, tmp_path: Path,
     assert sum(row["scored_at"] < killed_at for row in rows) == committed == success["calls_resumed"]
 
 
+@pytest.mark.slow
 def test_force_and_a_new_model_replace_the_day(
     tiny_model: Path, tmp_path: Path, ray_address: str, tiny_network: Any, tiny_tokenizer: Any
 ) -> None:
@@ -163,6 +165,7 @@ def test_force_and_a_new_model_replace_the_day(
     assert len(list((leads / f"date={DATE}").glob("*.parquet"))) == 1
 
 
+@pytest.mark.slow
 def test_too_many_rejects_publish_the_day_and_have_their_own_exit_code(
     tiny_model: Path, tmp_path: Path, ray_address: str
 ) -> None:
@@ -234,6 +237,7 @@ class TestErrors:
         assert "batch_calls is 0; it must be at least 1" in job.stdout + job.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_scores_a_day_of_its_own_and_says_how_the_ranking_compares_with_the_planted_intents() -> None:
     job = run_job("--demo", HF_HUB_OFFLINE="1")
     assert job.returncode == 0, job.stderr
@@ -242,6 +246,7 @@ def test_the_demo_scores_a_day_of_its_own_and_says_how_the_ranking_compares_with
     assert re.search(r"By their labels \d+ of the 10 best leads are A or B, 20 of all 47 are", job.stdout)
 
 
+@pytest.mark.slow
 def test_the_full_size_network_scores_a_real_call(
     recordings: Path, tmp_path: Path, tiny_tokenizer: Any, ray_address: str
 ) -> None:

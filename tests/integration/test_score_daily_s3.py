@@ -32,6 +32,7 @@ def places(tmp_path: Path, tiny_model: Path, s3: str) -> tuple[str, Path]:
     return place, tmp_path
 
 
+@pytest.mark.slow
 def test_manifest_recordings_model_and_leads_may_all_stand_on_s3(places: tuple[str, Path], tiny_model: Path) -> None:
     remote, local = places
     arguments = ["--date", DATE, "--manifests", f"{remote}/manifests", "--leads", f"{remote}/leads"]

@@ -90,6 +90,7 @@ def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return out, output
 
 
+@pytest.mark.slow
 def test_two_workers_write_a_model_that_says_what_it_learned_from(undisturbed: tuple[Path, str]) -> None:
     out, _ = undisturbed
     model = load_model(out)
@@ -100,12 +101,14 @@ def test_two_workers_write_a_model_that_says_what_it_learned_from(undisturbed: t
     assert '"learning_rate"' in card
 
 
+@pytest.mark.slow
 def test_every_epoch_is_in_the_file_and_in_the_picture(undisturbed: tuple[Path, str]) -> None:
     out, _ = undisturbed
     assert [each["epoch"] for each in epochs_of(out)] == list(range(NUM_EPOCHS))
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_screen_tells_epochs_and_calls_that_cannot_be_learned_from(undisturbed: tuple[Path, str]) -> None:
     _, output = undisturbed
     assert "1 calls cannot be learned from: {'audio_not_found': 1}" in output
@@ -113,11 +116,13 @@ def test_the_screen_tells_epochs_and_calls_that_cannot_be_learned_from(undisturb
     assert all(f"epoch {number} in " in output for number in range(NUM_EPOCHS))
 
 
+@pytest.mark.slow
 def test_the_work_in_progress_is_gone_at_the_end(undisturbed: tuple[Path, str]) -> None:
     out, _ = undisturbed
     assert not out.with_name("model.work").exists()
 
 
+@pytest.mark.slow
 def test_a_model_is_not_written_over(undisturbed: tuple[Path, str], corpus: Path) -> None:
     out, _ = undisturbed
     code, output = run_train("--corpus", corpus, "--out", out)
@@ -156,6 +161,7 @@ def test_one_class_ends_before_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_after_a_killed_driver_the_same_command_goes_on_and_learns_as_much(
     undisturbed: tuple[Path, str], corpus: Path, tmp_path: Path
 ) -> None:
@@ -171,6 +177,7 @@ def test_after_a_killed_driver_the_same_command_goes_on_and_learns_as_much(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_after_a_killed_worker_training_goes_on_and_learns_as_much(
     undisturbed: tuple[Path, str], corpus: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +197,7 @@ def test_after_a_killed_worker_training_goes_on_and_learns_as_much(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_loss_that_is_no_number_ends_the_job_with_its_reason_and_without_a_model(
     corpus: Path, tmp_path: Path
 ) -> None:
@@ -200,6 +208,7 @@ def test_a_loss_that_is_no_number_ends_the_job_with_its_reason_and_without_a_mod
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     options = ("--frozen", "encoders", "--augment", "none", "--max-epochs", 2, "--work", tmp_path / "work")
@@ -213,6 +222,7 @@ def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_corpus_work_and_model_may_all_stand_on_s3(corpus: Path, s3: str, tmp_path: Path) -> None:
     place, filesystem = f"{s3}/{uuid.uuid4().hex}", s3fs.S3FileSystem()
     filesystem.put(str(corpus), f"{place}/corpus", recursive=True)

@@ -141,6 +141,7 @@ def finish(run: Run, preparer: DyingPreparer, monkeypatch: pytest.MonkeyPatch) -
     return lambda: finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_address")
 def test_a_call_that_always_kills_its_worker_costs_itself_only(
     run: Run, preparer: DyingPreparer, finish: Callable[[], dict[str, Any]]
@@ -153,6 +154,7 @@ def test_a_call_that_always_kills_its_worker_costs_itself_only(
     assert len(list(preparer.marks.iterdir())) == 100 - 2 * TRIES
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_address")
 def test_a_call_that_always_kills_its_scorer_costs_itself_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("msmtfn.scoring.pipeline.ScoringActor", DyingScorer)

@@ -49,51 +49,37 @@ def day(tmp_path: Path, tiny_model: Path, ray_address: str) -> Path:
 
 def test_rejects_that_can_succeed_are_scored_and_all_else_stays_as_it_was(day: Path, tiny_model: Path) -> None:
     before = leads_of(day)
-    plan = plan_of(day, tiny_model, retry=True)
-    run = open_run(plan)
-    assert (run.task.num_calls, plan.manifest.num_rows, count_done(plan)) == (2, 5, 0)
-    success = finish_run(run, CONFIG, lambda *_: None)
-    assert (success["calls"], success["scored"], success["retried"]) == (5, 3, 2)
-    assert success["rejected_by_reason"] == {"audio_not_found": 1, "audio_unreadable": 1}
-    assert success["run_id"] == plan.run_id == str(read_success(str(day / "leads"), DATE)["run_id"])  # type: ignore[index]
-    after = leads_of(day)
-    assert after.keys() == before.keys()
-    assert after["call-000"]["status"] == "scored"
-    unchanged = set(after) - {"call-000", "call-001"}
-    for call_id in unchanged:
-        assert {**after[call_id], "lead_rank": None} == {**before[call_id], "lead_rank": None}
-    assert sorted(row["lead_rank"] for row in after.values() if row["lead_rank"]) == [1, 2, 3]
-
-
-def test_what_could_not_succeed_is_not_tried(day: Path, tiny_model: Path) -> None:
-    late = day / "late-1.wav"
-    late.rename(day / "manifests" / "calls" / "call-001.wav")
-    score(plan_of(day, tiny_model, retry=True))
-    plan = plan_of(day, tiny_model, retry=True)
-    assert (plan.retried, plan.published is not None) == (None, True)
-    assert leads_of(day)["text"]["error_code"] == "audio_unreadable"
-
-
-def test_a_retry_goes_on_after_a_crash_and_the_day_stays_until_it_is_done(day: Path, tiny_model: Path) -> None:
-    before = leads_of(day)
 
     def crash() -> None:
         raise RuntimeError("crashed before it published")
 
+    plan = plan_of(day, tiny_model, retry=True)
+    run = open_run(plan)
+    assert (run.task.num_calls, plan.manifest.num_rows, count_done(plan)) == (2, 5, 0)
     with pytest.raises(RuntimeError, match="crashed"):
-        finish_run(open_run(plan_of(day, tiny_model, retry=True)), CONFIG, lambda *_: None, crash)
+        finish_run(run, CONFIG, lambda *_: None, crash)
     assert leads_of(day) == before
-    again = plan_of(day, tiny_model, retry=True)
-    assert count_done(again) == 2
-    run = open_run(again)
-    assert (run.resumed, run.model) == (2, None)
-    assert finish_run(run, CONFIG, lambda *_: None)["scored"] == 3
-    assert leads_of(day)["call-000"]["status"] == "scored"
 
+    again = open_run(plan_of(day, tiny_model, retry=True))
+    assert (again.resumed, again.model, count_done(again.plan)) == (2, None, 2)
+    success = finish_run(again, CONFIG, lambda *_: None)
+    assert (success["calls"], success["scored"], success["retried"]) == (5, 3, 2)
+    assert success["rejected_by_reason"] == {"audio_not_found": 1, "audio_unreadable": 1}
+    assert success["run_id"] == plan.run_id
+    assert read_success(str(day / "leads"), DATE) == success
+    after = leads_of(day)
+    assert after.keys() == before.keys()
+    assert after["call-000"]["status"] == "scored"
+    for call_id in set(after) - {"call-000", "call-001"}:
+        assert {**after[call_id], "lead_rank": None} == {**before[call_id], "lead_rank": None}
+    assert sorted(row["lead_rank"] for row in after.values() if row["lead_rank"]) == [1, 2, 3]
+    assert plan_of(day, tiny_model).published == success
 
-def test_the_plain_command_after_a_retry_does_nothing(day: Path, tiny_model: Path) -> None:
+    (day / "late-1.wav").rename(day / "manifests" / "calls" / "call-001.wav")
     score(plan_of(day, tiny_model, retry=True))
-    assert plan_of(day, tiny_model).published is not None
+    nothing_left = plan_of(day, tiny_model, retry=True)
+    assert (nothing_left.retried, nothing_left.published is not None) == (None, True)
+    assert leads_of(day)["text"]["error_code"] == "audio_unreadable"
 
 
 def test_a_day_that_is_not_published_is_planned_whole(tmp_path: Path, tiny_model: Path) -> None:
