@@ -23,6 +23,7 @@ from msmtfn import storage
 from msmtfn.errors import ModelError, StorageError
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
+from msmtfn.model.registry import resolve_model
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -70,7 +71,8 @@ def fetch_model(name: str, download_folder: Path) -> Path:
     """Bring a model to this machine.
 
     Args:
-        name: a local folder, an S3 address or the name of a model on the hub.
+        name: a local folder, an S3 address or the name of a model on the hub; the first two may be the `current` of
+            a registry's root.
         download_folder: where a model from S3 is put.
 
     Returns:
@@ -79,6 +81,7 @@ def fetch_model(name: str, download_folder: Path) -> Path:
     Raises:
         ModelError: there is no such model, or it cannot be had.
     """
+    name = locate_model(name)
     if name.startswith("s3://"):
         try:
             storage.fetch_folder(name, download_folder, lambda file: any(fnmatch(file, kind) for kind in FILE_PATTERNS))
@@ -96,6 +99,18 @@ def fetch_model(name: str, download_folder: Path) -> Path:
         raise ModelError(
             f"--model {name} is no folder, and the hub cannot give a model of that name: {_one_line(exc)}"
         ) from exc
+
+
+def locate_model(name: str) -> str:
+    """The place of a model by its name: of `<root>/current` the version's.
+
+    Raises:
+        ModelError: `current` does not name a version, or cannot be read.
+    """
+    try:
+        return resolve_model(name) if storage.is_absolute(name) or Path(name).exists() else name
+    except StorageError as exc:
+        raise ModelError(f"the model {name} cannot be found: {exc}") from exc
 
 
 def is_trained(folder: Path) -> bool:

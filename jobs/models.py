@@ -1,0 +1,91 @@
+"""Versions of a model: list them, make one current, go back to the one before."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from msmtfn import storage
+from msmtfn.errors import JobError, UsageError
+from msmtfn.model.registry import list_records, promote, read_current, roll_back
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+logger = logging.getLogger("msmtfn.models")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class List:
+    """Show all versions, what was decided about each, and which is current."""
+
+    models: str
+    """Root of the versions, as given to train.py --register: a folder or an s3:// address."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Promote:
+    """Make a version current, whatever was decided about it."""
+
+    models: str
+    """Root of the versions, as given to train.py --register: a folder or an s3:// address."""
+    version: str
+    """Its name, as `list` shows it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollback:
+    """Make the version current that was so before."""
+
+    models: str
+    """Root of the versions, as given to train.py --register: a folder or an s3:// address."""
+
+
+def main() -> int:
+    """Run a command; the result is the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    command = tyro.cli(List | Promote | Rollback, description=__doc__)
+    console = Console()
+    try:
+        root = storage.absolute(command.models)
+        if isinstance(command, List):
+            for line in _lines(root):
+                console.print(line, highlight=False, soft_wrap=True)
+            return EXIT_DONE
+        current = promote(root, command.version) if isinstance(command, Promote) else roll_back(root)
+    except UsageError as exc:
+        logger.error("%s", exc)
+        return EXIT_USAGE
+    except JobError as exc:
+        logger.error("%s", exc)
+        return EXIT_FAILED
+    console.print(f"{storage.join(root, current.version)} is current", highlight=False, soft_wrap=True)
+    return EXIT_DONE
+
+
+def _lines(root: str) -> list[str]:
+    """A line a version, the oldest first."""
+    current = read_current(root)
+    is_current = None if current is None else current.version
+    return [_line(record, is_current) for record in list_records(root)] or [f"{root} has no version yet"]
+
+
+def _line(record: Mapping[str, Any], current: str | None) -> str:
+    mark = " (current)" if record["version"] == current else ""
+    decision = record["decision"]
+    if decision is None:
+        return f"{record['version']}{mark}  not finished"
+    figures = f"{100 * decision['candidate']:.1f} % of {decision['calls']:,} held-out calls named rightly"
+    if decision["compared_with"] is not None:
+        figures += f", {decision['compared_with']} {100 * decision['present']:.1f} %"
+    verdict = "passed" if decision["passed"] else "did not pass"
+    return f"{record['version']}{mark}  {record.get('added_at', '')}  {verdict}: {figures}; {decision['reason']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

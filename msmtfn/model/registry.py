@@ -1,0 +1,182 @@
+"""Versions of a model in one place, and which of them is current.
+
+    <root>/v0001/         a model's folder
+    <root>/v0001.json     its record: the run that made it, and what was decided about it
+    <root>/current        names the version that scores, and those that did before it
+
+`current` is a small file and no link, since S3 has none: `<root>/current` is given wherever a model is, and leads to
+the version's folder. It is replaced in one step, so a job sees the one version or the other.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from msmtfn import storage
+from msmtfn.errors import ModelError
+
+CURRENT: Final = "current"
+VERSION: Final = re.compile(r"v\d{4,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The version that scores.
+
+    Attributes:
+        version: its name.
+        before: names of the versions that were current before it, the latest last.
+    """
+
+    version: str
+    before: tuple[str, ...]
+
+
+def resolve_model(name: str) -> str:
+    """The place of a model: what `<root>/current` leads to, or the name itself where it is no such file.
+
+    Raises:
+        ModelError: the file does not name a version.
+        StorageError: the storage refused.
+    """
+    root, _, last = name.rstrip("/").rpartition("/")
+    if last != CURRENT or (storage.protocol_of(name) == "file" and not Path(name.removeprefix("file://")).is_file()):
+        return name
+    current = read_current(root)
+    return name if current is None else storage.join(root, current.version)
+
+
+def read_current(root: str) -> Current | None:
+    """Which version is current; None where none was promoted.
+
+    Raises:
+        ModelError: the file does not name a version.
+        StorageError: the storage refused.
+    """
+    place = storage.join(root, CURRENT)
+    text = storage.read_text(place)
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+        current = Current(content["version"], tuple(content["before"]))
+        if not all(VERSION.fullmatch(name) for name in (current.version, *current.before)):
+            raise ValueError("a name is no version's")
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ModelError(f"{place} does not name a version ({exc}); promote one to write it anew") from exc
+    return current
+
+
+def list_records(root: str) -> list[dict[str, Any]]:
+    """The records of all versions, in order.
+
+    Raises:
+        ModelError: one cannot be understood.
+        StorageError: the storage refused.
+    """
+    files = [file for file in storage.list_files(root, ".json") if VERSION.fullmatch(_stem(file))]
+    return [_read_record(file) for file in sorted(files, key=lambda file: int(_stem(file)[1:]))]
+
+
+def add_version(root: str, run: str) -> dict[str, Any]:
+    """The record of the version that a run of training fills: the one that it has begun already, or a new one.
+
+    Of several runs at once each gets a version of its own.
+
+    Args:
+        root: of the models; made where there is none.
+        run: what tells the run from all others.
+
+    Raises:
+        ModelError: a record cannot be understood.
+        StorageError: the storage refused.
+    """
+    while True:
+        records = list_records(root)
+        for record in records:
+            if record["run"] == run:
+                return record
+        number = int(records[-1]["version"][1:]) + 1 if records else 1
+        record = {"version": f"v{number:04d}", "run": run, "added_at": _now(), "decision": None}
+        if storage.create_text(_record_place(root, record["version"]), _as_text(record)):
+            return record
+
+
+def write_decision(root: str, record: Mapping[str, Any], decision: Mapping[str, Any]) -> None:
+    """Keep what was decided about a version beside it.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    content = {**record, "decision": dict(decision), "decided_at": _now()}
+    storage.write_text(_record_place(root, record["version"]), _as_text(content))
+
+
+def promote(root: str, version: str) -> Current:
+    """Make a version the current one; the same again does nothing.
+
+    Raises:
+        ModelError: there is no such version, or its folder is not complete.
+        StorageError: the storage refused.
+    """
+    records = {record["version"]: record for record in list_records(root)}
+    if version not in records:
+        raise ModelError(f"{root} has no version {version}; it has {', '.join(records) or 'none'}")
+    if records[version]["decision"] is None:
+        raise ModelError(f"{version} of {root} was never finished; give the command that trains it again")
+    current = read_current(root)
+    if current is not None and current.version == version:
+        return current
+    before = () if current is None else (*current.before, current.version)
+    return _write_current(root, Current(version, before))
+
+
+def roll_back(root: str) -> Current:
+    """Make the version current that was so before.
+
+    Raises:
+        ModelError: there is none.
+        StorageError: the storage refused.
+    """
+    current = read_current(root)
+    if current is None or not current.before:
+        raise ModelError(f"{root} has no version that was current before; `list` shows all, `promote` takes any")
+    return _write_current(root, Current(current.before[-1], current.before[:-1]))
+
+
+def _write_current(root: str, current: Current) -> Current:
+    content = {"version": current.version, "before": list(current.before), "since": _now()}
+    storage.write_text(storage.join(root, CURRENT), _as_text(content))
+    return current
+
+
+def _read_record(place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(storage.read_text(place) or "")
+        if record["version"] != _stem(place):
+            raise ValueError("it is of another version")
+        return {"run": "", "decision": None, **record}
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ModelError(f"{place} is no record of a version ({exc}); correct it, or remove it") from exc
+
+
+def _record_place(root: str, version: str) -> str:
+    return storage.join(root, f"{version}.json")
+
+
+def _stem(place: str) -> str:
+    return place.rpartition("/")[2].removesuffix(".json")
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
+def _as_text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msmtfn import storage
+from msmtfn.errors import ModelError
+from msmtfn.model.checkpoint import fetch_model, locate_model, model_version
+from msmtfn.model.registry import (
+    add_version,
+    list_records,
+    promote,
+    read_current,
+    resolve_model,
+    roll_back,
+    write_decision,
+)
+
+DECISION = {"passed": True}
+
+
+def finish(root: str, run: str) -> str:
+    """A version of a run that was decided."""
+    record = add_version(root, run)
+    write_decision(root, record, DECISION)
+    version: str = record["version"]
+    return version
+
+
+def test_each_run_has_one_version_in_the_order_of_their_coming(place: str) -> None:
+    assert [finish(place, run) for run in ("a", "b", "a", "c")] == ["v0001", "v0002", "v0001", "v0003"]
+    assert [record["run"] for record in list_records(place)] == ["a", "b", "c"]
+
+
+def test_of_runs_at_once_each_gets_a_version_of_its_own(place: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        versions = [record["version"] for record in pool.map(lambda run: add_version(place, run), "abcdef")]
+    assert sorted(versions) == [f"v000{number}" for number in range(1, 7)]
+
+
+def test_current_leads_to_what_was_promoted_and_back(place: str) -> None:
+    first, second, third = (finish(place, run) for run in "abc")
+    current = storage.join(place, "current")
+    assert read_current(place) is None
+    for version in (first, second, third, third):
+        assert promote(place, version).version == version
+        assert resolve_model(current) == storage.join(place, version)
+    assert roll_back(place).version == second
+    assert roll_back(place).version == first
+    with pytest.raises(ModelError, match="no version that was current before"):
+        roll_back(place)
+    assert resolve_model(current) == storage.join(place, first)
+
+
+def test_the_record_keeps_what_was_decided(place: str) -> None:
+    record = add_version(place, "a")
+    write_decision(place, record, {"passed": False, "reason": "worse"})
+    (kept,) = list_records(place)
+    assert kept["decision"] == {"passed": False, "reason": "worse"}
+    assert kept["run"] == "a"
+
+
+def test_what_is_not_there_or_not_finished_cannot_be_promoted(place: str) -> None:
+    add_version(place, "a")
+    with pytest.raises(ModelError, match=r"v0001 of .* was never finished"):
+        promote(place, "v0001")
+    with pytest.raises(ModelError, match="has no version v0002; it has v0001"):
+        promote(place, "v0002")
+    with pytest.raises(ModelError, match="no version that was current before"):
+        roll_back(place)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": "../elsewhere", "before": []}', '{"version": "v0001"}'])
+def test_a_current_that_names_no_version_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "current").write_text(text)
+    with pytest.raises(ModelError, match="does not name a version"):
+        locate_model(str(tmp_path / "current"))
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"version": "v0002"}'])
+def test_a_broken_record_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "v0001.json").write_text(text)
+    with pytest.raises(ModelError, match=r"v0001\.json is no record of a version"):
+        list_records(str(tmp_path))
+
+
+def test_a_folder_that_is_called_current_is_the_model_itself(tmp_path: Path, tiny_model: Path) -> None:
+    folder = tmp_path / "current"
+    folder.symlink_to(tiny_model)
+    assert fetch_model(str(folder), tmp_path) == folder
+
+
+def test_a_model_is_fetched_by_current(place: str, tiny_model: Path, tmp_path: Path) -> None:
+    version = finish(place, "a")
+    storage.put_folder(tiny_model, storage.join(place, version))
+    promote(place, version)
+    folder = fetch_model(storage.join(place, "current"), tmp_path)
+    assert model_version(folder) == model_version(tiny_model)
+
+
+def test_current_says_since_when(tmp_path: Path) -> None:
+    promote(str(tmp_path), finish(str(tmp_path), "a"))
+    said: dict[str, Any] = json.loads((tmp_path / "current").read_text())
+    assert said["since"].startswith("20")
