@@ -24,11 +24,11 @@ from msmtfn.errors import JobError, LockedError, UsageError
 from msmtfn.leads.lock import lock_day
 from msmtfn.leads.publish import read_success
 from msmtfn.leads.summary import summarize
-from msmtfn.model.checkpoint import fetch_model, is_trained
+from msmtfn.model.checkpoint import fetch_model, is_trained, locate_model
 from msmtfn.scoring.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day, tidy_up
 from msmtfn.scoring.progress import show_progress
 from msmtfn.scoring.retry import count_retryable
-from msmtfn.scoring.schedule import days_between, estimate_day, newest_unscored_day
+from msmtfn.scoring.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
 
 DEMO: Final = "demo"
 DEMO_DATE: Final = dt.date(2026, 1, 5)
@@ -62,7 +62,8 @@ class Arguments:
     leads: str | None = None
     """Root of the leads: <leads>/date=YYYY-MM-DD/ is published there, a folder or an s3:// address."""
     model: str = DEMO
-    """The model: a folder, an s3:// address, a name on the hub, or "demo" for the small one that comes with msmtfn."""
+    """The model: a folder, an s3:// address, a name on the hub, <root>/current of the models that train.py --register
+    keeps, or "demo" for the small one that comes with msmtfn."""
     demo: bool = False
     """Write a small day of calls to a temporary folder and score that; takes the places of --date, --manifests and
     --leads."""
@@ -109,6 +110,7 @@ class _Job:
         arguments: as given.
         manifests: the root of all manifests.
         leads: the root of all leads.
+        model_name: the model's place, or its name on the hub.
         model: the model's folder on this machine.
         console: for the person who waits.
         start_engine: starts Ray, once; it takes its seconds, so not for a day that needs none.
@@ -117,6 +119,7 @@ class _Job:
     arguments: Arguments
     manifests: str
     leads: str
+    model_name: str
     model: Path
     console: Console
     start_engine: Callable[[], None]
@@ -130,7 +133,7 @@ class _Job:
             self.leads,
             self.model,
             asked.scoring,
-            model=asked.model,
+            model=self.model_name,
             force=asked.force,
             retry_rejected=asked.retry_rejected,
         )
@@ -201,7 +204,7 @@ def _run(arguments: Arguments, scratch: Path, told: list[dict[str, Any]]) -> int
     if not dates:
         console.print(f"every day of {manifests} is published in {leads}; nothing was done")
         return EXIT_DONE
-    model = _model_folder(arguments.model, scratch)
+    name, model = _model(arguments.model, scratch)
     with contextlib.ExitStack() as stack:
         started: list[None] = []
 
@@ -210,7 +213,7 @@ def _run(arguments: Arguments, scratch: Path, told: list[dict[str, Any]]) -> int
                 stack.enter_context(start_engine())
                 started.append(None)
 
-        job = _Job(arguments, manifests, leads, model, console, start_once)
+        job = _Job(arguments, manifests, leads, name, model, console, start_once)
         if arguments.dry_run:
             console.print(_describe_plan([job.plan(date) for date in dates]))
             return EXIT_DONE
@@ -253,8 +256,19 @@ def _places(arguments: Arguments) -> tuple[str, str]:
 def _dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.date]:
     if arguments.first_date or arguments.last_date:
         return days_between(manifests, arguments.first_date, arguments.last_date)
-    date = DEMO_DATE if arguments.demo else arguments.date or newest_unscored_day(manifests, leads)
-    return [] if date is None else [date]
+    if arguments.demo or arguments.date:
+        return [arguments.date or DEMO_DATE]
+    date = newest_unscored_day(manifests, leads)
+    if date is None:
+        return []
+    if others := other_unscored_days(manifests, leads, date):
+        logger.warning(
+            "%s is the newest day without leads; %s have manifests and no leads too; the same command again scores the "
+            "next of them",
+            date,
+            ", ".join(map(str, others)),
+        )
+    return [date]
 
 
 def _describe_plan(plans: Sequence[DayPlan]) -> Table:
@@ -282,11 +296,13 @@ def _describe_plan(plans: Sequence[DayPlan]) -> Table:
     return table
 
 
-def _model_folder(name: str, scratch: Path) -> Path:
+def _model(name: str, scratch: Path) -> tuple[str, Path]:
+    """The model's place, of `current` the version's, and its folder on this machine."""
     if name == DEMO:
-        return demo_model()
+        return name, demo_model()
     (scratch / "model").mkdir()
-    return fetch_model(name, scratch / "model")
+    place = locate_model(name)
+    return place, fetch_model(place, scratch / "model")
 
 
 def _exit_code(success: dict[str, Any], max_rejected_share: float) -> int:

@@ -30,6 +30,8 @@ RUNS_FOLDER: Final = "_runs"
 PARTS_FOLDER: Final = "parts"
 ROWS_PER_FILE: Final = 200_000
 """Of a published file: some 100 MB in memory, so that a day of any size is published in little."""
+NUM_EARLIER: Final = 14
+"""Published days before a day that it is measured by."""
 KEYS: Final = (ROW_ID, "call_id", "status", "lead_score", "error_code", "duration_sec")
 
 
@@ -61,6 +63,18 @@ def read_success(leads: str, date: dt.date) -> dict[str, Any] | None:
     if not isinstance(success, dict) or not isinstance(success.get("files"), list):
         raise PublishError(f"{place} does not list the day's files; remove it to have the day published again")
     return success
+
+
+def published_before(leads: str, date: dt.date, number: int = NUM_EARLIER) -> list[dict[str, Any]]:
+    """What `_SUCCESS` says of the newest days published before a day, the oldest first.
+
+    Args:
+        leads: the root of all leads.
+        date: the day.
+        number: of days with a folder that are looked at.
+    """
+    known = [day for day in storage.list_days(leads) if day < date][-number:]
+    return [success for day in known if (success := read_success(leads, day)) is not None]
 
 
 def read_leads(leads: str, date: dt.date) -> pads.Dataset:
@@ -103,7 +117,7 @@ def publish_day(
         PublishError: the parts are not the manifest's calls, each once.
         StorageError: a folder cannot be written.
     """
-    scored_parts = _open_parts(storage.join(run, PARTS_FOLDER), schema)
+    scored_parts = open_parts(storage.join(run, PARTS_FOLDER), schema)
     keys = _read_keys(scored_parts, run)
     _check_complete(keys, num_calls)
     order, num_ranked = order_of_leads(keys)
@@ -128,7 +142,7 @@ def delete_replaced(leads: str, date: dt.date, files: Collection[str]) -> None:
             storage.delete(file)
 
 
-def _open_parts(folder: str, schema: pa.Schema) -> pads.Dataset:
+def open_parts(folder: str, schema: pa.Schema) -> pads.Dataset:
     """A run's parts; none where the day has no calls."""
     filesystem, path = storage.arrow_filesystem_of(folder)
     names = [file.rpartition("/")[2] for file in storage.list_files(folder, ".parquet")]

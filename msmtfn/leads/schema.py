@@ -27,6 +27,8 @@ OUTCOME: Final = pa.schema(
         ("lead_score", pa.float32()),
         ("duration_sec", pa.float64()),
         ("num_rounds", pa.int32()),
+        ("num_tokens", pa.int32()),
+        ("loudness_dbfs", pa.float32()),
         ("rounds", pa.list_(ROUND)),
         ("model_version", pa.string()),
         ("run_id", pa.string()),

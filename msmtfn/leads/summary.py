@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from msmtfn.errors import PublishError
+from msmtfn.leads.drift import describe_drift
 from msmtfn.leads.publish import day_folder, read_leads
 
 NUM_BEST: Final = 10
 WANTED_INTENTS: Final = ("A", "B")
+NO_DRIFT: Final[Mapping[str, Any]] = {"moved": []}
 BEST_COLUMNS: Final = ("lead_rank", "call_id", "lead_score", "intent_predicted", "duration_sec", "num_rounds")
 
 
@@ -59,6 +61,8 @@ def summarize(leads: str, date: dt.date, success: Mapping[str, Any], *, is_train
         parts.append(
             Text("  NOTE      The model is untrained: its scores and this ranking mean nothing.", style="bold yellow")
         )
+    if (moved := describe_drift(success.get("drift", NO_DRIFT))) is not None:
+        parts.append(Text(f"  WARNING   Moved since the model was made: {moved}.", style="bold yellow"))
     if success["scored"]:
         parts.append(_table_of(best_leads(leads, date)))
         if (comparison := compare_with_labels(leads, date)) is not None:

@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ import pyarrow as pa
 import msmtfn
 from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ERROR, Manifest, iter_calls, open_manifest
-from msmtfn.errors import ScoringError, StorageError
+from msmtfn.leads.drift import compare_day, describe_drift
 from msmtfn.leads.publish import (
     PARTS_FOLDER,
     day_folder,
@@ -30,8 +30,9 @@ from msmtfn.leads.publish import (
 )
 from msmtfn.leads.schema import RESERVED, ROW_ID, parts_schema
 from msmtfn.model.checkpoint import Model, load_model, model_version, pack_network
-from msmtfn.scoring.leftovers import committed_ids, forget_crashed, left_over, reject_crashed, settle_commits
-from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask, score_calls
+from msmtfn.scoring.counter import RunFigures
+from msmtfn.scoring.leftovers import committed_ids, forget_crashed, score_left_over, settle_commits
+from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask
 from msmtfn.scoring.prepare import INPUTS, PrepareConfig, Preparer
 from msmtfn.scoring.progress import Reporter
 from msmtfn.scoring.retry import carry_over, count_retryable, rows_to_retry
@@ -193,8 +194,9 @@ def finish_run(
     """
     started = time.monotonic()
     plan, task = run.plan, run.task
-    if run.model is not None:
-        _score(run, run.model, config, report)
+    passes = [] if run.model is None else _score(run, run.model, config, report)
+    scored_in = time.monotonic() - started
+    drift = compare_day(plan.leads, plan.manifest.date, run.folder, task.schema, plan.model_folder)
     about = {
         "date": plan.manifest.date.isoformat(),
         "run_id": plan.run_id,
@@ -202,11 +204,15 @@ def finish_run(
         "model_version": plan.model_version,
         "calls_resumed": run.resumed,
         "seconds": round(time.monotonic() - started, 3),
+        **_rates(passes, scored_in),
+        "drift": drift,
         "published_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
     }
     if plan.retried is not None:
         about["retried"] = task.num_calls
+    if (moved := describe_drift(drift)) is not None:
+        logger.warning("%s: moved since the model was made: %s", plan.run_id, moved)
     check()
     success = publish_day(plan.leads, plan.manifest.date, run.folder, task.schema, plan.manifest.num_rows, about)
     forget_runs(plan)
@@ -215,38 +221,29 @@ def finish_run(
     return success
 
 
-def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> None:
-    """Score what is left; what its worker dies of, or storage does not give, is tried once more, alone.
+def _rates(passes: Sequence[RunFigures], seconds: float) -> dict[str, Any]:
+    """The figures of what was scored in so many seconds; none where nothing was."""
+    if not passes:
+        return {}
+    startup = passes[0].startup_sec or 0.0
+    stages = {stage: round(sum(each.stage_sec[stage] for each in passes), 3) for stage in passes[0].stage_sec}
+    return {
+        "startup_seconds": round(startup, 3),
+        "stage_seconds": stages,
+        "calls_per_sec": round(sum(each.done for each in passes) / max(seconds - startup, 1e-3), 3),
+    }
 
-    What its worker dies of again is rejected; where storage still fails, so does the job.
-    """
-    plan, task = run.plan, run.task
-    preparer = Preparer(config.prepare, model.network.config, model.tokenizer, plan.manifest.root)
-    network = pack_network(model.network)
-    left = left_over(task)
-    allowed = max(1, int(config.pipeline.max_crashed_share * task.num_calls))
-    for alone in (False, True):
-        done_before = task.num_calls - len(left)
 
-        def tell(done: int, rejected: int, before: int = done_before) -> None:
-            report(min(before + done, task.num_calls), rejected, run.resumed)
-
-        unavailable = score_calls(task, preparer, network, config.scorer, config.pipeline, tell, alone=alone)
-        left = left_over(task)
-        if not len(left):
-            return
-        logger.warning("%s: %d calls are left, whose processes or storage failed", plan.run_id, len(left))
-        if unavailable and (alone or len(left) > allowed):
-            raise StorageError(
-                f"storage did not give the recordings of {unavailable} calls; see that it answers, and takes the "
-                "credentials of every machine; the same command goes on where it stopped"
-            )
-    if len(left) > allowed:
-        raise ScoringError(
-            f"the work on {len(left)} calls failed even alone, more than --max-crashed-share allows ({allowed}), so it "
-            "is not the calls; see the errors above; the same command goes on where it stopped"
-        )
-    reject_crashed(task, left)
+def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> list[RunFigures]:
+    """Score what is left; the result is what each pass over it has done."""
+    return score_left_over(
+        run.task,
+        Preparer(config.prepare, model.network.config, model.tokenizer, run.plan.manifest.root),
+        pack_network(model.network),
+        config.scorer,
+        config.pipeline,
+        lambda done, rejected: report(done, rejected, run.resumed),
+    )
 
 
 def tidy_up(plan: DayPlan) -> None:

@@ -8,6 +8,8 @@ call at a time; what kills its process again is rejected then, so that such a ca
 from __future__ import annotations
 
 import datetime as dt
+import logging
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -17,13 +19,76 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from msmtfn import storage
-from msmtfn.errors import RejectCode
+from msmtfn.errors import RejectCode, ScoringError, StorageError
 from msmtfn.leads.schema import REJECTED, ROW_ID
-from msmtfn.scoring.pipeline import ScoringTask
+from msmtfn.model.checkpoint import PackedNetwork
+from msmtfn.scoring.counter import RunFigures
+from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask, score_calls
+from msmtfn.scoring.prepare import Preparer
+from msmtfn.scoring.scorer import ScorerConfig
+
+logger = logging.getLogger(__name__)
 
 CRASHED_PART: Final = "crashed.parquet"
 DETAIL: Final = "the work on this call alone failed every time: its process died, or the log says more"
 PENDING: Final = ".pending.parquet"
+
+
+def score_left_over(
+    task: ScoringTask,
+    preparer: Preparer,
+    network: PackedNetwork,
+    scorer: ScorerConfig,
+    config: PipelineConfig,
+    report: Callable[[int, int], None],
+) -> list[RunFigures]:
+    """Score what is not committed, so that every call is; Ray must be up.
+
+    What its worker dies of, or storage does not give, is tried once more, alone. What its worker dies of again is
+    rejected; where storage still fails, so does the job.
+
+    Args:
+        task: what to read and where to write.
+        preparer: makes the network's inputs.
+        network: to score with.
+        scorer: how it is run.
+        config: how the work is spread.
+        report: told, every so often, how many of the task's calls are done, and how many of this run's rejected.
+
+    Returns:
+        What each pass has done.
+
+    Raises:
+        ScoringError: the engine gave up, or so many processes died that it is not the calls.
+        StorageError: storage does not give recordings.
+    """
+    passes: list[RunFigures] = []
+    left = left_over(task)
+    allowed = max(1, int(config.max_crashed_share * task.num_calls))
+    for alone in (False, True):
+        done_before = task.num_calls - len(left)
+
+        def tell(done: int, rejected: int, before: int = done_before) -> None:
+            report(min(before + done, task.num_calls), rejected)
+
+        figures = score_calls(task, preparer, network, scorer, config, tell, alone=alone)
+        passes.append(figures)
+        left = left_over(task)
+        if not len(left):
+            return passes
+        logger.warning("%s: %d calls are left, whose processes or storage failed", task.run_id, len(left))
+        if figures.unavailable and (alone or len(left) > allowed):
+            raise StorageError(
+                f"storage did not give the recordings of {figures.unavailable} calls; see that it answers, and takes "
+                "the credentials of every machine; the same command goes on where it stopped"
+            )
+    if len(left) > allowed:
+        raise ScoringError(
+            f"the work on {len(left)} calls failed even alone, more than --max-crashed-share allows ({allowed}), so it "
+            "is not the calls; see the errors above; the same command goes on where it stopped"
+        )
+    reject_crashed(task, left)
+    return passes
 
 
 def committed_ids(task: ScoringTask) -> npt.NDArray[np.int64]:

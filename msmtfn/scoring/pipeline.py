@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,9 +28,9 @@ from ray.exceptions import RayError
 
 from msmtfn import storage
 from msmtfn.errors import RejectCode, ScoringError
-from msmtfn.leads.schema import REJECTED, ROW_ID
+from msmtfn.leads.schema import ROW_ID, SCORED
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
-from msmtfn.scoring.counter import open_counter, prepare_counted
+from msmtfn.scoring.counter import Batch, RunFigures, open_counter, prepare_counted
 from msmtfn.scoring.guard import UNSETTLED, GuardedPreparer
 from msmtfn.scoring.prepare import PREPARED, Preparer
 from msmtfn.scoring.scorer import Scorer, ScorerConfig
@@ -115,7 +116,7 @@ def score_calls(
     report: Callable[[int, int], None],
     *,
     alone: bool = False,
-) -> int:
+) -> RunFigures:
     """Score the calls that no earlier run of the same task has committed.
 
     A block whose worker dies more often than the retries allow is left over, uncommitted, and so is a call that kills
@@ -131,7 +132,7 @@ def score_calls(
         alone: one call at a time, so that one that kills its process takes no other with it.
 
     Returns:
-        How many calls were left over because storage would not give their recordings.
+        What was done, and how many calls were left over because storage would not give their recordings.
 
     Raises:
         ScoringError: the engine gave up.
@@ -141,7 +142,11 @@ def score_calls(
     filesystem, parts = storage.arrow_filesystem_of(task.parts)
     _configure_engine(task, filesystem)
     pool = _plan_scorers(config, scorer)
-    with open_counter(task.run_id) as counter, _progress(counter, report, config.progress_sec), _explained():
+    with (
+        open_counter(task.run_id, task.num_calls) as counter,
+        _progress(counter, report, config.progress_sec),
+        _explained(),
+    ):
         (
             prepared_dataset(task.calls, preparer, _passed(task.schema), task.num_calls, config, counter)
             .map_batches(
@@ -162,7 +167,8 @@ def score_calls(
             )
             .write_parquet(parts, filesystem=filesystem, mode=SaveMode.APPEND, compression="zstd")
         )
-        return int(ray.get(counter.read.remote())[2])
+        figures: RunFigures = ray.get(counter.read.remote())
+        return figures
 
 
 def prepared_dataset(
@@ -220,14 +226,22 @@ class ScoringActor:
         is_unsettled = pc.fill_null(pc.equal(batch["status"], UNSETTLED), False)
         unsettled = batch["error_code"].filter(is_unsettled).to_pylist()
         batch = batch.filter(pc.invert(is_unsettled))
+        started = time.monotonic()
         try:
             scored = self.scorer.score_batch(batch, self.task.schema)
         except torch.AcceleratorError:
             # After it the GPU answers nothing in this process any more: a new one gets the same calls.
             logger.exception("the GPU failed; this process ends")
             os._exit(1)
-        rejected = pc.sum(pc.equal(scored["status"], REJECTED)).as_py() or 0
-        counted = self.counter.add.remote(len(scored), rejected, unsettled.count(RejectCode.STORAGE_UNAVAILABLE))
+        outcomes = pc.value_counts(pc.fill_null(scored["error_code"], SCORED)).to_pylist()
+        counted = self.counter.add.remote(
+            Batch(
+                outcomes={each["values"]: each["counts"] for each in outcomes},
+                unavailable=unsettled.count(RejectCode.STORAGE_UNAVAILABLE),
+                audio_sec=pc.sum(scored["duration_sec"]).as_py() or 0.0,
+                seconds=time.monotonic() - started,
+            )
+        )
         if unsettled:
             ray.get(counted)  # this count decides something, so it must be there before the end
         return scored
@@ -299,7 +313,8 @@ def _progress(counter: Any, report: Callable[[int, int], None], every_sec: float
     def watch() -> None:
         while not finished.wait(every_sec):
             with contextlib.suppress(RayError):  # no figures are no reason to fail
-                report(*ray.get(counter.read.remote())[:2])
+                figures: RunFigures = ray.get(counter.read.remote())
+                report(figures.done, figures.rejected)
 
     watcher = threading.Thread(target=watch, daemon=True, name="progress")
     watcher.start()

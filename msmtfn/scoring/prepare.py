@@ -51,6 +51,8 @@ PREPARED: Final = pa.schema(
         ("error_detail", pa.string()),
         ("duration_sec", pa.float64()),
         ("num_rounds", pa.int32()),
+        ("num_tokens", pa.int32()),
+        ("loudness_dbfs", pa.float32()),
         ("rounds", pa.list_(ROUND)),
         *INPUTS,
     ]
@@ -102,6 +104,18 @@ class PreparedCall:
     round_samples: list[int]
     input_ids: list[list[int]]
 
+    @property
+    def num_tokens(self) -> int:
+        """Text tokens of all rounds; 0 for a call without a transcript."""
+        return sum(map(len, self.input_ids))
+
+    @property
+    def loudness_dbfs(self) -> float:
+        """Root mean square of the samples in dB of full scale; of silence that of one step, -90.3."""
+        heard = self.samples.astype(np.float32)
+        power = float(heard @ heard) / max(len(heard), 1)
+        return float(10 * np.log10(max(power, 1.0)) - 20 * np.log10(FULL_SCALE))
+
 
 class Preparer:
     """Prepares batches of calls for one network."""
@@ -151,8 +165,8 @@ class Preparer:
             data, sample_rate=self.network.encoder_sample_rate, config=self.config.audio, name=uri
         )
         rounds = find_rounds(recording.channels, recording.sample_rate, turns, row["agent_channel"], self.rounds_config)
-        samples, round_samples = self._cut(recording, rounds)
-        return PreparedCall(recording.duration_sec, rounds, samples, round_samples, self._tokenize(rounds))
+        samples, round_samples = self.cut_rounds(recording, rounds)
+        return PreparedCall(recording.duration_sec, rounds, samples, round_samples, self.tokenize_rounds(rounds))
 
     def _prepare_or_reject(self, row: Mapping[str, Any]) -> PreparedCall | CallError:
         try:
@@ -171,7 +185,7 @@ class Preparer:
                 RejectCode.INTERNAL_ERROR, f"{type(exc).__name__} while the call was prepared; see the log"
             )
 
-    def _cut(self, recording: Recording, rounds: Sequence[Round]) -> tuple[npt.NDArray[np.int16], list[int]]:
+    def cut_rounds(self, recording: Recording, rounds: Sequence[Round]) -> tuple[npt.NDArray[np.int16], list[int]]:
         """The rounds' samples, one round after the other, as int16."""
         waveform = recording.mono()
         rate, longest = recording.sample_rate, self.network.max_round_samples
@@ -195,7 +209,7 @@ class Preparer:
             speech[round(start_sec * sample_rate) : round(end_sec * sample_rate)] = True
         return speech
 
-    def _tokenize(self, rounds: Sequence[Round]) -> list[list[int]]:
+    def tokenize_rounds(self, rounds: Sequence[Round]) -> list[list[int]]:
         """Token ids of each round; none for a round without text."""
         spoken = [each.text for each in rounds if each.text.strip()]
         if not spoken:
@@ -236,6 +250,8 @@ def _columns(outcomes: Sequence[PreparedCall | CallError]) -> list[pa.Array]:
         pa.array([error and error.detail for error in errors], pa.string()),
         pa.array([call and call.duration_sec for call in calls], pa.float64()),
         pa.array([call and len(call.rounds) for call in calls], pa.int32()),
+        pa.array([call and call.num_tokens for call in calls], pa.int32()),
+        pa.array([call and call.loudness_dbfs for call in calls], pa.float32()),
         pa.array(rounds, PREPARED.field("rounds").type),
         pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate([no_samples, *samples]))),
         pa.array([call.round_samples if call else [] for call in calls], INPUTS.field("round_samples").type),

@@ -5,14 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import statistics
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from msmtfn import storage
 from msmtfn.errors import ManifestError
-from msmtfn.leads.publish import read_success
-
-NUM_EARLIER: Final = 14
-"""Published days, the newest before the day, that an estimate is made from."""
+from msmtfn.leads.publish import NUM_EARLIER, published_before, read_success
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,19 @@ def newest_unscored_day(manifests: str, leads: str) -> dt.date | None:
     return next((day for day in reversed(days) if read_success(storage.absolute(leads), day) is None), None)
 
 
+def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int = NUM_EARLIER) -> list[dt.date]:
+    """Of the days with manifests right before a day those that have no leads: they came late, or failed.
+
+    Args:
+        manifests: the root of all manifests.
+        leads: the root of all leads.
+        date: the day.
+        number: of days that are looked at.
+    """
+    before = [day for day in storage.list_days(storage.absolute(manifests)) if day < date][-number:]
+    return [day for day in before if read_success(storage.absolute(leads), day) is None]
+
+
 def days_between(manifests: str, first: dt.date | None, last: dt.date | None) -> list[dt.date]:
     """The days of a range, both ends included, that have a folder of manifests, in order.
 
@@ -64,20 +74,23 @@ def days_between(manifests: str, first: dt.date | None, last: dt.date | None) ->
 def estimate_day(leads: str, date: dt.date, num_calls: int) -> Estimate | None:
     """Tell from the days published before what so many calls will cost.
 
-    A call is taken to cost what it cost on the median day; what does not depend on the calls, the start of the stages,
-    is in it. Days that were finished by a second run, whose seconds are not those of all calls, are left out.
+    The stages are taken to start, and then a call to cost, as on the median day. Days that were finished by a second
+    run, whose seconds are not those of all calls, are left out.
 
     Returns:
         The estimate; None where no earlier day tells.
     """
-    known = [day for day in storage.list_days(leads) if day < date]
-    published = [success for day in known[-NUM_EARLIER:] if (success := read_success(leads, day)) is not None]
-    told = [success for success in published if _tells(success)]
+    told = [success for success in published_before(leads, date) if _tells(success)]
     if not told:
         return None
-    seconds = statistics.median(success["seconds"] / success["calls"] for success in told)
+    startup = statistics.median(map(_startup, told))
+    seconds = statistics.median((success["seconds"] - _startup(success)) / success["calls"] for success in told)
     hours = statistics.median(success["audio_hours"] / success["calls"] for success in told)
-    return Estimate(seconds * num_calls, hours * num_calls, len(told))
+    return Estimate(startup + seconds * num_calls, hours * num_calls, len(told))
+
+
+def _startup(success: dict[str, Any]) -> float:
+    return float(success.get("startup_seconds", 0.0))
 
 
 def _tells(success: dict[str, Any]) -> bool:

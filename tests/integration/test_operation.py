@@ -57,19 +57,7 @@ def test_a_range_and_its_plan(manifests: Path, tiny_model: Path, ray_address: st
 
 
 @pytest.mark.slow
-def test_without_a_date_the_newest_day_without_leads_is_scored(
-    manifests: Path, tiny_model: Path, ray_address: str
-) -> None:
-    arguments = places(manifests, tiny_model)
-    days = []
-    for _ in range(3):
-        job = run_job(*arguments, RAY_ADDRESS=ray_address)
-        assert job.returncode == 0, job.stderr
-        days.append([day["date"] for day in told(job.stdout)["days"]])
-    assert days == [[str(DATE)], [str(DAY_BEFORE)], []]
-
-
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_day_that_fails_costs_the_others_nothing(manifests: Path, tiny_model: Path, ray_address: str) -> None:
     (manifests / f"date={DAY_BEFORE}" / "calls.parquet").write_bytes(b"no Parquet")
     job = run_job(*places(manifests, tiny_model), "--from", DAY_BEFORE, RAY_ADDRESS=ray_address)

@@ -146,6 +146,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_model: Path, tmp_path: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_force_and_a_new_model_replace_the_day(
     tiny_model: Path, tmp_path: Path, ray_address: str, tiny_network: Any, tiny_tokenizer: Any
 ) -> None:
@@ -247,6 +248,7 @@ def test_the_demo_scores_a_day_of_its_own_and_says_how_the_ranking_compares_with
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_full_size_network_scores_a_real_call(
     recordings: Path, tmp_path: Path, tiny_tokenizer: Any, ray_address: str
 ) -> None:

@@ -7,7 +7,17 @@ from msmtfn.leads.schema import OUTCOME, RESERVED, leads_schema, parts_schema
 PASSED = [pa.field("call_id", pa.string()), pa.field("price", pa.decimal128(9, 2))]
 CONTRACT = [
     *("status", "error_code", "error_detail", "five", "four", "three", "two", "intent_predicted", "lead_score"),
-    *("lead_rank", "duration_sec", "num_rounds", "rounds", "model_version", "run_id", "scored_at"),
+    *(
+        "lead_rank",
+        "duration_sec",
+        "num_rounds",
+        "num_tokens",
+        "loudness_dbfs",
+        "rounds",
+        "model_version",
+        "run_id",
+        "scored_at",
+    ),
 ]
 
 

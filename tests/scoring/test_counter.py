@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from msmtfn.scoring.counter import RunCounter, describe_nodes, open_counter, prepare_counted
+from msmtfn.scoring.counter import Batch, RunCounter, describe_nodes, open_counter, prepare_counted
 
 
 def test_the_busiest_node_is_named_first_and_two_at_one_address_by_their_ids() -> None:
@@ -30,12 +30,24 @@ def test_one_node_and_none_are_told_in_words_of_their_own() -> None:
 
 
 def test_what_was_done_and_what_was_prepared_are_counted_apart() -> None:
-    counter = RunCounter()
+    counter = RunCounter(10, metrics=None)
     for node_id, calls in (("a", 2), ("b", 1), ("a", 3)):
-        counter.add_prepared(node_id, calls)
-    counter.add(2, 1, 0)
-    counter.add(3, 0, 4)
-    assert (counter.read(), counter.read_prepared()) == ((5, 1, 4), {"a": 5, "b": 1})
+        counter.add_prepared(node_id, calls, seconds=0.5)
+    counter.add(Batch({"scored": 1, "bad_row": 1}, unavailable=0, audio_sec=60.0, seconds=2.0))
+    counter.add(Batch({"scored": 3}, unavailable=4, audio_sec=90.0, seconds=1.0))
+    figures = counter.read()
+    assert (figures.done, figures.rejected, figures.unavailable) == (5, 1, 4)
+    assert figures.stage_sec == {"prepare": 1.5, "score": 3.0}
+    assert figures.prepared == {"a": 5, "b": 1}
+
+
+def test_a_run_has_started_when_its_first_batch_reaches_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 107.0, 120.0])
+    monkeypatch.setattr("msmtfn.scoring.counter.time.monotonic", lambda: next(clock))
+    counter = RunCounter(10, metrics=None)
+    for seconds in (2.0, 3.0):
+        counter.add(Batch({"scored": 1}, unavailable=0, audio_sec=0.0, seconds=seconds))
+    assert counter.read().startup_sec == 5.0
 
 
 @pytest.mark.usefixtures("ray_address")
@@ -59,7 +71,7 @@ def said_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 def wait_for_calls(counter: Any, number: int) -> None:
     """Nobody waits for the counter: it may hear of a task after the task's end."""
     deadline = time.monotonic() + 30
-    while sum(ray.get(counter.read_prepared.remote()).values()) < number:
+    while sum(ray.get(counter.read.remote()).prepared.values()) < number:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

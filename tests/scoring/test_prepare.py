@@ -384,6 +384,17 @@ def test_the_samples_of_each_round_are_its_stretch_of_the_recording(preparer: Pr
     assert np.abs(samples_of(prepared) - steps(26_004)[4000:]).max() <= 1
 
 
+@pytest.mark.parametrize(("level", "loudness"), [(1.0, -3.01), (0.1, -23.01), (0.0, -90.31)])
+def test_a_call_is_as_loud_as_the_mean_square_of_what_is_heard(
+    preparer: Preparer, tmp_path: Path, level: float, loudness: float
+) -> None:
+    sine = level * np.sin(2 * np.pi * 200 * np.arange(16_000) / 8000)
+    sf.write(tmp_path / "a.wav", np.concatenate([sine, np.zeros(16_000)]), 8000, subtype="PCM_16")
+    prepared = prepare_one(preparer, uri="a.wav", turns=[("agent", 0, 1, "ab"), ("customer", 1, 2, "")])
+    assert prepared["loudness_dbfs"] == pytest.approx(loudness, abs=0.02)
+    assert prepared["num_tokens"] == len(prepared["tokens"]) == 4  # with [CLS] and [SEP]
+
+
 def test_the_silence_between_turns_is_kept_and_what_is_outside_the_turns_is_not(
     preparer: Preparer, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from msmtfn.errors import ManifestError
-from msmtfn.scoring.schedule import days_between, estimate_day, newest_unscored_day
+from msmtfn.scoring.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
 
 TODAY = dt.date(2026, 3, 10)
 
@@ -45,6 +45,13 @@ def test_the_newest_day_without_leads_is_due(manifests: Path, leads: Path) -> No
     assert newest_unscored_day(str(manifests), str(leads)) is None
 
 
+def test_days_right_before_that_have_no_leads_are_told(manifests: Path, leads: Path) -> None:
+    assert other_unscored_days(str(manifests), str(leads), day(5)) == [day(2), day(3)]
+    assert other_unscored_days(str(manifests), str(leads), day(5), number=1) == [day(3)]
+    publish(leads, day(3))
+    assert other_unscored_days(str(manifests), str(leads), day(5)) == [day(2)]
+
+
 def test_without_any_day_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="has no folder date=YYYY-MM-DD"):
         newest_unscored_day(str(tmp_path), str(tmp_path))
@@ -67,6 +74,13 @@ def test_a_day_is_expected_to_cost_what_the_median_day_before_it_cost(leads: Pat
     estimate = estimate_day(str(leads), TODAY, 400)
     assert estimate is not None
     assert (estimate.seconds, estimate.audio_hours, estimate.num_days) == (200.0, 8.0, 3)
+
+
+def test_what_does_not_depend_on_the_calls_is_expected_once(leads: Path) -> None:
+    publish(leads, day(1), seconds=30.0, startup_seconds=20.0)
+    estimate = estimate_day(str(leads), TODAY, 400)
+    assert estimate is not None
+    assert estimate.seconds == pytest.approx(20 + 4 * 10)
 
 
 def test_days_whose_seconds_are_not_those_of_all_their_calls_tell_nothing(leads: Path) -> None:

@@ -1,0 +1,227 @@
+"""Whether a day's calls are still like those that the model was made on, and whether more are rejected than before.
+
+The model's folder keeps histograms of its own calls (`distribution.json`). A day's calls are counted in the same bins,
+and the two are compared by the population stability index, PSI = sum over bins of (p - q) ln(p / q). By the usual
+reading nothing has moved up to 0.1, and from 0.2 on something has. For n and m calls of one and the same population PSI
+is about (1/n + 1/m) times a chi-square of B - 1 degrees of freedom (Yurdakul, "Statistical properties of the population
+stability index", 2018), which in small days is more than that, so the threshold is the larger of the two.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from msmtfn import storage
+from msmtfn.labels import INTENTS
+from msmtfn.leads.publish import PARTS_FOLDER, open_parts, published_before
+from msmtfn.leads.schema import REJECTED, SCORED
+
+logger = logging.getLogger(__name__)
+
+DISTRIBUTION_FILE: Final = "distribution.json"
+MOVED_PSI: Final = 0.2
+NOISE_DEVIATIONS: Final = 6.0
+"""Above the mean of what chance does to PSI: with some ten figures a night, about one false alarm a year."""
+NUM_BINS, NUM_BINS_OF_FEW, FEW_CALLS = 10, 5, 500
+NUM_VALUES: Final = 20
+"""Of a category; rarer ones count together."""
+SMOOTHING: Final = 0.5
+LEAST_MORE_REJECTS: Final = 0.02
+REJECT_DEVIATIONS: Final = 4.0
+
+NUMBERS: Final = ("duration_sec", "num_rounds", "loudness_dbfs")
+COLUMNS: Final = ("status", "five", *NUMBERS, "num_tokens", "language")
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many calls fall in each bin of one figure.
+
+    Attributes:
+        edges: inner edges of the bins of a number, ascending; a value on an edge is in the bin above it.
+        values: of a category; what is none of them is in the last bin.
+        counts: one more than there are edges or values.
+    """
+
+    edges: list[float]
+    values: list[str]
+    counts: list[int]
+
+    def count(self, column: pa.ChunkedArray) -> Histogram:
+        """The bins of this one with the calls of a column; nulls are left out."""
+        column = column.drop_null()
+        if self.values:
+            places = pc.index_in(column, pa.array(self.values, pa.string())).fill_null(len(self.values))
+        else:
+            numbers = column.to_numpy()
+            places = np.searchsorted(np.array(self.edges), numbers[np.isfinite(numbers)], side="right")
+        counts = np.bincount(np.asarray(places, dtype=np.int64), minlength=len(self.counts))
+        return Histogram(self.edges, self.values, counts.tolist())
+
+    def plus(self, other: Histogram) -> Histogram:
+        """The calls of both, which have the same bins."""
+        return Histogram(self.edges, self.values, np.add(self.counts, other.counts).tolist())
+
+
+Distribution = dict[str, Histogram]
+"""A histogram for each figure of a call."""
+
+
+def describe(calls: pa.Table) -> Distribution:
+    """The distribution of the calls that a model was made on.
+
+    Args:
+        calls: with those of `COLUMNS` that are to be described; every call was scored or prepared.
+    """
+    return {name: _histogram_of(column) for name, column in _figures(calls).items() if len(column.drop_null())}
+
+
+def write_distribution(distribution: Distribution, folder: Path) -> None:
+    """Keep a distribution in a model's folder."""
+    content = {name: asdict(histogram) for name, histogram in distribution.items()}
+    (folder / DISTRIBUTION_FILE).write_text(json.dumps({"figures": content}, indent=1) + "\n", encoding="utf-8")
+
+
+def read_distribution(folder: Path) -> Distribution:
+    """What a model's folder keeps; nothing where it keeps none, or it cannot be understood."""
+    path = folder / DISTRIBUTION_FILE
+    if not path.exists():
+        return {}
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        distribution = {name: Histogram(**histogram) for name, histogram in figures.items()}
+        if any(len(each.counts) != len(each.edges or each.values) + 1 for each in distribution.values()):
+            raise ValueError("a histogram has another number of counts than of bins")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        logger.warning("%s cannot be understood (%s); days are not compared with it", path, exc)
+        return {}
+    return distribution
+
+
+def stability_index(reference: Sequence[int], day: Sequence[int]) -> float:
+    """PSI of two histograms with the same bins, each bin half a call fuller so that none is empty."""
+    p, q = (_shares(counts) for counts in (day, reference))
+    return float(((p - q) * np.log(p / q)).sum())
+
+
+def threshold_of(reference: Sequence[int], day: Sequence[int]) -> float:
+    """PSI above which something has moved, for histograms of so many calls."""
+    freedom = len(reference) - 1
+    noise = freedom + NOISE_DEVIATIONS * math.sqrt(2 * freedom)
+    return max(MOVED_PSI, noise * (1 / sum(reference) + 1 / sum(day)))
+
+
+def compare_day(leads: str, date: dt.date, run: str, schema: pa.Schema, model_folder: Path) -> dict[str, Any]:
+    """Compare a day, before it is published, with what its model was made on and with the days before it.
+
+    Args:
+        leads: the root of all leads.
+        date: the day.
+        run: the run's folder, in which the day's parts stand.
+        schema: of the parts.
+        model_folder: of the model.
+
+    Returns:
+        For `_SUCCESS`: each figure's `psi`, its `threshold` and whether it `moved`; the share of rejects likewise; and
+        the names of all that `moved`.
+    """
+    parts = open_parts(storage.join(run, PARTS_FOLDER), schema)
+    reference = read_distribution(model_folder)
+    day = {name: Histogram(each.edges, each.values, [0] * len(each.counts)) for name, each in reference.items()}
+    calls = rejected = 0
+    for batch in parts.to_batches(columns=[name for name in COLUMNS if name in schema.names]):
+        rows = pa.Table.from_batches([batch])
+        calls += len(rows)
+        rejected += pc.sum(pc.equal(rows["status"], REJECTED)).as_py() or 0
+        for name, column in _figures(rows.filter(pc.equal(rows["status"], SCORED))).items():
+            if name in day:
+                day[name] = day[name].plus(day[name].count(column))
+    figures = {name: _compare(reference[name].counts, day[name].counts) for name in reference if sum(day[name].counts)}
+    rejects = compare_rejects(calls, rejected, published_before(leads, date))
+    moved = [name for name, said in (figures | {"rejected": rejects}).items() if said["moved"]]
+    return {"figures": figures, "rejected": rejects, "moved": moved}
+
+
+def compare_rejects(calls: int, rejected: int, before: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Compare a day's share of rejects with that of the days before it, by what their `_SUCCESS` says.
+
+    The share has moved if it is larger by 2 points, and by four standard deviations of chance.
+    """
+    days = list(before)
+    all_calls, all_rejected = (sum(day[name] for day in days) for name in ("calls", "rejected"))
+    share = rejected / max(calls, 1)
+    if not all_calls or not calls:
+        return {"share": round(share, 4), "share_before": None, "days": 0, "moved": False}
+    expected = all_rejected / all_calls
+    at_least_one = max(expected, 1 / all_calls)
+    chance = REJECT_DEVIATIONS * math.sqrt(at_least_one * (1 - min(at_least_one, 1.0)) * (1 / calls + 1 / all_calls))
+    return {
+        "share": round(share, 4),
+        "share_before": round(expected, 4),
+        "days": len(days),
+        "moved": share > expected + max(LEAST_MORE_REJECTS, chance),
+    }
+
+
+def describe_drift(drift: Mapping[str, Any]) -> str | None:
+    """What has moved, in one line for people; None where nothing has."""
+    words = []
+    for name in drift["moved"]:
+        if name == "rejected":
+            said = drift["rejected"]
+            words.append(
+                f"share of rejects {100 * said['share']:.1f} %, {100 * said['share_before']:.1f} % in the "
+                f"{said['days']} days before"
+            )
+        else:
+            words.append(f"{name} (PSI {drift['figures'][name]['psi']:.2f})")
+    return ", ".join(words) or None
+
+
+def _compare(reference: Sequence[int], day: Sequence[int]) -> dict[str, Any]:
+    psi, threshold = stability_index(reference, day), threshold_of(reference, day)
+    return {"psi": round(psi, 4), "threshold": round(threshold, 4), "moved": psi > threshold}
+
+
+def _shares(counts: Sequence[int]) -> npt.NDArray[np.float64]:
+    smoothed = np.asarray(counts, dtype=np.float64) + SMOOTHING
+    shares: npt.NDArray[np.float64] = smoothed / smoothed.sum()
+    return shares
+
+
+def _figures(calls: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """The figures of calls, by name; those whose columns there are."""
+    figures: dict[str, pa.ChunkedArray] = {name: calls[name] for name in NUMBERS if name in calls.schema.names}
+    if "five" in calls.schema.names:
+        for place, intent in enumerate(INTENTS):
+            figures[f"probability_{intent}"] = pc.struct_field(calls["five"], [place])
+    if "num_tokens" in calls.schema.names:
+        has_text = pc.greater(calls["num_tokens"], 0)
+        figures["has_text"] = pc.if_else(has_text, "yes", "no")
+    if "language" in calls.schema.names:
+        figures["language"] = pc.fill_null(calls["language"].cast(pa.string()), "")
+    return figures
+
+
+def _histogram_of(column: pa.ChunkedArray) -> Histogram:
+    column = column.drop_null()
+    if pa.types.is_string(column.type):
+        by_count = sorted(pc.value_counts(column).to_pylist(), key=lambda each: (-each["counts"], each["values"]))
+        values = [each["values"] for each in by_count[:NUM_VALUES]]
+        return Histogram([], values, [0] * (len(values) + 1)).count(column)
+    numbers = column.to_numpy()
+    bins = NUM_BINS if len(numbers) >= FEW_CALLS else NUM_BINS_OF_FEW
+    edges = np.unique(np.quantile(numbers[np.isfinite(numbers)], np.linspace(0, 1, bins + 1)[1:-1]))
+    return Histogram(edges.tolist(), [], [0] * (len(edges) + 1)).count(column)
