@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,11 +27,16 @@ from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, UsageError
 from msmtfn.labels import TASKS
+from msmtfn.leads.drift import write_distribution
 from msmtfn.model.checkpoint import Model, fetch_model, load_model, pack_network, start_from_encoders
 from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.registry import read_current
 from msmtfn.model.small import make_small_model
 from msmtfn.training.data import LabelledSplit, check_splits, find_days, read_labelled, split_by_customer
+from msmtfn.training.gate import GateConfig
+from msmtfn.training.judge import describe_calls, judge_split
 from msmtfn.training.recipe import SMALL_RECIPE
+from msmtfn.training.registration import Registration, find_registered, register
 from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, train
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -50,8 +55,12 @@ class Arguments:
     wrong usage.
     """
 
-    out: str
+    out: str | None = None
     """Where the model's folder is written: a folder or an s3:// address, new or empty."""
+    register: str | None = None
+    """In the place of --out: root of the versions of a model, a folder or an s3:// address. The new model becomes a
+    version there, and the current one if it is no worse than the present one on calls that are held out for that: of a
+    corpus those in test/, of --manifests those of some customers."""
     corpus: str | None = None
     """A folder or an s3:// address with training/ and validation/, each a root of manifests; simulate_calls.py makes
     such."""
@@ -62,10 +71,10 @@ class Arguments:
     last_date: Annotated[dt.date | None, tyro.conf.arg(name="to")] = None
     """The last day of --manifests to learn from; the last that there is, if left out."""
     validation_share: float = 0.1
-    """Share of the customers of --manifests that are held out for the validation."""
+    """Share of the customers of --manifests, of those that are not held out, whose calls are the validation."""
     work: str | None = None
-    """Folder or s3:// address for work in progress, seen by all machines; <out>.work if left out. Deleted at the end,
-    unless it is named here."""
+    """Folder or s3:// address for work in progress, seen by all machines; <out>.work or <register>/_work if left out.
+    Deleted at the end, unless it is named here."""
     start: Literal["small", "encoders", "model"] = "encoders"
     """What training starts from: a new small network, a new network around pretrained encoders, or a model."""
     model: str | None = None
@@ -74,6 +83,8 @@ class Arguments:
     """With --start encoders: a folder or a name on the hub, of a HuBERT or wav2vec 2.0."""
     text_encoder: str = MsmtFnConfig.text_encoder
     """With --start encoders: a folder or a name on the hub, of a BERT or RoBERTa, with its tokenizer."""
+    gate: Annotated[GateConfig, tyro.conf.arg(name="")] = field(default_factory=GateConfig)
+    """With --register: when the new model becomes the current one."""
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
     """How it learns."""
 
@@ -83,6 +94,8 @@ class Arguments:
         Raises:
             UsageError: arguments are missing or do not go together.
         """
+        if (self.out is None) == (self.register is None):
+            raise UsageError("give either --out or --register")
         if (self.corpus is None) == (self.manifests is None):
             raise UsageError("give either --corpus or --manifests")
         if self.corpus is not None and (self.first_date or self.last_date):
@@ -94,10 +107,10 @@ class Arguments:
 
 
 RECIPES: Final = {
-    "paper": ("The paper's recipe, for pretrained encoders.", Arguments(out=tyro.MISSING)),
+    "paper": ("The paper's recipe, for pretrained encoders.", Arguments()),
     "small": (
         "A recipe for a small network from scratch.",
-        Arguments(out=tyro.MISSING, start="small", training=TrainingConfig(recipe=SMALL_RECIPE)),
+        Arguments(start="small", training=TrainingConfig(recipe=SMALL_RECIPE)),
     ),
 }
 
@@ -122,40 +135,75 @@ def main() -> int:
 
 
 def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
-    training, validation = _splits(arguments)
-    check_splits(training, validation)
-    for split in (training, validation):
+    splits = _splits(arguments)
+    check_splits(*splits)
+    for split in splits:
         logger.info("%s: %d calls of %d days, %s", split.name, len(split.rows), len(split.dates), split.counts)
-    out = storage.absolute(arguments.out)
-    if storage.exists(storage.join(out, "config.json")):
-        raise UsageError(f"--out {out} holds a model already; give a new folder")
+    target = storage.absolute(str(arguments.out or arguments.register))
+    if arguments.out is not None and storage.exists(storage.join(target, "config.json")):
+        raise UsageError(f"--out {target} holds a model already; give a new folder")
     model, about = _model(arguments, scratch)
-    work = storage.absolute(arguments.work or f"{out}.work")
-    name = f"train-{_fingerprint(training, validation, model, arguments.training)}"
+    training, validation, *held_out = splits
+    name = f"train-{_fingerprint(splits, model, arguments.training)}"
+    work = storage.absolute(arguments.work or (f"{target}.work" if arguments.out else storage.join(target, "_work")))
     run = TrainingRun(training, validation, model, about, work, name)
-    recipe = arguments.training.recipe
+    if arguments.register is not None and (known := find_registered(target, name)) is not None:
+        console.print(f"this very run is registered already; nothing was done\n{_describe_version(target, known)}")
+        return
+    prepare, recipe = arguments.training.prepare, arguments.training.recipe
     started = time.monotonic()
     with start_engine(show_workers=False), _show_progress(console, recipe.max_epochs) as report:
         folder = train(run, arguments.training, report)
-    try:
-        storage.put_folder(folder, out)
-        epochs = [json.loads(line) for line in (folder / EPOCHS_NAME).read_text().splitlines()]
-    finally:
-        shutil.rmtree(folder)
+        try:
+            logger.info("the new model on the %d validation calls, for its distribution", len(validation.rows))
+            judged = judge_split(validation, load_model(folder), prepare, storage.join(work, name, "judged-validation"))
+            write_distribution(describe_calls(storage.join(work, name), judged), folder)
+            epochs = [json.loads(line) for line in (folder / EPOCHS_NAME).read_text().splitlines()]
+            if held_out:
+                logger.info("the new model and the present one on %d held-out calls", len(held_out[0].rows))
+                record = register(
+                    folder,
+                    Registration(
+                        target, name, storage.join(work, name), held_out[0], prepare, arguments.gate, recipe.seed
+                    ),
+                )
+                place = storage.join(target, record["version"])
+            else:
+                storage.put_folder(folder, target)
+                place = target
+        finally:
+            shutil.rmtree(folder)
     if arguments.work is None:
-        storage.delete(work)
-    console.print(_summarize(epochs, out, time.monotonic() - started))
+        storage.delete(work if arguments.out else storage.join(work, name))
+    console.print(_summarize(epochs, place, time.monotonic() - started))
+    if held_out:
+        console.print(_describe_version(target, record), highlight=False, soft_wrap=True)
 
 
-def _splits(arguments: Arguments) -> tuple[LabelledSplit, LabelledSplit]:
+def _describe_version(root: str, record: Mapping[str, Any]) -> str:
+    """What became of a version of the registry, in a line."""
+    decision = record["decision"]
+    figures = f"{100 * decision['candidate']:.1f} % of {decision['calls']} held-out calls named rightly"
+    if decision["compared_with"] is not None:
+        figures += f", {decision['compared_with']} {100 * decision['present']:.1f} %"
+    current = read_current(root)
+    verdict = "passed" if decision["passed"] else "did not pass"
+    is_current = "none" if current is None else current.version
+    return f"{record['version']} {verdict}: {figures}; {decision['reason']}. Current: {is_current}."
+
+
+def _splits(arguments: Arguments) -> list[LabelledSplit]:
+    """Training and validation calls, and the held-out ones where the model is to be registered."""
+    number = 2 if arguments.register is None else 3
     if arguments.corpus is not None:
-        roots = {name: storage.join(arguments.corpus, name) for name in SPLITS[:2]}
-        training, validation = (read_labelled(name, root, find_days(root)) for name, root in roots.items())
-        return training, validation
+        roots = {name: storage.join(arguments.corpus, name) for name in SPLITS[:number]}
+        return [read_labelled(name, root, find_days(root)) for name, root in roots.items()]
     root = str(arguments.manifests)
     days = find_days(root, arguments.first_date, arguments.last_date)
     labelled = read_labelled("training", root, days)
-    return split_by_customer(labelled, arguments.validation_share, arguments.training.recipe.seed)
+    gate_share = 0.0 if arguments.register is None else arguments.gate.gate_share
+    sides = split_by_customer(labelled, arguments.validation_share, arguments.training.recipe.seed, gate_share)
+    return list(sides[:number])
 
 
 def _model(arguments: Arguments, scratch: Path) -> tuple[Model, str]:
@@ -170,15 +218,14 @@ def _model(arguments: Arguments, scratch: Path) -> tuple[Model, str]:
     ), f"Trained from the encoders {arguments.audio_encoder} and {arguments.text_encoder}."
 
 
-def _fingerprint(training: LabelledSplit, validation: LabelledSplit, model: Model, config: TrainingConfig) -> str:
+def _fingerprint(splits: Sequence[LabelledSplit], model: Model, config: TrainingConfig) -> str:
     """Of all that decides what is learned."""
     weights = hashlib.sha256()
     packed = pack_network(model.network)
     for name, weight in sorted(packed.weights.items()):
         weights.update(name.encode() + weight.tobytes())
     identity = [
-        training.fingerprint(),
-        validation.fingerprint(),
+        *(split.fingerprint() for split in splits),
         weights.hexdigest(),
         asdict(config.recipe),
         asdict(config.prepare),

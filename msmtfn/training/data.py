@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
 from typing import Final
 
 import numpy as np
@@ -26,8 +26,9 @@ from msmtfn.labels import INTENTS
 
 logger = logging.getLogger(__name__)
 
-COLUMNS: Final = (ROW_ID, "row_error", "call_id", "uri", "agent_channel", "turns", "intent", "customer_id")
+COLUMNS: Final = (ROW_ID, "row_error", "call_id", "uri", "agent_channel", "turns", "intent", "customer_id", "language")
 MIN_CLASSES: Final = 2
+HELD_OUT: Final = "held out"
 HASH_RANGE: Final = 2**32
 
 
@@ -109,11 +110,14 @@ def read_labelled(name: str, root: str, dates: Sequence[dt.date]) -> LabelledSpl
     return LabelledSplit(name, rows, tuple(dates), root)
 
 
-def split_by_customer(split: LabelledSplit, validation_share: float, seed: int) -> tuple[LabelledSplit, LabelledSplit]:
-    """Split calls in training and validation, all calls of a customer on one side.
+def split_by_customer(
+    split: LabelledSplit, validation_share: float, seed: int, held_out_share: float = 0.0
+) -> tuple[LabelledSplit, LabelledSplit, LabelledSplit]:
+    """Split calls in training, validation and held-out ones, all calls of a customer on one side.
 
-    A customer's side follows from their id and the seed alone, so it is the same next week, with more calls.
-    A call without a customer is its own.
+    A customer's side follows from their id and the seed alone, so it is the same next week, with more calls. Who is
+    held out does not depend on the seed, so that no model of any seed has learned from them. A call without a customer
+    is its own.
     """
     customers = [
         customer or call_id
@@ -121,26 +125,37 @@ def split_by_customer(split: LabelledSplit, validation_share: float, seed: int) 
             split.rows["customer_id"].to_pylist(), split.rows["call_id"].to_pylist(), strict=True
         )
     ]
-    is_validation = np.array([_place(customer, seed) < validation_share for customer in customers])
-    return split.of(~is_validation, "training"), split.of(is_validation, "validation")
+    is_held_out = np.array([_place(customer, HELD_OUT) < held_out_share for customer in customers])
+    is_validation = ~is_held_out & np.array([_place(customer, seed) < validation_share for customer in customers])
+    return (
+        split.of(~is_validation & ~is_held_out, "training"),
+        split.of(is_validation, "validation"),
+        split.of(is_held_out, HELD_OUT),
+    )
 
 
-def check_splits(training: LabelledSplit, validation: LabelledSplit) -> None:
-    """See that there is something to learn, and that the validation says how well it was learned.
+def check_splits(training: LabelledSplit, *others: LabelledSplit) -> None:
+    """See that there is something to learn, and that the other calls say how well it was learned.
+
+    Args:
+        training: the calls to learn from.
+        others: the validation calls, and those that are held out, if any.
 
     Raises:
-        TrainingDataError: a side is empty, the two share customers, or there are fewer than two classes.
+        TrainingDataError: a side is empty, two share customers, or there are fewer than two classes.
     """
-    for split in (training, validation):
+    for split in (training, *others):
         if not len(split.rows):
-            raise TrainingDataError(f"there is no {split.name} call; give more days, or another --validation-share")
-    known, asked = (set(split.rows["customer_id"].to_pylist()) for split in (training, validation))
-    shared = (known & asked) - {None, ""}
-    if shared:
-        raise TrainingDataError(
-            f"training and validation share {len(shared)} customers, so the validation would praise what is known by "
-            "heart; split the calls by customer"
-        )
+            raise TrainingDataError(
+                f"there is no {split.name} call; give more days, or other shares of the customers for each side"
+            )
+    for one, other in combinations((training, *others), 2):
+        known, asked = (set(split.rows["customer_id"].to_pylist()) for split in (one, other))
+        if shared := (known & asked) - {None, ""}:
+            raise TrainingDataError(
+                f"{one.name} and {other.name} share {len(shared)} customers, so the {other.name} calls would praise "
+                "what is known by heart; split the calls by customer"
+            )
     if len(training.counts) < MIN_CLASSES:
         raise TrainingDataError(
             f"the training calls have the intents {', '.join(training.counts)} only; it takes {MIN_CLASSES} or more"
@@ -160,8 +175,8 @@ def _read_day(root: str, date: dt.date) -> pa.Table:
 
 def _chosen(batch: pa.RecordBatch, root: str) -> pa.RecordBatch:
     columns = {name: batch.column(name) for name in COLUMNS if name in batch.schema.names}
-    columns.setdefault("customer_id", pa.nulls(len(batch), pa.string()))
-    columns["customer_id"] = _as_text(columns["customer_id"])
+    for name in ("customer_id", "language"):
+        columns[name] = _as_text(columns.get(name, pa.nulls(len(batch), pa.string())))
     uris = columns["uri"].to_pylist()
     columns["uri"] = pa.array(
         [uri if not uri or storage.is_absolute(uri) else storage.join(root, uri) for uri in uris], pa.string()
@@ -169,13 +184,13 @@ def _chosen(batch: pa.RecordBatch, root: str) -> pa.RecordBatch:
     return pa.record_batch([columns[name] for name in COLUMNS], names=list(COLUMNS))
 
 
-def _as_text(customers: pa.Array) -> pa.Array:
-    if pa.types.is_floating(customers.type):  # how pandas keeps integers beside nulls, and another day has them plain
-        customers = pc.if_else(pc.is_nan(customers), None, customers).cast(pa.int64(), safe=False)
-    return customers.cast(pa.string())
+def _as_text(values: pa.Array) -> pa.Array:
+    if pa.types.is_floating(values.type):  # how pandas keeps integers beside nulls, and another day has them plain
+        values = pc.if_else(pc.is_nan(values), None, values).cast(pa.int64(), safe=False)
+    return values.cast(pa.string())
 
 
-def _place(customer: str, seed: int) -> float:
+def _place(customer: str, seed: int | str) -> float:
     """A number from 0 to 1 of a customer's own."""
     digest = hashlib.blake2b(f"{seed}/{customer}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") / HASH_RANGE

@@ -34,7 +34,8 @@ from msmtfn.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-PASSED: Final = (ROW_ID, "call_id", "intent")
+PASSED: Final = (ROW_ID, "call_id", "intent", "language")
+FIGURES: Final = ("duration_sec", "num_rounds", "num_tokens", "loudness_dbfs", "language")
 
 
 def prepare_split(split: LabelledSplit, model: Model, prepare: PrepareConfig, seed: int, folder: str) -> LabelledSplit:
@@ -102,6 +103,12 @@ def open_calls(place: str) -> pads.Dataset:
     """All calls of a prepared or embedded split, for one process."""
     filesystem, path = storage.arrow_filesystem_of(place)
     return pads.dataset(path, filesystem=filesystem, format="parquet")
+
+
+def prepared_figures(folder: str, name: str) -> pa.Table:
+    """How long, how loud and so on the calls of a prepared split are: `FIGURES`, a row a call that is ready."""
+    columns = open_calls(_prepared_place(folder, name)).to_table(columns=["status", *FIGURES])
+    return columns.filter(pc.is_null(columns["status"]))
 
 
 def read_calls(place: str) -> ray.data.Dataset:

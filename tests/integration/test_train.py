@@ -17,8 +17,11 @@ import pytest
 import s3fs
 import torch
 
+from jobs.train import Arguments
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
+from msmtfn.errors import UsageError
+from msmtfn.leads.drift import read_distribution
 from msmtfn.model.checkpoint import fetch_model, is_trained, load_model
 from msmtfn.model.small import make_small_model
 from tests.integration.job import ROOT
@@ -91,6 +94,7 @@ def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_write_a_model_that_says_what_it_learned_from(undisturbed: tuple[Path, str]) -> None:
     out, _ = undisturbed
     model = load_model(out)
@@ -99,9 +103,14 @@ def test_two_workers_write_a_model_that_says_what_it_learned_from(undisturbed: t
     assert model.network.config.pooling == "max"
     assert "| training | 25 |" in card
     assert '"learning_rate"' in card
+    known = read_distribution(out)
+    assert {"duration_sec", "has_text", "language", "probability_A"} <= set(known)
+    assert sum(known["duration_sec"].counts) == 25
+    assert sum(known["probability_A"].counts) == 6
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_epoch_is_in_the_file_and_in_the_picture(undisturbed: tuple[Path, str]) -> None:
     out, _ = undisturbed
     assert [each["epoch"] for each in epochs_of(out)] == list(range(NUM_EPOCHS))
@@ -109,6 +118,7 @@ def test_every_epoch_is_in_the_file_and_in_the_picture(undisturbed: tuple[Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_screen_tells_epochs_and_calls_that_cannot_be_learned_from(undisturbed: tuple[Path, str]) -> None:
     _, output = undisturbed
     assert "1 calls cannot be learned from: {'audio_not_found': 1}" in output
@@ -117,17 +127,31 @@ def test_the_screen_tells_epochs_and_calls_that_cannot_be_learned_from(undisturb
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_work_in_progress_is_gone_at_the_end(undisturbed: tuple[Path, str]) -> None:
     out, _ = undisturbed
     assert not out.with_name("model.work").exists()
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_model_is_not_written_over(undisturbed: tuple[Path, str], corpus: Path) -> None:
     out, _ = undisturbed
     code, output = run_train("--corpus", corpus, "--out", out)
     assert code == 2
     assert "holds a model already" in output
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ({}, "either --out or --register"),
+        ({"out": "a", "register": "b"}, "either --out or --register"),
+    ],
+)
+def test_places_and_shares_that_do_not_go_together_are_wrong_usage(places: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Arguments(manifests="m", **places).check()
 
 
 def test_a_date_range_without_a_day_ends_before_training(tmp_path: Path) -> None:
@@ -223,16 +247,21 @@ def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_corpus_work_and_model_may_all_stand_on_s3(corpus: Path, s3: str, tmp_path: Path) -> None:
+def test_corpus_work_and_registered_models_may_all_stand_on_s3(corpus: Path, s3: str, tmp_path: Path) -> None:
     place, filesystem = f"{s3}/{uuid.uuid4().hex}", s3fs.S3FileSystem()
     filesystem.put(str(corpus), f"{place}/corpus", recursive=True)
-    code, output = run_train("--corpus", f"{place}/corpus", "--out", f"{place}/model", "--max-epochs", 2)
+    command = ("--corpus", f"{place}/corpus", "--register", f"{place}/models", "--max-epochs", 2)
+    code, output = run_train(*command)
     assert code == 0, output
+    assert "v0001 passed" in output
     folder = tmp_path / "model"
     folder.mkdir()
-    assert is_trained(fetch_model(f"{place}/model", folder))
-    assert len(filesystem.cat(f"{place}/model/epochs.jsonl").splitlines()) == 2
-    assert not [name for name in filesystem.find(f"{place}/model.work") if not name.endswith("model.work")]
+    assert is_trained(fetch_model(f"{place}/models/current", folder))
+    assert len(filesystem.cat(f"{place}/models/v0001/epochs.jsonl").splitlines()) == 2
+    assert not [name for name in filesystem.find(f"{place}/models/_work") if "train-" in name]
+    code, output = run_train(*command)
+    assert code == 0, output
+    assert "registered already" in output
 
 
 def check_same(model: Path, other: Path) -> None:

@@ -119,21 +119,30 @@ def test_a_customer_s_number_is_the_same_whether_a_day_keeps_it_as_integer_or_as
     assert read(tmp_path, MONDAY, TUESDAY).rows["customer_id"].to_pylist() == expected
 
 
+def test_held_out_customers_are_the_same_whatever_the_seed_and_on_no_other_side() -> None:
+    first, second = (split_by_customer(many(1000), 0.2, seed, 0.1) for seed in (0, 1))
+    assert customers_of(first[2]) == customers_of(second[2])
+    assert customers_of(first[1]) != customers_of(second[1])
+    assert not customers_of(first[2]) & (customers_of(first[0]) | customers_of(first[1]))
+    assert len(customers_of(first[2])) == pytest.approx(100, abs=30)
+    assert sum(len(side.rows) for side in first) == 3000
+
+
 def test_all_calls_of_a_customer_are_on_one_side_and_each_call_is_on_one() -> None:
-    training, validation = split_by_customer(many(100), 0.3, 0)
+    training, validation, _ = split_by_customer(many(100), 0.3, 0)
     assert not customers_of(training) & customers_of(validation)
     assert len(training.rows) + len(validation.rows) == 300
     assert (training.name, validation.name) == ("training", "validation")
 
 
 def test_about_as_many_customers_validate_as_asked() -> None:
-    _, validation = split_by_customer(many(1000), 0.2, 0)
+    _, validation, _ = split_by_customer(many(1000), 0.2, 0)
     assert 150 < len(customers_of(validation)) < 250  # 200, and four standard deviations of 13
 
 
 def test_a_customer_stays_on_their_side_when_there_are_more_calls() -> None:
-    _, before = split_by_customer(many(50), 0.3, 0)
-    _, after = split_by_customer(many(100), 0.3, 0)
+    _, before, _ = split_by_customer(many(50), 0.3, 0)
+    _, after, _ = split_by_customer(many(100), 0.3, 0)
     assert customers_of(before) == customers_of(after) & customers_of(many(50))
 
 
@@ -144,7 +153,7 @@ def test_another_seed_splits_otherwise() -> None:
 
 @pytest.mark.parametrize("nobody", [None, ""])
 def test_a_call_without_a_customer_is_its_own(nobody: str | None) -> None:
-    sides = split_by_customer(split_of("training", "AB" * 50, [nobody] * 100), 0.5, 0)
+    sides = split_by_customer(split_of("training", "AB" * 50, [nobody] * 100), 0.5, 0)[:2]
     assert all(30 < len(side.rows) < 70 for side in sides)
     check_splits(*sides)
 
