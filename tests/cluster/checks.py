@@ -8,20 +8,24 @@ from __future__ import annotations
 import functools
 import json
 import re
+import shutil
 import subprocess
 import sysconfig
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import jsonschema
 import kubernetes_validate
+import promql_parser
 import pytest
 import torch
 import yaml
 from dockerfile_parse import DockerfileParser
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from jsonschema.exceptions import best_match
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -35,6 +39,8 @@ CLUSTER: Final = ROOT / "cluster"
 SCHEMAS: Final = ROOT.parent / "shared" / "schemas"
 KUBERAY: Final = "1.7.0"
 KUBERNETES: Final = "1.34"
+GRAFANA: Final = "11.6"
+METRICS_PORT: Final = 8080
 IMAGE: Final = f"registry.example.com/msmtfn:{msmtfn.__version__}"
 PYTHON_OF_UBUNTU: Final = {"24.04": "3.12"}
 KUBERAY_FILES: Final = ("rayjob-score.yaml", "rayjob-train.yaml", "raycronjob-score.yaml")
@@ -182,12 +188,11 @@ def check_accounts(files: Files) -> None:
 
 
 def check_nights(files: Files) -> None:
-    """Whoever starts the night, it is the same one, and one time zone is meant everywhere."""
+    """Whoever starts the night, it is the same one at the same time."""
     night, by_kuberay = ray_job(files, "rayjob-score.yaml"), ray_job(files, "raycronjob-score.yaml")
     assert night == by_kuberay, "the RayCronJob's night is another"
-    zones = re.findall(r"TZ=(\S+)", night["entrypoint"])
     schedules = [resource(files, name)["spec"] for name in ("cronjob-score.yaml", "raycronjob-score.yaml")]
-    assert {*zones, *(each["timeZone"] for each in schedules)} == set(zones), "the time zones differ"
+    assert len({each["timeZone"] for each in schedules}) == 1, "the time zones differ"
     assert len({each["schedule"] for each in schedules}) == 1, "the schedules differ"
     job = schedules[0]["jobTemplate"]["spec"]
     assert job["activeDeadlineSeconds"] > night["activeDeadlineSeconds"], "the scheduler ends before the night"
@@ -198,6 +203,83 @@ def check_nights(files: Files) -> None:
     assert (
         f"configmap {volume['configMap']['name']} --from-file=cluster/rayjob-score.yaml" in files["cronjob-score.yaml"]
     )
+
+
+def scraping(files: Files, targets: Sequence[str]) -> str:
+    """Prometheus' configuration with pods of our own in the place of those that it would find on Kubernetes.
+
+    They have the labels that Prometheus would give to a container's port named `metrics`. Debian's Prometheus is built
+    without Kubernetes, so it reads the file in this form only.
+    """
+    config = resource(files, "prometheus.yaml")
+    (job,) = config["scrape_configs"]
+    (discovery,) = job.pop("kubernetes_sd_configs")
+    (namespace,) = [each for each in resources(files, "access.yaml") if each["kind"] == "Namespace"]
+    assert discovery == {"role": "pod", "namespaces": {"names": [namespace["metadata"]["name"]]}}, "other pods"
+    pod = pod_templates(files, "rayjob-score.yaml")[0]
+    ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    labels = {
+        f"__meta_kubernetes_pod_label_{re.sub(r'[^a-zA-Z0-9]', '_', name)}": value
+        for name, value in pod["metadata"]["labels"].items()
+    }
+    job["static_configs"] = [
+        {"targets": list(targets), "labels": {**labels, "__meta_kubernetes_pod_container_port_name": port}}
+        for port in ports
+    ]
+    return str(yaml.safe_dump(config))
+
+
+def check_prometheus(files: Files) -> None:
+    """Prometheus' own tool takes configuration and alerts, and every pod has the port that is looked for."""
+    for name in KUBERAY_FILES:
+        for template in pod_templates(files, name):
+            (container,) = template["spec"]["containers"]
+            ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+            assert ports.get("metrics") == METRICS_PORT, f"a pod of {name} shows no metrics"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "prometheus-rules.yaml").write_text(files["prometheus-rules.yaml"])
+        (Path(folder) / "prometheus.yaml").write_text(scraping(files, ["127.0.0.1:8080"]))
+        tool = subprocess.run(
+            [find_program("promtool"), "check", "config", Path(folder) / "prometheus.yaml"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert tool.returncode == 0, tool.stdout + tool.stderr
+
+
+def check_dashboard(files: Files) -> None:
+    """Grafana's own model of a dashboard knows every field, and what is shown are figures that there are."""
+    content = json.loads(files["grafana-dashboard.json"])
+    known = json.loads(JSONEncoder().encode(Dashboard.from_json(content)))
+    assert known == content, f"Grafana {GRAFANA} drops or changes a field"
+    check_expressions(expressions(files))
+
+
+def expressions(files: Files) -> list[str]:
+    """What the dashboard and the alerts ask Prometheus for."""
+    panels = json.loads(files["grafana-dashboard.json"])["panels"]
+    asked = [target["expr"].replace("$__rate_interval", "1m") for panel in panels for target in panel["targets"]]
+    rules = resource(files, "prometheus-rules.yaml")["groups"][0]["rules"]
+    return asked + [rule["expr"] for rule in rules]
+
+
+def check_expressions(asked: Sequence[str]) -> None:
+    """Each is an expression of Prometheus', of figures that the project or Ray shows."""
+    source = (ROOT / "msmtfn" / "scoring" / "counter.py").read_text()
+    ours = {f"ray_{name}" for name in re.findall(r'"(msmtfn_\w+)"', source)}
+    for expression in asked:
+        promql_parser.parse(expression)
+        for name in re.findall(r"ray_msmtfn_\w+", expression):
+            assert re.sub(r"_(total|bucket|sum|count)$", "", name) in ours, f"nobody counts {name}"
+
+
+def find_program(name: str) -> str:
+    """Where a program of Prometheus' stands; it is no Python package, so a machine may lack it."""
+    path: str | None = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed; Debian's package prometheus has it")
+    return str(path)
 
 
 def check_opening(files: Files, name: str) -> None:

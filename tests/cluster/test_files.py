@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import datetime as dt
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -41,6 +39,8 @@ def test_kubernetes_takes_the_file(files: Files, name: str) -> None:
         checks.check_images,
         checks.check_accounts,
         checks.check_nights,
+        checks.check_prometheus,
+        checks.check_dashboard,
     ],
 )
 def test_the_files_are_taken_by_their_readers_and_agree_with_the_project(files: Files, check: Check) -> None:
@@ -49,7 +49,8 @@ def test_the_files_are_taken_by_their_readers_and_agree_with_the_project(files: 
 
 def test_every_file_is_checked_and_says_what_to_do_with_it(files: Files) -> None:
     known = {*KUBERAY_FILES, *KUBERNETES_FILES, "Dockerfile", "aws.yaml", "runtime-env.yaml"}
-    assert set(files) == known | {"Dockerfile.dockerignore"}
+    known |= {"prometheus.yaml", "prometheus-rules.yaml"}
+    assert set(files) == known | {"Dockerfile.dockerignore", "grafana-dashboard.json"}
     for name in known:
         checks.check_opening(files, name)
 
@@ -110,12 +111,25 @@ def kubernetes(name: str) -> Check:
         ("Dockerfile", "[aws,demo,train]", "[aws,demos]", checks.check_versions, "unknown extras {'demos'}"),
         ("Dockerfile", "cuda:13.0.1", "cuda:12.8.1", checks.check_versions, "another CUDA"),
         ("rayjob-train.yaml", '"2.60.0"', '"2.59.0"', checks.check_versions, "another Ray in rayjob-train.yaml"),
-        ("rayjob-train.yaml", "msmtfn:0.1.0", "msmtfn:0.0.9", checks.check_images, "msmtfn:0.0.9"),
-        ("aws.yaml", "msmtfn:0.1.0", "msmtfn:latest", checks.check_images, "msmtfn:latest"),
+        ("rayjob-train.yaml", "msmtfn:0.2.0", "msmtfn:0.0.9", checks.check_images, "msmtfn:0.0.9"),
+        ("aws.yaml", "msmtfn:0.2.0", "msmtfn:latest", checks.check_images, "msmtfn:latest"),
         ("cronjob-score.yaml", "namespace: msmtfn", "namespace: default", checks.check_accounts, "another namespace"),
         ("rayjob-score.yaml", "Name: msmtfn\n", "Name: ray\n", checks.check_accounts, "no service account ray"),
         ("cronjob-score.yaml", "timeZone: Asia/Shanghai", "timeZone: Etc/UTC", checks.check_nights, "time zones"),
         ("raycronjob-score.yaml", "ttlSecondsAfterFinished: 600", "", checks.check_nights, "night is another"),
+        ("prometheus.yaml", "relabel_configs:", "relabels:", checks.check_prometheus, "relabels"),
+        ("prometheus.yaml", "role: pod", "role: pods", checks.check_prometheus, "other pods"),
+        ("prometheus-rules.yaml", "sum(rate(", "sum(rates(", checks.check_prometheus, "rates"),
+        ("rayjob-train.yaml", "8080, name: metrics", "8080, name: ray", checks.check_prometheus, "no metrics"),
+        ("grafana-dashboard.json", '"gridPos"', '"grid"', checks.check_dashboard, "drops or changes"),
+        (
+            "grafana-dashboard.json",
+            "sum by (outcome) (",
+            "sum by outcome (",
+            checks.check_dashboard,
+            "invalid promql",
+        ),
+        ("grafana-dashboard.json", "msmtfn_calls_left", "msmtfn_calls_gone", checks.check_dashboard, "nobody counts"),
     ],
 )
 def test_a_broken_field_is_caught(files: Files, name: str, good: str, bad: str, check: Check, said: str) -> None:
@@ -126,22 +140,20 @@ def test_a_broken_field_is_caught(files: Files, name: str, good: str, bad: str, 
 
 
 @pytest.mark.parametrize("name", ["rayjob-score.yaml", "raycronjob-score.yaml"])
-def test_a_night_scores_yesterday_where_the_company_is(files: Files, name: str, tmp_path: Path) -> None:
-    zone = ZoneInfo("Asia/Shanghai")
-    before = dt.datetime.now(zone).date()
+def test_a_night_scores_the_newest_day_with_the_current_model(files: Files, name: str, tmp_path: Path) -> None:
     words = commands.through_the_shells(checks.ray_job(files, name)["entrypoint"], tmp_path)
     arguments = commands.parse(files, words)
     assert isinstance(arguments, score_daily.Arguments)
-    assert arguments.date in {day - dt.timedelta(days=1) for day in (before, dt.datetime.now(zone).date())}
+    assert (arguments.date, arguments.model) == (None, "s3://company-models/msmtfn/current")
     assert (arguments.manifests, arguments.leads) == ("s3://company-calls/manifests", "s3://company-calls/leads")
     assert arguments.scoring.prepare.allowed_prefixes == ("s3://company-calls/recordings",)
 
 
-def test_retraining_goes_on_from_a_model_of_before(files: Files, tmp_path: Path) -> None:
+def test_retraining_goes_on_from_the_current_model_and_registers_the_new_one(files: Files, tmp_path: Path) -> None:
     words = commands.through_the_shells(checks.ray_job(files, "rayjob-train.yaml")["entrypoint"], tmp_path)
     arguments = commands.parse(files, words)
     assert isinstance(arguments, train.Arguments)
-    assert (arguments.start, arguments.model) == ("model", "s3://company-models/msmtfn-2026-10")
+    assert (arguments.start, arguments.model) == ("model", f"{arguments.register}/current")
     assert arguments.training.prepare.allowed_prefixes == ("s3://company-calls/recordings",)
 
 

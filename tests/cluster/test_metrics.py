@@ -1,0 +1,95 @@
+"""What a run counts, seen by a real Prometheus with the configuration of `cluster/`, and asked for as Grafana does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from msmtfn.scoring.counter import Batch, open_counter
+from msmtfn.trials.s3_server import free_ports
+from tests.cluster import checks
+
+pytestmark = pytest.mark.slow
+
+NUM_CALLS = 100
+
+
+@pytest.fixture
+def prometheus(ray_address: str, tmp_path: Path) -> Iterator[str]:
+    """The address of a Prometheus that reads this test session's Ray."""
+    (node,) = ray.nodes()
+    files = checks.read_files()
+    config = checks.scraping(files, [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"])
+    (tmp_path / "prometheus.yaml").write_text(config.replace("scrape_interval: 15s", "scrape_interval: 1s"))
+    (tmp_path / "prometheus-rules.yaml").write_text(files["prometheus-rules.yaml"])
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    server = subprocess.Popen(
+        [
+            checks.find_program("prometheus"),
+            f"--config.file={tmp_path / 'prometheus.yaml'}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
+            f"--web.listen-address={address}",
+        ],
+        stdout=(tmp_path / "log").open("w"),
+        stderr=subprocess.STDOUT,
+    )
+    yield f"http://{address}"
+    server.terminate()
+    server.wait(30)
+
+
+def ask(prometheus: str, expression: str) -> list[dict[str, Any]]:
+    query = urllib.parse.urlencode({"query": expression})
+    with urllib.request.urlopen(f"{prometheus}/api/v1/query?{query}", timeout=10) as answer:
+        content = json.load(answer)
+    assert content["status"] == "success", content
+    results: list[dict[str, Any]] = content["data"]["result"]
+    return results
+
+
+def wait_for(prometheus: str, expression: str, expected: float) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        try:
+            results = ask(prometheus, expression)
+        except OSError:  # it has just been started
+            results = []
+        if [float(each["value"][1]) for each in results] == [expected]:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"{expression} is {results}, not {expected}")
+
+
+def test_prometheus_sees_what_the_dashboard_shows(prometheus: str) -> None:
+    with open_counter("2026-11-21-abc", NUM_CALLS) as counter:
+        for _ in range(2):
+            ray.get(counter.add.remote(Batch({"scored": 30, "bad_row": 1}, unavailable=0, audio_sec=90.0, seconds=2.0)))
+            ray.get(counter.add_prepared.remote("a", 31, 0.5))
+        wait_for(prometheus, 'sum(ray_msmtfn_calls_total{outcome="scored"})', 60)
+        ray.get(counter.add.remote(Batch({"scored": 20}, unavailable=0, audio_sec=60.0, seconds=1.0)))
+        ray.get(counter.add_prepared.remote("a", 20, 0.5))
+        wait_for(prometheus, 'sum(ray_msmtfn_calls_total{outcome="scored"})', 80)
+        wait_for(prometheus, 'sum(ray_msmtfn_calls_total{outcome="bad_row", component="head"})', 2)
+        wait_for(prometheus, "sum(ray_msmtfn_calls_left)", NUM_CALLS - 82)
+        wait_for(prometheus, "sum(ray_msmtfn_audio_seconds_total)", 240)
+        wait_for(prometheus, 'sum(ray_msmtfn_work_seconds_total{stage="score"})', 5)
+        wait_for(prometheus, 'sum(ray_msmtfn_stage_seconds_count{stage="prepare"})', 3)
+        files = checks.read_files()
+        unanswered = [
+            expression
+            for expression in checks.expressions(files)
+            if "gpu" not in expression and " > " not in expression and not ask(prometheus, expression)
+        ]
+        assert not unanswered
+        with urllib.request.urlopen(f"{prometheus}/api/v1/rules", timeout=10) as answer:
+            (group,) = json.load(answer)["data"]["groups"]
+        assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
