@@ -7,37 +7,35 @@ import json
 import logging
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import numpy as np
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from msmtfn.errors import JobError
-from msmtfn.labels import TASKS
+from msmtfn.model.checkpoint import Model
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.small import small_config
-from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig
+from msmtfn.model.small import make_small_model, small_config
+from msmtfn.trials.encode import measure_encode
 from msmtfn.trials.faults import FaultsConfig, run_faults
+from msmtfn.trials.mix import LONGEST_SEC, SHORTEST_SEC
+from msmtfn.trials.prepare import measure_prepare
+from msmtfn.trials.score import measure_score
 
 logger = logging.getLogger("msmtfn.benchmark")
 
-ROUNDS_PER_CALL: Final = 3.35
-MEDIAN_ROUND_SEC, SIGMA = 14.0, 0.6
-SHORTEST_SEC, LONGEST_SEC = 1.0, 40.0
-TOKENS_PER_ROUND: Final = 60
-CHARACTERS: Final = 20_000
+CHARACTERS: Final = 21_128
 MATRIX_SIZE: Final = 4096
+Sizes = Literal["base", "demo"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +48,7 @@ class Encode:
 
     round_sec: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0)
     """Lengths of single rounds to measure beside the mix, in seconds."""
-    network: Literal["base", "demo"] = "base"
+    network: Sizes = "base"
     """Sizes: those of HuBERT-base and RoBERTa-base, or the demo's small ones."""
     num_calls: int = 8
     """Calls of the mix."""
@@ -65,12 +63,66 @@ class Encode:
         Raises:
             ValueError: one is out of range.
         """
-        if self.num_calls < 1:
-            raise ValueError(f"num_calls is {self.num_calls}; it must be at least 1")
+        _check_calls(self.num_calls)
         if not all(SHORTEST_SEC <= seconds <= LONGEST_SEC for seconds in self.round_sec):
             raise ValueError(
                 f"round_sec is {self.round_sec}; each must be between {SHORTEST_SEC:g} and {LONGEST_SEC:g}"
             )
+
+    def measure(self) -> list[dict[str, Any]]:
+        """A row for each length of round, and for the mix."""
+        return measure_encode(_network(self.network, self.seed), self.round_sec, self.num_calls, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepare:
+    """Recordings of the mix of real calls, 8 kHz WAV, on their way to the network: each step, on one core."""
+
+    num_calls: int = 200
+    """Calls of the mix."""
+    seed: int = 0
+    """Of lengths, samples and text."""
+    json: Path | None = None
+    """Write the figures, the versions and the machine to this file."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: one is out of range.
+        """
+        _check_calls(self.num_calls)
+
+    def measure(self) -> list[dict[str, Any]]:
+        """A row for each step, and for all of them."""
+        return measure_prepare(self.num_calls, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """The job's graph on a Ray of its own beside a bare loop over the same scorer, on the same calls of the mix."""
+
+    network: Sizes = "base"
+    """Sizes: those of HuBERT-base and RoBERTa-base, or the demo's small ones."""
+    num_calls: int = 100
+    """Calls of the mix."""
+    seed: int = 0
+    """Of lengths, samples and text."""
+    json: Path | None = None
+    """Write the figures, the versions and the machine to this file."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: one is out of range.
+        """
+        _check_calls(self.num_calls)
+
+    def measure(self) -> list[dict[str, Any]]:
+        """One row."""
+        tokenizer = make_small_model(self.seed).tokenizer
+        return measure_score(Model(_network(self.network, self.seed), tokenizer), self.num_calls, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,80 +140,42 @@ class Faults:
     json: Path | None = None
     """Write the figures, the versions and the machine to this file."""
 
+    def measure(self) -> list[dict[str, Any]]:
+        """A row for each kind of fault."""
+        logs = self.logs or Path(tempfile.mkdtemp(prefix="msmtfn-faults-"))
+        logs.mkdir(parents=True, exist_ok=True)
+        logger.info("the jobs' logs are in %s", logs)
+        return run_faults(self.trial, Path(__file__).with_name("score_daily.py"), logs)
+
 
 def main() -> int:
     """Run a benchmark; the result is the exit code."""
-    commands: Any = tyro.extras.subcommand_type_from_defaults({"encode": Encode(), "faults": Faults()})
-    options: Encode | Faults = tyro.cli(commands, config=(tyro.conf.OmitArgPrefixes,))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    commands: Any = tyro.extras.subcommand_type_from_defaults(
+        {"encode": Encode(), "prepare": Prepare(), "score": Score(), "faults": Faults()}
+    )
+    options: Encode | Prepare | Score | Faults = tyro.cli(commands, config=(tyro.conf.OmitArgPrefixes,))
+    name = type(options).__name__.lower()
     try:
-        if isinstance(options, Encode):
-            name, rows, title = "encode", measure_encode(options), "encode: seconds, fp32"
-        else:
-            name, rows, title = "faults", count_faults(options), "faults: calls after runs that were disturbed"
+        rows = options.measure()
     except JobError as exc:
         logger.error("%s", exc)
         return 1
-    Console().print(table_of(rows, title))
+    Console().print(table_of(rows, name))
     if options.json is not None:
         options.json.write_text(json.dumps({name: rows, **about_this_machine()}, indent=2) + "\n", encoding="utf-8")
     return int(any(row.get(what) for row in rows for what in ("lost", "doubled", "differing")))
 
 
-def count_faults(options: Faults) -> list[dict[str, Any]]:
-    """Disturb runs of the job; a row for each kind of fault."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logs = options.logs or Path(tempfile.mkdtemp(prefix="msmtfn-faults-"))
-    logs.mkdir(parents=True, exist_ok=True)
-    logger.info("the jobs' logs are in %s", logs)
-    return run_faults(options.trial, Path(__file__).with_name("score_daily.py"), logs)
+def _check_calls(num_calls: int) -> None:
+    if num_calls < 1:
+        raise ValueError(f"num_calls is {num_calls}; it must be at least 1")
 
 
-def measure_encode(options: Encode) -> list[dict[str, Any]]:
-    """Time both encodings of the same calls; a row for each length of round and for the mix."""
-    rng = np.random.default_rng(options.seed)
-    torch.manual_seed(options.seed)
-    network = MsmtFn(MsmtFnConfig() if options.network == "base" else small_config(CHARACTERS))
-    days = {f"{seconds:g} s": [make_call(rng, [seconds])] for seconds in options.round_sec}
-    num_rounds = round(options.num_calls * ROUNDS_PER_CALL)
-    lengths = np.clip(rng.lognormal(np.log(MEDIAN_ROUND_SEC), SIGMA, num_rounds), SHORTEST_SEC, LONGEST_SEC)
-    days["mix"] = [make_call(rng, part.tolist()) for part in np.array_split(lengths, options.num_calls)]
-    return [compare(name, calls, network) for name, calls in days.items()]
-
-
-def make_call(rng: np.random.Generator, round_sec: Sequence[float]) -> CallRounds:
-    """A call of noise, with tokens at random."""
-    samples = [rng.integers(-8000, 8000, round(8000 * seconds)).astype(np.int16) for seconds in round_sec]
-    return CallRounds(samples, [rng.integers(100, 20_000, TOKENS_PER_ROUND).astype(np.int32) for _ in round_sec])
-
-
-def compare(name: str, calls: list[CallRounds], network: MsmtFn) -> dict[str, Any]:
-    """Time both encodings of some calls, each after a warm-up, and see that they say the same."""
-    encodings: tuple[Literal["padded", "unpadded"], ...] = ("padded", "unpadded")
-    seconds, results = {}, []
-    for encoding in encodings:
-        scorer = Scorer(network, ScorerConfig(encoding=encoding), model_version="", run_id="")
-        scorer.probabilities(calls[:1])
-        elapsed, probabilities = timed(partial(scorer.probabilities, calls))
-        seconds[encoding] = elapsed
-        results.append(probabilities)
-    audio_sec = sum(len(samples) for call in calls for samples in call.samples) / 8000
-    return {
-        "rounds": name,
-        "number": sum(len(call.samples) for call in calls),
-        "audio_sec": round(audio_sec, 1),
-        "padded_sec": round(seconds["padded"], 3),
-        "unpadded_sec": round(seconds["unpadded"], 3),
-        "ratio": round(seconds["padded"] / seconds["unpadded"], 2),
-        "times_real_time": round(audio_sec / seconds["unpadded"], 1),
-        "largest_difference": float(max(abs(results[0][task] - results[1][task]).max() for task in TASKS)),
-    }
-
-
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds that something takes, and its result."""
-    started = time.perf_counter()
-    result = run()
-    return time.perf_counter() - started, result
+def _network(sizes: Sizes, seed: int) -> MsmtFn:
+    """A network of new weights."""
+    torch.manual_seed(seed)
+    return MsmtFn(MsmtFnConfig() if sizes == "base" else small_config(CHARACTERS))
 
 
 def about_this_machine() -> dict[str, Any]:
@@ -169,16 +183,34 @@ def about_this_machine() -> dict[str, Any]:
     size = (MATRIX_SIZE, MATRIX_SIZE)
     left, right = torch.randn(size), torch.randn(size)
     left @ right
-    elapsed, _ = timed(lambda: left @ right)
+    started = time.perf_counter()
+    left @ right
+    elapsed = time.perf_counter() - started
+    commit = subprocess.run(  # noqa: S603
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return {
-        "versions": {name: importlib.metadata.version(name) for name in ("msmtfn", "torch", "transformers")},
+        "commit": commit.stdout.strip() or None,
+        "versions": {name: importlib.metadata.version(name) for name in ("msmtfn", "ray", "torch", "transformers")},
         "machine": {
             "cpus": os.cpu_count(),
             "architecture": platform.machine(),
+            "processor": _processor(),
             "torch_threads": torch.get_num_threads(),
         },
         "fp32_matrix_product_tflops": round(2 * MATRIX_SIZE**3 / elapsed / 1e12, 3),
     }
+
+
+def _processor() -> str:
+    """Its name, where the system tells."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def table_of(rows: list[dict[str, Any]], title: str) -> Table:

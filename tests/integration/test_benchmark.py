@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,40 @@ def test_encode_measures_both_encodings_of_the_same_calls(tmp_path: Path) -> Non
     for row in figures["encode"]:
         assert row["ratio"] == pytest.approx(row["padded_sec"] / row["unpadded_sec"], rel=0.2)
     assert figures["versions"]["torch"].startswith("2.11.")
+
+
+def run_benchmark(figures: Path, *arguments: str) -> dict[str, Any]:
+    """What a benchmark writes."""
+    job = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "benchmark.py"), *arguments, "--json", str(figures)],
+        cwd=ROOT,
+        env={**os.environ, "RAY_ADDRESS": "local"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert job.returncode == 0, job.stderr
+    content: dict[str, Any] = json.loads(figures.read_text())
+    return content
+
+
+def test_prepare_measures_each_step_and_all_of_them_in_both_processes(tmp_path: Path) -> None:
+    figures = run_benchmark(tmp_path / "figures.json", "prepare", "--num-calls", "4")
+    rows = {row["step"]: row for row in figures["prepare"]}
+    assert list(rows)[:5] == ["fetch", "decode", "rounds", "cut", "tokens"]
+    whole = rows["all, in this process"]["PCM, ms a call"]
+    assert 0 < sum(rows[step]["PCM, ms a call"] for step in list(rows)[:5]) < 3 * whole
+    assert figures["machine"]["processor"]
+
+
+@pytest.mark.slow
+def test_score_sets_the_graph_beside_a_loop(tmp_path: Path) -> None:
+    figures = run_benchmark(tmp_path / "figures.json", "score", "--network", "demo", "--num-calls", "6")
+    (row,) = figures["score"]
+    assert (row["calls"], row["rounds"]) == (6, 20)
+    assert row["ratio"] == pytest.approx(row["job_sec"] / row["loop_sec"], rel=0.2)
+    assert min(row["startup_sec"], row["ray_sec"]) > 0
 
 
 def test_a_length_out_of_range_is_wrong_usage() -> None:
