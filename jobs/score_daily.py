@@ -203,7 +203,7 @@ def _run(arguments: Arguments, scratch: Path, told: list[dict[str, Any]]) -> int
     dates = _dates(arguments, manifests, leads)
     if not dates:
         console.print(f"every day of {manifests} is published in {leads}; nothing was done")
-        return EXIT_DONE
+        return _code_of_newest(arguments, manifests, leads)
     name, model = _model(arguments.model, scratch)
     with contextlib.ExitStack() as stack:
         started: list[None] = []
@@ -218,7 +218,24 @@ def _run(arguments: Arguments, scratch: Path, told: list[dict[str, Any]]) -> int
             console.print(_describe_plan([job.plan(date) for date in dates]))
             return EXIT_DONE
         codes = [_score_day(job, date, told) for date in dates]
+    if not _names_days(arguments):
+        codes.append(_code_of_newest(arguments, manifests, leads))
     return min(codes, key=GRAVITY.index)
+
+
+def _names_days(arguments: Arguments) -> bool:
+    return arguments.demo or any((arguments.date, arguments.first_date, arguments.last_date))
+
+
+def _code_of_newest(arguments: Arguments, manifests: str, leads: str) -> int:
+    """The exit code of the newest day of all, if it is published.
+
+    A scheduler that tries a night with too many rejects again, without a date, must not be told that all is well, since
+    there is nothing left to do or an older day has gone well.
+    """
+    newest = storage.list_days(storage.absolute(manifests))[-1]
+    success = read_success(storage.absolute(leads), newest)
+    return EXIT_DONE if success is None else _exit_code(success, arguments.max_rejected_share)
 
 
 def _score_day(job: _Job, date: dt.date, told: list[dict[str, Any]]) -> int:
@@ -310,7 +327,8 @@ def _exit_code(success: dict[str, Any], max_rejected_share: float) -> int:
     if share <= max_rejected_share:
         return EXIT_DONE
     logger.error(
-        "%.1f %% of the calls were rejected, more than --max-rejected-share allows (%.1f %%)",
+        "%s: %.1f %% of the calls were rejected, more than --max-rejected-share allows (%.1f %%)",
+        success["date"],
         100 * share,
         100 * max_rejected_share,
     )

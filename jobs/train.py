@@ -30,7 +30,7 @@ from msmtfn.labels import TASKS
 from msmtfn.leads.drift import write_distribution
 from msmtfn.model.checkpoint import Model, fetch_model, load_model, pack_network, start_from_encoders
 from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.registry import read_current
+from msmtfn.model.registry import CURRENT, read_current
 from msmtfn.model.small import make_small_model
 from msmtfn.training.data import LabelledSplit, check_splits, find_days, read_labelled, split_by_customer
 from msmtfn.training.gate import GateConfig
@@ -144,10 +144,11 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
         raise UsageError(f"--out {target} holds a model already; give a new folder")
     model, about = _model(arguments, scratch)
     training, validation, *held_out = splits
-    name = f"train-{_fingerprint(splits, model, arguments.training)}"
+    name = f"train-{_fingerprint(splits, _start(arguments, target, model), arguments.training)}"
     work = storage.absolute(arguments.work or (f"{target}.work" if arguments.out else storage.join(target, "_work")))
     run = TrainingRun(training, validation, model, about, work, name)
     if arguments.register is not None and (known := find_registered(target, name)) is not None:
+        _clean_up(arguments, work, name)
         console.print(f"this very run is registered already; nothing was done\n{_describe_version(target, known)}")
         return
     prepare, recipe = arguments.training.prepare, arguments.training.recipe
@@ -173,11 +174,15 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
                 place = target
         finally:
             shutil.rmtree(folder)
-    if arguments.work is None:
-        storage.delete(work if arguments.out else storage.join(work, name))
+    _clean_up(arguments, work, name)
     console.print(_summarize(epochs, place, time.monotonic() - started))
     if held_out:
         console.print(_describe_version(target, record), highlight=False, soft_wrap=True)
+
+
+def _clean_up(arguments: Arguments, work: str, name: str) -> None:
+    if arguments.work is None:
+        storage.delete(work if arguments.out else storage.join(work, name))
 
 
 def _describe_version(root: str, record: Mapping[str, Any]) -> str:
@@ -218,15 +223,27 @@ def _model(arguments: Arguments, scratch: Path) -> tuple[Model, str]:
     ), f"Trained from the encoders {arguments.audio_encoder} and {arguments.text_encoder}."
 
 
-def _fingerprint(splits: Sequence[LabelledSplit], model: Model, config: TrainingConfig) -> str:
-    """Of all that decides what is learned."""
+def _start(arguments: Arguments, target: str, model: Model) -> str:
+    """What tells one start of training from another.
+
+    Of the registry's own current model the name and not the weights: once the new model is current, the same command
+    would else be another run, and train again.
+    """
+    starts_from = storage.absolute(arguments.model or "")
+    if arguments.register is not None and starts_from == storage.join(target, CURRENT):
+        return CURRENT
     weights = hashlib.sha256()
     packed = pack_network(model.network)
     for name, weight in sorted(packed.weights.items()):
         weights.update(name.encode() + weight.tobytes())
+    return weights.hexdigest()
+
+
+def _fingerprint(splits: Sequence[LabelledSplit], start: str, config: TrainingConfig) -> str:
+    """Of all that decides what is learned."""
     identity = [
         *(split.fingerprint() for split in splits),
-        weights.hexdigest(),
+        start,
         asdict(config.recipe),
         asdict(config.prepare),
         config.cluster.num_workers,

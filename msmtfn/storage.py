@@ -303,9 +303,12 @@ def write_text(location: str, text: str) -> None:
             filesystem.pipe_file(path, text.encode())
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(path).with_name(f".{posixpath.basename(path)}.unfinished")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        unfinished = Path(path).with_name(f".{posixpath.basename(path)}.{uuid.uuid4().hex}")
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def create_text(location: str, text: str) -> bool:

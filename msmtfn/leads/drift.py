@@ -41,8 +41,9 @@ SMOOTHING: Final = 0.5
 LEAST_MORE_REJECTS: Final = 0.02
 REJECT_DEVIATIONS: Final = 4.0
 
+LANGUAGE: Final = "language"
 NUMBERS: Final = ("duration_sec", "num_rounds", "loudness_dbfs")
-COLUMNS: Final = ("status", "five", *NUMBERS, "num_tokens", "language")
+COLUMNS: Final = ("status", "five", *NUMBERS, "num_tokens", LANGUAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,18 @@ class Histogram:
     edges: list[float]
     values: list[str]
     counts: list[int]
+
+    def check(self) -> None:
+        """See that the bins are bins.
+
+        Raises:
+            ValueError: they are not.
+            TypeError: something is of another type.
+        """
+        if len(self.counts) != len(self.edges or self.values) + 1 or not sum(self.counts) > 0:
+            raise ValueError("a histogram has no counts, or another number of them than of bins")
+        if not all(isinstance(value, str) for value in self.values) or any(np.diff([float(e) for e in self.edges]) < 0):
+            raise ValueError("the bins of a histogram are none")
 
     def count(self, column: pa.ChunkedArray) -> Histogram:
         """The bins of this one with the calls of a column; nulls are left out."""
@@ -102,8 +115,8 @@ def read_distribution(folder: Path) -> Distribution:
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
         distribution = {name: Histogram(**histogram) for name, histogram in figures.items()}
-        if any(len(each.counts) != len(each.edges or each.values) + 1 for each in distribution.values()):
-            raise ValueError("a histogram has another number of counts than of bins")
+        for histogram in distribution.values():
+            histogram.check()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         logger.warning("%s cannot be understood (%s); days are not compared with it", path, exc)
         return {}
@@ -143,6 +156,8 @@ def compare_day(leads: str, date: dt.date, run: str, schema: pa.Schema, model_fo
     calls = rejected = 0
     for batch in parts.to_batches(columns=[name for name in COLUMNS if name in schema.names]):
         rows = pa.Table.from_batches([batch])
+        if LANGUAGE not in schema.names:
+            rows = rows.append_column(LANGUAGE, pa.nulls(len(rows), pa.string()))
         calls += len(rows)
         rejected += pc.sum(pc.equal(rows["status"], REJECTED)).as_py() or 0
         for name, column in _figures(rows.filter(pc.equal(rows["status"], SCORED))).items():
@@ -186,7 +201,7 @@ def describe_drift(drift: Mapping[str, Any]) -> str | None:
                 f"{said['days']} days before"
             )
         else:
-            words.append(f"{name} (PSI {drift['figures'][name]['psi']:.2f})")
+            words.append(f"{name} (PSI {drift['figures'][name]['psi']:.2f} to the model's own calls)")
     return ", ".join(words) or None
 
 
@@ -210,8 +225,8 @@ def _figures(calls: pa.Table) -> dict[str, pa.ChunkedArray]:
     if "num_tokens" in calls.schema.names:
         has_text = pc.greater(calls["num_tokens"], 0)
         figures["has_text"] = pc.if_else(has_text, "yes", "no")
-    if "language" in calls.schema.names:
-        figures["language"] = pc.fill_null(calls["language"].cast(pa.string()), "")
+    if LANGUAGE in calls.schema.names and not pa.types.is_nested(calls[LANGUAGE].type):
+        figures[LANGUAGE] = pc.fill_null(calls[LANGUAGE].cast(pa.string()), "")
     return figures
 
 
@@ -224,4 +239,6 @@ def _histogram_of(column: pa.ChunkedArray) -> Histogram:
     numbers = column.to_numpy()
     bins = NUM_BINS if len(numbers) >= FEW_CALLS else NUM_BINS_OF_FEW
     edges = np.unique(np.quantile(numbers[np.isfinite(numbers)], np.linspace(0, 1, bins + 1)[1:-1]))
+    if pa.types.is_integer(column.type):
+        edges = np.unique([*edges, numbers.max() + 1])  # what is more than ever before has a bin of its own
     return Histogram(edges.tolist(), [], [0] * (len(edges) + 1)).count(column)

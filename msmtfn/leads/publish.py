@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
@@ -24,6 +25,8 @@ from msmtfn import storage
 from msmtfn.errors import PublishError
 from msmtfn.leads.ranking import order_of_leads
 from msmtfn.leads.schema import LEAD_RANK, REJECTED, ROW_ID, SCORED, leads_schema
+
+logger = logging.getLogger(__name__)
 
 SUCCESS_FILE: Final = "_SUCCESS"
 RUNS_FOLDER: Final = "_runs"
@@ -73,8 +76,16 @@ def published_before(leads: str, date: dt.date, number: int = NUM_EARLIER) -> li
         date: the day.
         number: of days with a folder that are looked at.
     """
-    known = [day for day in storage.list_days(leads) if day < date][-number:]
-    return [success for day in known if (success := read_success(leads, day)) is not None]
+    published = []
+    for day in [day for day in storage.list_days(leads) if day < date][-number:]:
+        try:
+            success = read_success(leads, day)
+        except PublishError as exc:  # another day's trouble
+            logger.warning("%s; it is left out", exc)
+            continue
+        if success is not None and all(isinstance(success.get(name), int) for name in ("calls", REJECTED)):
+            published.append(success)
+    return published
 
 
 def read_leads(leads: str, date: dt.date) -> pads.Dataset:

@@ -62,7 +62,7 @@ def summarize(leads: str, date: dt.date, success: Mapping[str, Any], *, is_train
             Text("  NOTE      The model is untrained: its scores and this ranking mean nothing.", style="bold yellow")
         )
     if (moved := describe_drift(success.get("drift", NO_DRIFT))) is not None:
-        parts.append(Text(f"  WARNING   Moved since the model was made: {moved}.", style="bold yellow"))
+        parts.append(Text(f"  WARNING   Has moved: {moved}.", style="bold yellow"))
     if success["scored"]:
         parts.append(_table_of(best_leads(leads, date)))
         if (comparison := compare_with_labels(leads, date)) is not None:

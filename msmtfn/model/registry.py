@@ -32,10 +32,12 @@ class Current:
     Attributes:
         version: its name.
         before: names of the versions that were current before it, the latest last.
+        left: names of the versions that somebody went back from; none is promoted again but by hand.
     """
 
     version: str
     before: tuple[str, ...]
+    left: tuple[str, ...] = ()
 
 
 def resolve_model(name: str) -> str:
@@ -65,8 +67,8 @@ def read_current(root: str) -> Current | None:
         return None
     try:
         content = json.loads(text)
-        current = Current(content["version"], tuple(content["before"]))
-        if not all(VERSION.fullmatch(name) for name in (current.version, *current.before)):
+        current = Current(content["version"], tuple(content["before"]), tuple(content.get("left", ())))
+        if not all(VERSION.fullmatch(name) for name in (current.version, *current.before, *current.left)):
             raise ValueError("a name is no version's")
     except (ValueError, KeyError, TypeError) as exc:
         raise ModelError(f"{place} does not name a version ({exc}); promote one to write it anew") from exc
@@ -130,28 +132,38 @@ def promote(root: str, version: str) -> Current:
         raise ModelError(f"{root} has no version {version}; it has {', '.join(records) or 'none'}")
     if records[version]["decision"] is None:
         raise ModelError(f"{version} of {root} was never finished; give the command that trains it again")
+    _check_folder(root, version)
     current = read_current(root)
-    if current is not None and current.version == version:
+    if current is None:
+        return _write_current(root, Current(version, ()))
+    if current.version == version:
         return current
-    before = () if current is None else (*current.before, current.version)
-    return _write_current(root, Current(version, before))
+    left = tuple(name for name in current.left if name != version)
+    return _write_current(root, Current(version, (*current.before, current.version), left))
 
 
 def roll_back(root: str) -> Current:
     """Make the version current that was so before.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or its folder is gone.
         StorageError: the storage refused.
     """
     current = read_current(root)
     if current is None or not current.before:
         raise ModelError(f"{root} has no version that was current before; `list` shows all, `promote` takes any")
-    return _write_current(root, Current(current.before[-1], current.before[:-1]))
+    _check_folder(root, current.before[-1])
+    return _write_current(root, Current(current.before[-1], current.before[:-1], (*current.left, current.version)))
+
+
+def _check_folder(root: str, version: str) -> None:
+    folder = storage.join(root, version)
+    if not storage.exists(storage.join(folder, "config.json")):
+        raise ModelError(f"{folder} holds no model any more; promote another version")
 
 
 def _write_current(root: str, current: Current) -> Current:
-    content = {"version": current.version, "before": list(current.before), "since": _now()}
+    content = {"version": current.version, "before": list(current.before), "left": list(current.left), "since": _now()}
     storage.write_text(storage.join(root, CURRENT), _as_text(content))
     return current
 

@@ -109,7 +109,7 @@ class RunCounter:
     """Counts what the stages of a run have done.
 
     Args:
-        num_calls: of the run, those included that an earlier one has done.
+        num_calls: that this pass has to do.
         metrics: where the figures are shown as well.
     """
 
@@ -151,7 +151,7 @@ def open_counter(name: str, num_calls: int = 0) -> Iterator[Any]:
 
     Args:
         name: of the run, for the log.
-        num_calls: of the run.
+        num_calls: that are to be done.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote(RunCounter)

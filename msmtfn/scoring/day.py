@@ -57,9 +57,8 @@ class ScoringConfig:
 
     def fingerprint(self) -> str:
         """Of the options that change a result, as JSON."""
-        return json.dumps(
-            {"prepare": asdict(self.prepare), "lead_weights": asdict(self.scorer.lead_weights)}, sort_keys=True
-        )
+        scorer = {"lead_weights": asdict(self.scorer.lead_weights), "precision": self.scorer.precision}
+        return json.dumps({"prepare": asdict(self.prepare), **scorer}, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +195,7 @@ def finish_run(
     plan, task = run.plan, run.task
     passes = [] if run.model is None else _score(run, run.model, config, report)
     scored_in = time.monotonic() - started
-    drift = compare_day(plan.leads, plan.manifest.date, run.folder, task.schema, plan.model_folder)
+    drift = _compare(run)
     about = {
         "date": plan.manifest.date.isoformat(),
         "run_id": plan.run_id,
@@ -212,13 +211,23 @@ def finish_run(
     if plan.retried is not None:
         about["retried"] = task.num_calls
     if (moved := describe_drift(drift)) is not None:
-        logger.warning("%s: moved since the model was made: %s", plan.run_id, moved)
+        logger.warning("%s: has moved: %s", plan.run_id, moved)
     check()
     success = publish_day(plan.leads, plan.manifest.date, run.folder, task.schema, plan.manifest.num_rows, about)
     forget_runs(plan)
     report(task.num_calls, success["rejected"], run.resumed)
     logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
     return success
+
+
+def _compare(run: Run) -> dict[str, Any]:
+    """What has moved; a day is published whatever may be wrong with the comparison."""
+    plan = run.plan
+    try:
+        return compare_day(plan.leads, plan.manifest.date, run.folder, run.task.schema, plan.model_folder)
+    except Exception as exc:
+        logger.exception("%s: the day cannot be compared with the model and the days before", plan.run_id)
+        return {"figures": {}, "moved": [], "error": type(exc).__name__}
 
 
 def _rates(passes: Sequence[RunFigures], seconds: float) -> dict[str, Any]:

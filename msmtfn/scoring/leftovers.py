@@ -71,7 +71,7 @@ def score_left_over(
         def tell(done: int, rejected: int, before: int = done_before) -> None:
             report(min(before + done, task.num_calls), rejected)
 
-        figures = score_calls(task, preparer, network, scorer, config, tell, alone=alone)
+        figures = score_calls(task, preparer, network, scorer, config, tell, alone=alone, num_left=len(left))
         passes.append(figures)
         left = left_over(task)
         if not len(left):

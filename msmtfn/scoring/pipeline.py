@@ -116,6 +116,7 @@ def score_calls(
     report: Callable[[int, int], None],
     *,
     alone: bool = False,
+    num_left: int | None = None,
 ) -> RunFigures:
     """Score the calls that no earlier run of the same task has committed.
 
@@ -130,6 +131,7 @@ def score_calls(
         config: how the work is spread.
         report: told, every so often, how many calls this run has done and rejected so far.
         alone: one call at a time, so that one that kills its process takes no other with it.
+        num_left: calls that are not committed; all of the task's where nothing is.
 
     Returns:
         What was done, and how many calls were left over because storage would not give their recordings.
@@ -143,7 +145,7 @@ def score_calls(
     _configure_engine(task, filesystem)
     pool = _plan_scorers(config, scorer)
     with (
-        open_counter(task.run_id, task.num_calls) as counter,
+        open_counter(task.run_id, task.num_calls if num_left is None else num_left) as counter,
         _progress(counter, report, config.progress_sec),
         _explained(),
     ):

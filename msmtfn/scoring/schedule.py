@@ -9,7 +9,7 @@ from typing import Any
 
 from msmtfn import storage
 from msmtfn.errors import ManifestError
-from msmtfn.leads.publish import NUM_EARLIER, published_before, read_success
+from msmtfn.leads.publish import NUM_EARLIER, SUCCESS_FILE, day_folder, published_before, read_success
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int =
         number: of days that are looked at.
     """
     before = [day for day in storage.list_days(storage.absolute(manifests)) if day < date][-number:]
-    return [day for day in before if read_success(storage.absolute(leads), day) is None]
+    return [day for day in before if not storage.exists(storage.join(day_folder(leads, day), SUCCESS_FILE))]
 
 
 def days_between(manifests: str, first: dt.date | None, last: dt.date | None) -> list[dt.date]:

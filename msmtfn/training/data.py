@@ -185,6 +185,8 @@ def _chosen(batch: pa.RecordBatch, root: str) -> pa.RecordBatch:
 
 
 def _as_text(values: pa.Array) -> pa.Array:
+    if pa.types.is_nested(values.type):  # whatever it is, it is no name
+        return pa.nulls(len(values), pa.string())
     if pa.types.is_floating(values.type):  # how pandas keeps integers beside nulls, and another day has them plain
         values = pc.if_else(pc.is_nan(values), None, values).cast(pa.int64(), safe=False)
     return values.cast(pa.string())

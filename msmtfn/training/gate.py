@@ -35,6 +35,8 @@ class GateConfig:
     """By so much, 0 to 1, the share of intents that are named rightly may be lower than the present model's."""
     gate_confidence: float = 0.9
     """Of the interval of the difference, whose lower end must not be below minus the margin."""
+    gate_min_calls: int = 50
+    """Held-out calls that it takes to compare two models; with fewer the present one stays."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -44,6 +46,8 @@ class GateConfig:
         """
         if not 0 < self.gate_share < 1 or not 0 < self.gate_confidence < 1:
             raise ValueError("gate_share and gate_confidence must be between 0 and 1")
+        if self.gate_min_calls < 1:
+            raise ValueError(f"gate_min_calls is {self.gate_min_calls}; it must be at least 1")
         if not 0 <= self.gate_margin < 1:
             raise ValueError(f"gate_margin is {self.gate_margin}; it must be at least 0 and less than 1")
 
@@ -78,7 +82,7 @@ class Decision:
 
 
 def decide(candidate: pa.Table, present: pa.Table | None, config: GateConfig, seed: int) -> Decision:
-    """Compare two models on the calls that both could score.
+    """Compare two models on the calls that either could score; what one could not, it has named wrongly.
 
     Args:
         candidate: the held-out calls as the new model has scored them (`judge.judge_split`).
@@ -97,21 +101,22 @@ def decide(candidate: pa.Table, present: pa.Table | None, config: GateConfig, se
         reason = "there is no present model"
         return Decision(passed=True, reason=reason, calls=len(right), candidate=float(right.mean()), config=config)
     old = _rightly(present)
-    shared = sorted(new.keys() & old.keys())
-    if not shared:
-        raise TrainingDataError("no held-out call could be scored by both models, so they cannot be compared")
-    right, right_before = (np.array([said[row_id] for row_id in shared]) for said in (new, old))
+    either = sorted(new.keys() | old.keys())
+    right, right_before = (np.array([said.get(row_id, False) for row_id in either]) for said in (new, old))
     low, high = paired_interval(right, right_before, config.gate_confidence, seed)
     difference = float(right.mean() - right_before.mean())
-    passed = low >= -config.gate_margin
-    words = "not below" if passed else "below"
+    is_enough, is_no_worse = len(either) >= config.gate_min_calls, low >= -config.gate_margin
+    reason = (
+        f"{100 * difference:+.1f} points, {100 * config.gate_confidence:g} % interval {100 * low:+.1f} to "
+        f"{100 * high:+.1f}: its lower end is {'not below' if is_no_worse else 'below'} minus the margin of "
+        f"{100 * config.gate_margin:g}"
+    )
+    if not is_enough:
+        reason += f"; {len(either)} calls are too few to compare models, {config.gate_min_calls} are needed"
     return Decision(
-        passed=passed,
-        reason=(
-            f"{100 * difference:+.1f} points, {100 * config.gate_confidence:g} % interval {100 * low:+.1f} to "
-            f"{100 * high:+.1f}: its lower end is {words} minus the margin of {100 * config.gate_margin:g}"
-        ),
-        calls=len(shared),
+        passed=is_enough and is_no_worse,
+        reason=reason,
+        calls=len(either),
         candidate=float(right.mean()),
         present=float(right_before.mean()),
         difference=difference,

@@ -27,11 +27,12 @@ from torch.utils.checkpoint import checkpoint
 from msmtfn.labels import TASKS
 from msmtfn.model.losses import multi_task_loss
 from msmtfn.model.network import MsmtFn
+from msmtfn.model.precision import autocast
 from msmtfn.scoring.scorer import CallRounds, group_rounds
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import CallBatch, LabelledCall, collate, split_by_budget
 from msmtfn.training.metrics import class_targets
-from msmtfn.training.recipe import ROUNDS_AT_ONCE, Recipe, balanced_weights, freeze, make_optimizer, uses_bf16
+from msmtfn.training.recipe import ROUNDS_AT_ONCE, Recipe, balanced_weights, freeze, make_optimizer
 
 STEP_CALLS_OF_VALIDATION: Final = 16
 
@@ -335,7 +336,7 @@ class Loop:
         return loss
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=uses_bf16(self.recipe.precision, self.device))
+        return autocast(self.recipe.precision, self.device)
 
     def _no_sync(self) -> contextlib.AbstractContextManager[None]:
         if isinstance(self.learner, DistributedDataParallel):

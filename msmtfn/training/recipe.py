@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from msmtfn.labels import TASKS
 from msmtfn.model.network import MsmtFn
+from msmtfn.model.precision import Precision
 from msmtfn.training.augmentation import AugmentationConfig
 from msmtfn.training.metrics import class_targets
 
@@ -57,8 +58,8 @@ class Recipe:
     with the other side, and cannot learn the calls by heart from one."""
     class_weights: Literal["none", "balanced"] = "none"
     """Whether a call of a rare class counts more: in inverse proportion to its class's share of the training calls."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the matrix products; auto takes bf16 where a GPU has it."""
+    precision: Precision = "auto"
+    """Of the matrix products; auto takes bf16 on a GPU that has it."""
     seed: int = 0
     """Of new weights, dropout, order and augmentation."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -145,11 +146,6 @@ def balanced_weights(intents: npt.NDArray[np.int64]) -> Mapping[str, Tensor]:
         occurring = np.count_nonzero(counts)
         weights[task] = torch.tensor(len(intents) / (occurring * np.maximum(counts, 1)), dtype=torch.float32)
     return weights
-
-
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether the matrix products are taken in bf16."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 
 def count_learning(weights: Iterable[nn.Parameter]) -> int:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from msmtfn import storage
-from msmtfn.model.checkpoint import fetch_model, load_model
+from msmtfn.model.checkpoint import fetch_model, load_model, model_version
 from msmtfn.model.registry import add_version, list_records, promote, read_current, write_decision
 from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.training.data import LabelledSplit
@@ -67,9 +69,7 @@ def register(folder: Path, to: Registration) -> dict[str, Any]:
     """
     record = add_version(to.root, to.run)
     storage.put_folder(folder, storage.join(to.root, record["version"]))
-    judged = judge_split(
-        to.held_out, load_model(folder), to.prepare, storage.join(to.work, f"judged-{record['version']}")
-    )
+    judged = _judge(to, folder)
     while True:
         present = read_current(to.root)
         judged_before = None if present is None else _judge_version(to, present.version)
@@ -81,10 +81,15 @@ def register(folder: Path, to: Registration) -> dict[str, Any]:
     return _promote_if_passed(to.root, {**record, "decision": said})
 
 
-def _judge_version(to: Registration, version: str) -> Any:
+def _judge_version(to: Registration, version: str) -> pa.Table:
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        model = load_model(fetch_model(storage.join(to.root, version), Path(scratch)))
-        return judge_split(to.held_out, model, to.prepare, storage.join(to.work, f"judged-{version}"))
+        return _judge(to, fetch_model(storage.join(to.root, version), Path(scratch)))
+
+
+def _judge(to: Registration, folder: Path) -> pa.Table:
+    """The held-out calls as the model in a folder scores them; they stand under its own name, to go on with."""
+    place = storage.join(to.work, f"judged-{model_version(folder)}")
+    return judge_split(to.held_out, load_model(folder), to.prepare, place)
 
 
 def _said(decision: Decision, present: str | None) -> dict[str, Any]:
@@ -92,8 +97,19 @@ def _said(decision: Decision, present: str | None) -> dict[str, Any]:
 
 
 def _promote_if_passed(root: str, record: dict[str, Any]) -> dict[str, Any]:
-    decision = record["decision"]
+    """Make a version that passed current, unless another one is current by now than it was compared with."""
+    decision, current = record["decision"], read_current(root)
     if not decision["passed"] or decision["promoted"]:
+        return record
+    present = None if current is None else current.version
+    is_left = current is not None and record["version"] in current.left
+    if is_left or present not in (decision["compared_with"], record["version"]):
+        logger.warning(
+            "%s passed beside %s, but now %s is current; models.py promote makes it current by hand",
+            record["version"],
+            decision["compared_with"],
+            present,
+        )
         return record
     promote(root, record["version"])
     promoted = {**decision, "promoted": True}

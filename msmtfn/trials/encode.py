@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,11 +13,15 @@ from msmtfn.model.network import MsmtFn
 from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig
 from msmtfn.trials.mix import SAMPLE_RATE, draw_lengths, make_call
 
-ENCODINGS: Final[tuple[Literal["padded", "unpadded"], ...]] = ("padded", "unpadded")
+WAYS: Final = {
+    "padded": ScorerConfig(encoding="padded", precision="fp32"),
+    "unpadded": ScorerConfig(precision="fp32"),
+    "bf16": ScorerConfig(precision="bf16"),
+}
 
 
 def measure_encode(network: MsmtFn, round_sec: Sequence[float], num_calls: int, seed: int) -> list[dict[str, Any]]:
-    """Time both encodings of the same calls; a row for each length of round and for the mix of real calls.
+    """Time both encodings of the same calls, and the faster in bf16 too; a row a length of round, and one for the mix.
 
     Args:
         network: to score with.
@@ -32,14 +36,14 @@ def measure_encode(network: MsmtFn, round_sec: Sequence[float], num_calls: int, 
 
 
 def _compare(name: str, calls: list[CallRounds], network: MsmtFn) -> dict[str, Any]:
-    """Time both encodings of some calls, each after a warm-up, and see that they say the same."""
-    seconds, results = {}, []
-    for encoding in ENCODINGS:
-        scorer = Scorer(network, ScorerConfig(encoding=encoding), model_version="", run_id="")
+    """Time the ways of scoring some calls, each after a warm-up, and see how much what they say differs."""
+    seconds, results = {}, {}
+    for way, config in WAYS.items():
+        scorer = Scorer(network, config, model_version="", run_id="")
         scorer.probabilities(calls[:1])
         started = time.perf_counter()
-        results.append(scorer.probabilities(calls))
-        seconds[encoding] = time.perf_counter() - started
+        results[way] = scorer.probabilities(calls)
+        seconds[way] = time.perf_counter() - started
     audio_sec = sum(len(samples) for call in calls for samples in call.samples) / SAMPLE_RATE
     return {
         "rounds": name,
@@ -47,7 +51,13 @@ def _compare(name: str, calls: list[CallRounds], network: MsmtFn) -> dict[str, A
         "audio_sec": round(audio_sec, 1),
         "padded_sec": round(seconds["padded"], 3),
         "unpadded_sec": round(seconds["unpadded"], 3),
+        "bf16_sec": round(seconds["bf16"], 3),
         "ratio": round(seconds["padded"] / seconds["unpadded"], 2),
         "times_real_time": round(audio_sec / seconds["unpadded"], 1),
-        "largest_difference": float(max(abs(results[0][task] - results[1][task]).max() for task in TASKS)),
+        "largest_difference": _largest_difference(results["padded"], results["unpadded"]),
+        "bf16_difference": _largest_difference(results["unpadded"], results["bf16"]),
     }
+
+
+def _largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    return float(max(abs(one[task] - other[task]).max() for task in TASKS))

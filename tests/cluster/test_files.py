@@ -119,7 +119,7 @@ def kubernetes(name: str) -> Check:
         ("raycronjob-score.yaml", "ttlSecondsAfterFinished: 600", "", checks.check_nights, "night is another"),
         ("prometheus.yaml", "relabel_configs:", "relabels:", checks.check_prometheus, "relabels"),
         ("prometheus.yaml", "role: pod", "role: pods", checks.check_prometheus, "other pods"),
-        ("prometheus-rules.yaml", "sum(rate(", "sum(rates(", checks.check_prometheus, "rates"),
+        ("prometheus-rules.yaml", "unless sum(rate(", "unless sum(rates(", checks.check_prometheus, "rates"),
         ("rayjob-train.yaml", "8080, name: metrics", "8080, name: ray", checks.check_prometheus, "no metrics"),
         ("grafana-dashboard.json", '"gridPos"', '"grid"', checks.check_dashboard, "drops or changes"),
         (

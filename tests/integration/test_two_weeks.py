@@ -213,7 +213,7 @@ def test_night_8_hears_quieter_calls_without_text_and_warns_of_both(company: Com
     said, output = company.night()
     assert said is not None
     assert {"loudness_dbfs", "has_text"} <= set(said["drift"]["moved"])
-    assert re.search(r"Moved since the model was made: .*loudness_dbfs \(PSI", output)
+    assert re.search(r"Has moved: .*loudness_dbfs \(PSI", output)
 
 
 def test_night_9_scores_with_a_better_model_that_was_trained(company: Company) -> None:

@@ -14,6 +14,7 @@ from scipy.stats import chi2
 from msmtfn.labels import INTENTS
 from msmtfn.leads.drift import (
     DISTRIBUTION_FILE,
+    NOISE_DEVIATIONS,
     compare_day,
     compare_rejects,
     describe,
@@ -92,6 +93,27 @@ def test_what_moved_is_named_and_nothing_else(leads: str, model: Path, name: str
     assert f"{moved} (PSI " in str(describe_drift(drift))
 
 
+def test_more_rounds_than_ever_before_are_noticed_where_there_was_always_one(leads: str, tmp_path: Path) -> None:
+    always_one = draw_calls(300, 0, num_rounds=lambda _, number: np.ones(number, np.int64))
+    write_distribution(describe(pa.Table.from_pylist(always_one, schema=SCHEMA)), tmp_path)
+    drift = compare(leads, draw_calls(100, 1, num_rounds=lambda _, number: np.full(number, 7)), tmp_path)
+    assert drift["moved"] == ["num_rounds"]
+
+
+def test_a_day_without_the_column_language_is_one_of_unknown_language(leads: str, model: Path) -> None:
+    schema = SCHEMA.remove(SCHEMA.get_field_index("language"))
+    run = write_parts(leads, "run-1", [draw_calls(100, 1)], schema)
+    assert compare_day(leads, DATE, run, schema, model)["moved"] == ["language"]
+
+
+def test_a_day_before_whose_success_is_broken_is_left_out(leads: str, model: Path) -> None:
+    for day, text in ((1, "{"), (28, '{"files": []}')):
+        folder = Path(leads) / f"date={DATE.replace(month=2, day=day)}"
+        folder.mkdir(parents=True)
+        (folder / "_SUCCESS").write_text(text)
+    assert compare(leads, draw_calls(60, 1), model)["rejected"]["days"] == 0
+
+
 def test_rejects_are_no_calls_to_compare(leads: str, model: Path) -> None:
     calls = draw_calls(100, 1) + [rejected(100 + row, duration_sec=9000.0) for row in range(100)]
     drift = compare(leads, calls, model)
@@ -104,7 +126,14 @@ def test_a_model_that_knows_no_distribution_is_compared_with_nothing(leads: str,
 
 
 @pytest.mark.parametrize(
-    "text", ["{", '{"figures": {"a": {"edges": [1], "values": [], "counts": [1]}}}', '{"figures": 3}']
+    "text",
+    [
+        "{",
+        '{"figures": 3}',
+        '{"figures": {"duration_sec": {"edges": [1], "values": [], "counts": [1]}}}',
+        '{"figures": {"duration_sec": {"edges": ["a"], "values": [], "counts": [1, 2]}}}',
+        '{"figures": {"duration_sec": {"edges": [1], "values": [], "counts": [0, 0]}}}',
+    ],
 )
 def test_a_distribution_that_cannot_be_understood_costs_no_day(
     leads: str, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
@@ -142,7 +171,7 @@ def test_chance_exceeds_the_threshold_as_rarely_as_it_should() -> None:
         reference, day = (rng.multinomial(number, [0.2] * 5).tolist() for number in (300, 40))
         exceeded += stability_index(reference, day) > threshold_of(reference, day)
     assert exceeded / 4000 < 0.002
-    assert chi2.sf(4 + 6 * np.sqrt(8), 4) < 0.0005
+    assert chi2.sf(4 + NOISE_DEVIATIONS * np.sqrt(8), 4) < 0.0005
 
 
 def test_in_large_days_the_usual_reading_counts() -> None:

@@ -28,6 +28,8 @@ def finish(root: str, run: str) -> str:
     record = add_version(root, run)
     write_decision(root, record, DECISION)
     version: str = record["version"]
+    storage.make_folder(storage.join(root, version))
+    storage.write_text(storage.join(root, version, "config.json"), "{}")
     return version
 
 
@@ -72,6 +74,25 @@ def test_what_is_not_there_or_not_finished_cannot_be_promoted(place: str) -> Non
         promote(place, "v0002")
     with pytest.raises(ModelError, match="no version that was current before"):
         roll_back(place)
+
+
+def test_a_version_whose_folder_is_gone_is_not_made_current(place: str) -> None:
+    first, second = (finish(place, run) for run in "ab")
+    for version in (first, second):
+        promote(place, version)
+    storage.delete(storage.join(place, first))
+    for make_current in (roll_back, lambda root: promote(root, first)):
+        with pytest.raises(ModelError, match="v0001 holds no model any more"):
+            make_current(place)
+    assert resolve_model(storage.join(place, "current")) == storage.join(place, second)
+
+
+def test_what_somebody_went_back_from_is_remembered_until_it_is_promoted_by_hand(place: str) -> None:
+    first, second = (finish(place, run) for run in "ab")
+    for version in (first, second):
+        promote(place, version)
+    assert roll_back(place).left == (second,)
+    assert promote(place, second).left == ()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"version": "../elsewhere", "before": []}', '{"version": "v0001"}'])

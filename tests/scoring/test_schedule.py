@@ -32,7 +32,7 @@ def leads(tmp_path: Path) -> Path:
 def publish(leads: Path, date: dt.date, **said: Any) -> None:
     folder = leads / f"date={date}"
     folder.mkdir(parents=True)
-    success = {"files": [], "calls": 100, "seconds": 50.0, "audio_hours": 2.0, "calls_resumed": 0}
+    success = {"files": [], "calls": 100, "seconds": 50.0, "audio_hours": 2.0, "calls_resumed": 0, "rejected": 0}
     (folder / "_SUCCESS").write_text(json.dumps(success | said))
 
 

@@ -2,21 +2,26 @@ import datetime as dt
 import logging
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from torch import Tensor
 
+from msmtfn.calls.manifest import iter_calls, open_manifest
+from msmtfn.corpora.demo import demo_model, write_demo_day
 from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.ranking import LeadWeights
 from msmtfn.leads.schema import OUTCOME, parts_schema
+from msmtfn.model.checkpoint import load_model
 from msmtfn.model.network import MsmtFn
-from msmtfn.scoring.prepare import PREPARED
-from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig, group_rounds
+from msmtfn.scoring.prepare import INPUTS, PREPARED, PrepareConfig, Preparer
+from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig, group_rounds, split_calls
 
 PASSED = [pa.field("call_id", pa.string()), pa.field("tags", pa.list_(pa.string()))]
 SCHEMA = parts_schema(PASSED)
@@ -429,6 +434,26 @@ def test_both_encodings_give_the_same_probabilities(tiny_network: Callable[..., 
     ]
     for task, expected in results[0].items():
         np.testing.assert_allclose(results[1][task], expected, atol=1e-5)
+
+
+def test_bf16_says_of_real_speech_what_fp32_says(tmp_path: Path) -> None:
+    pytest.importorskip("espeakng_loader")
+    model = load_model(demo_model())
+    root = write_demo_day(tmp_path, dt.date(2026, 1, 5), num_calls=12)
+    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+    rows = pa.Table.from_batches(iter_calls(open_manifest(str(root), dt.date(2026, 1, 5))))
+    prepared = preparer.prepare_batch(rows, ["row_id"])
+    calls = list(split_calls(prepared.filter(pc.is_null(prepared["status"])).select(INPUTS.names)))
+    full, half = (
+        Scorer(
+            model.network, ScorerConfig(device="cpu", precision=precision), model_version="", run_id=""
+        ).probabilities(calls)
+        for precision in ("fp32", "bf16")
+    )
+    assert len(calls) == 11
+    assert (full["five"].argmax(axis=1) == half["five"].argmax(axis=1)).all()
+    differences = [np.abs(full[task] - half[task]).max() for task in TASKS]
+    assert 0 < max(differences) < 0.02
 
 
 def test_a_gpu_that_failed_is_not_taken_for_a_call_that_cannot_be_scored(

@@ -10,7 +10,7 @@ import pytest
 from msmtfn.errors import TrainingDataError
 from msmtfn.training.gate import GateConfig, decide, paired_interval
 
-CONFIG = GateConfig(gate_margin=0.02, gate_confidence=0.9)
+CONFIG = GateConfig(gate_margin=0.02, gate_confidence=0.9, gate_min_calls=40)
 
 
 def judged(right: Sequence[bool | None]) -> pa.Table:
@@ -43,7 +43,7 @@ def test_a_better_model_passes_and_a_worse_one_does_not() -> None:
 
 
 def test_a_model_that_says_the_same_passes_without_any_margin() -> None:
-    same = judged([True, False, True])
+    same = judged([True, False] * 25)
     decision = decide(same, same, GateConfig(gate_margin=0.0), 0)
     assert (decision.passed, decision.interval) == (True, (0.0, 0.0))
 
@@ -59,14 +59,21 @@ def test_a_model_that_is_better_by_luck_does_not_pass() -> None:
     assert not decision.passed
 
 
-def test_only_calls_that_both_could_score_are_compared() -> None:
-    decision = decide(judged([True, None, True, False]), judged([None, True, True, True]), CONFIG, 0)
-    assert (decision.calls, decision.candidate, decision.present) == (2, 0.5, 1.0)
+def test_what_a_model_cannot_score_it_has_named_wrongly_and_what_none_can_counts_for_none() -> None:
+    decision = decide(judged([True, None, True, False, None]), judged([None, True, True, True, None]), CONFIG, 0)
+    assert (decision.calls, decision.candidate, decision.present) == (4, 0.5, 0.75)
+    cripple = decide(judged([True] + [None] * 99), judged([True] * 100), CONFIG, 0)
+    assert not cripple.passed
 
 
-def test_models_without_a_common_call_cannot_be_compared() -> None:
-    with pytest.raises(TrainingDataError, match="by both models"):
-        decide(judged([True, None]), judged([None, True]), CONFIG, 0)
+def test_with_few_calls_the_present_model_stays() -> None:
+    decision = decide(judged([True] * 39), judged([True] * 39), CONFIG, 0)
+    assert not decision.passed
+    assert "39 calls are too few to compare models, 40 are needed" in decision.reason
+    assert decide(judged([True] * 40), judged([True] * 40), CONFIG, 0).passed
+
+
+def test_without_a_call_a_model_cannot_be_judged() -> None:
     with pytest.raises(TrainingDataError, match="cannot be judged"):
         decide(judged([None]), None, CONFIG, 0)
 

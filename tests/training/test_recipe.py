@@ -18,7 +18,6 @@ from msmtfn.training.recipe import (
     count_learning,
     freeze,
     make_optimizer,
-    uses_bf16,
 )
 from tests.conftest import make_tiny_network
 
@@ -138,11 +137,6 @@ def test_a_call_s_mean_balanced_weight_is_1(task: str) -> None:
     intents = np.array([0, 0, 0, 2, 2, 4])
     weights = balanced_weights(intents)[task]
     assert float(weights[class_targets(task, intents)].mean()) == pytest.approx(1.0)
-
-
-def test_auto_takes_full_precision_on_a_cpu() -> None:
-    cpu = torch.device("cpu")
-    assert [uses_bf16(precision, cpu) for precision in ("auto", "fp32", "bf16")] == [False, False, True]
 
 
 def test_the_small_network_s_recipe_trains_all_of_it() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +11,39 @@ import pyarrow as pa
 import pytest
 
 from msmtfn.model.checkpoint import fetch_model, load_model, model_version
-from msmtfn.model.registry import add_version, list_records, promote, read_current, write_decision
+from msmtfn.model.registry import Current, add_version, list_records, promote, read_current, roll_back, write_decision
 from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.training import registration
 from msmtfn.training.data import LabelledSplit
 from msmtfn.training.gate import GateConfig
 from msmtfn.training.registration import Registration, find_registered, register
 
-NUM_CALLS = 40
+NUM_CALLS = 60
 
 
 class Judge:
-    """Says for each folder of judged calls how many of them are named rightly."""
+    """Makes models, and says of each as many held-out calls rightly as it was made for."""
 
-    def __init__(self, **right: int) -> None:
-        self.right = right
-        self.asked: list[str] = []
+    def __init__(self, tiny_model: Path, folder: Path) -> None:
+        self.tiny_model, self.folder = tiny_model, folder
+        self.right: dict[str, int] = {}
+        self.asked: list[int] = []
+
+    def make_model(self, right: int) -> Path:
+        folder = shutil.copytree(self.tiny_model, self.folder / f"model-{right}")
+        (folder / "about.json").write_text(json.dumps(right))
+        self.right[model_version(folder)] = right
+        return folder
 
     def __call__(self, split: Any, model: Any, prepare: Any, folder: str) -> pa.Table:
-        version = folder.rpartition("judged-")[2]
-        self.asked.append(version)
-        said = ["A"] * self.right[version] + ["C"] * (NUM_CALLS - self.right[version])
-        rows = range(NUM_CALLS)
+        right = self.right[folder.rpartition("judged-")[2]]
+        self.asked.append(right)
         return pa.table(
             {
-                "row_id": list(rows),
+                "row_id": list(range(NUM_CALLS)),
                 "intent": ["A"] * NUM_CALLS,
                 "status": ["scored"] * NUM_CALLS,
-                "intent_predicted": said,
+                "intent_predicted": ["A"] * right + ["C"] * (NUM_CALLS - right),
             }
         )
 
@@ -51,72 +58,89 @@ def root(tmp_path: Path) -> str:
     return str(tmp_path / "models")
 
 
-def test_a_better_model_becomes_current_and_a_worse_one_does_not(
-    root: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judge = Judge(v0001=20, v0002=30, v0003=10)
+@pytest.fixture
+def judge(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    judge = Judge(tiny_model, tmp_path)
     monkeypatch.setattr(registration, "judge_split", judge)
-    records = [register(tiny_model, to(root, run)) for run in "abc"]
+    return judge
+
+
+def version_of(root: str) -> str:
+    current = read_current(root)
+    assert current is not None
+    return current.version
+
+
+def test_a_better_model_becomes_current_and_a_worse_one_does_not(root: str, judge: Judge, tmp_path: Path) -> None:
+    folders = [judge.make_model(right) for right in (30, 45, 15)]
+    records = [register(folder, to(root, folder.name)) for folder in folders]
     assert [record["decision"]["passed"] for record in records] == [True, True, False]
     assert [record["decision"]["compared_with"] for record in records] == [None, "v0001", "v0002"]
-    assert read_current(root) is not None
-    assert read_current(root).version == "v0002"  # type: ignore[union-attr]
-    assert judge.asked == ["v0001", "v0002", "v0001", "v0003", "v0002"]
+    assert version_of(root) == "v0002"
+    assert judge.asked == [30, 45, 30, 15, 45]
     kept = list_records(root)[2]["decision"]
-    assert (kept["candidate"], kept["present"], kept["metric"], kept["promoted"]) == (
-        0.25,
-        0.75,
-        "accuracy_five",
-        False,
-    )
+    assert (kept["candidate"], kept["present"], kept["promoted"]) == (0.25, 0.75, False)
+    assert kept["metric"] == "accuracy_five"
     assert kept["interval"][1] < 0
-    assert model_version(fetch_model(f"{root}/current", tmp_path)) == model_version(tiny_model)
+    assert model_version(fetch_model(f"{root}/current", tmp_path)) == model_version(folders[1])
     load_model(Path(root) / "v0003")
 
 
 def test_where_another_model_was_promoted_meanwhile_it_is_compared_with_that(
-    root: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    root: str, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = Judge(v0001=10, v0002=30, v0003=20)
-    monkeypatch.setattr(registration, "judge_split", judge)
-    register(tiny_model, to(root, "a"))
+    first, slow, fast = (judge.make_model(right) for right in (15, 45, 30))
+    register(first, to(root, "a"))
 
     def judge_slowly(split: Any, model: Any, prepare: Any, folder: str) -> pa.Table:
-        if folder.endswith("judged-v0001"):  # the other run is faster
-            write_decision(root, {"version": "v0003", "run": "c"}, {"passed": True, "promoted": True})
-            promote(root, "v0003")
-        return judge(split, model, prepare, folder)
+        judged = judge(split, model, prepare, folder)
+        if judge.asked == [15, 45, 15]:  # the other run is faster
+            monkeypatch.setattr(registration, "judge_split", judge)
+            register(fast, to(root, "c"))
+        return judged
 
-    other = add_version(root, "b"), add_version(root, "c")
-    assert [record["version"] for record in other] == ["v0002", "v0003"]
-    (Path(root) / "v0003").mkdir()
-    for file in tiny_model.iterdir():
-        (Path(root) / "v0003" / file.name).write_bytes(file.read_bytes())
     monkeypatch.setattr(registration, "judge_split", judge_slowly)
-    record = register(tiny_model, to(root, "b"))
-    assert record["decision"]["compared_with"] == "v0003"
-    assert record["decision"]["present"] == 0.5
-    assert read_current(root).before == ("v0001", "v0003")  # type: ignore[union-attr]
+    record = register(slow, to(root, "b"))
+    assert (record["decision"]["compared_with"], record["decision"]["present"]) == ("v0003", 0.5)
+    assert read_current(root) == Current("v0002", ("v0001", "v0003"))
+
+
+def decided(root: str, run: str, compared_with: str | None) -> str:
+    """A version that passed, whose run was killed before it was promoted."""
+    record = add_version(root, run)
+    version: str = record["version"]
+    (Path(root) / version).mkdir()
+    (Path(root) / version / "config.json").write_text("{}")
+    write_decision(root, record, {"passed": True, "promoted": False, "compared_with": compared_with})
+    return version
 
 
 def test_a_run_that_is_registered_already_is_found_and_what_is_missing_is_done(root: str) -> None:
     assert find_registered(root, "a") is None
-    record = add_version(root, "a")
+    add_version(root, "a")
     assert find_registered(root, "a") is None
-    decision = {"passed": True, "promoted": False, "compared_with": None}
-    write_decision(root, record, decision)  # and here it was killed
-    found = find_registered(root, "a")
+    decided(root, "b", None)
+    found = find_registered(root, "b")
     assert found is not None
     assert found["decision"]["promoted"]
-    assert read_current(root).version == "v0001"  # type: ignore[union-attr]
+    assert version_of(root) == "v0002"
 
 
-def test_a_model_that_was_gone_back_from_is_not_promoted_by_its_command_again(
-    root: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registration, "judge_split", Judge(v0001=20, v0002=30))
-    for run in "ab":
-        register(tiny_model, to(root, run))
-    promote(root, "v0001")
+def test_what_was_not_compared_with_the_current_version_is_promoted_by_hand_only(root: str) -> None:
+    first, late = decided(root, "a", None), decided(root, "b", "v0001")
+    other = decided(root, "c", "v0001")
+    for version in (first, other):
+        promote(root, version)
+    found = find_registered(root, "b")
+    assert found is not None
+    assert not found["decision"]["promoted"]
+    assert version_of(root) == other
+    assert promote(root, late).version == late
+
+
+def test_a_version_that_somebody_went_back_from_is_not_promoted_by_its_command_again(root: str) -> None:
+    for version in (decided(root, "a", None), decided(root, "b", "v0001")):
+        promote(root, version)
+    roll_back(root)
     assert find_registered(root, "b") is not None
-    assert read_current(root).version == "v0001"  # type: ignore[union-attr]
+    assert version_of(root) == "v0001"
