@@ -42,6 +42,7 @@ def run_benchmark(figures: Path, *arguments: str) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_prepare_measures_each_step_and_all_of_them_in_both_processes(tmp_path: Path) -> None:
     figures = run_benchmark(tmp_path / "figures.json", "prepare", "--num-calls", "4")
     rows = {row["step"]: row for row in figures["prepare"]}

@@ -35,6 +35,7 @@ def places(manifests: Path, model: Path) -> list[object]:
     return ["--manifests", manifests, "--leads", manifests.parent / "leads", "--model", model]
 
 
+@pytest.mark.slow
 def test_a_range_and_its_plan(manifests: Path, tiny_model: Path, ray_address: str) -> None:
     arguments = [*places(manifests, tiny_model), "--from", DAY_BEFORE - dt.timedelta(days=9)]
     first = run_job(*arguments, "--to", DAY_BEFORE, RAY_ADDRESS=ray_address)

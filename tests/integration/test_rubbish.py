@@ -18,6 +18,7 @@ def run(folder: Path, options: Options) -> Report:
     return report
 
 
+@pytest.mark.slow
 def test_rubbish_is_prepared_or_rejected_and_nothing_else_is_opened(tmp_path: Path) -> None:
     report = run(tmp_path, Options(recordings=250, rows=150, job=False))
     assert report.figures["opened"] > 200

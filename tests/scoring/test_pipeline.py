@@ -162,6 +162,7 @@ def test_a_call_that_always_kills_its_scorer_costs_itself_only(run: Run, monkeyp
     assert (success["scored"], success["rejected_by_reason"]) == (NUM_CALLS - 1, {"worker_crashed": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_address")
 def test_calls_that_kill_fill_or_hold_up_their_process_cost_themselves_only(
     run: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
