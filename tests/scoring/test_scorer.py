@@ -436,6 +436,7 @@ def test_both_encodings_give_the_same_probabilities(tiny_network: Callable[..., 
         np.testing.assert_allclose(results[1][task], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bf16_says_of_real_speech_what_fp32_says(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     model = load_model(demo_model())
