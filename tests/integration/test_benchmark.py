@@ -43,6 +43,7 @@ def run_benchmark(figures: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_prepare_measures_each_step_and_all_of_them_in_both_processes(tmp_path: Path) -> None:
     figures = run_benchmark(tmp_path / "figures.json", "prepare", "--num-calls", "4")
     rows = {row["step"]: row for row in figures["prepare"]}
@@ -53,6 +54,7 @@ def test_prepare_measures_each_step_and_all_of_them_in_both_processes(tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_score_sets_the_graph_beside_a_loop(tmp_path: Path) -> None:
     figures = run_benchmark(tmp_path / "figures.json", "score", "--network", "demo", "--num-calls", "6")
     (row,) = figures["score"]

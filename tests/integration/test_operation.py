@@ -36,6 +36,7 @@ def places(manifests: Path, model: Path) -> list[object]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_range_and_its_plan(manifests: Path, tiny_model: Path, ray_address: str) -> None:
     arguments = [*places(manifests, tiny_model), "--from", DAY_BEFORE - dt.timedelta(days=9)]
     first = run_job(*arguments, "--to", DAY_BEFORE, RAY_ADDRESS=ray_address)

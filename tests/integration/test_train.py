@@ -246,6 +246,7 @@ def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_corpus_work_and_registered_models_may_all_stand_on_s3(corpus: Path, s3: str, tmp_path: Path) -> None:
     place, filesystem = f"{s3}/{uuid.uuid4().hex}", s3fs.S3FileSystem()
     filesystem.put(str(corpus), f"{place}/corpus", recursive=True)

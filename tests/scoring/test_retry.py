@@ -48,6 +48,7 @@ def day(tmp_path: Path, tiny_model: Path, ray_address: str) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_rejects_that_can_succeed_are_scored_and_all_else_stays_as_it_was(day: Path, tiny_model: Path) -> None:
     before = leads_of(day)
 
