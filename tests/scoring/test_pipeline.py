@@ -175,7 +175,7 @@ def test_calls_that_kill_fill_or_hold_up_their_process_cost_themselves_only(
     monkeypatch.setattr("msmtfn.scoring.day.Preparer", lambda *_: preparer)
     started = time.monotonic()
     success = finish_run(run, ScoringConfig(pipeline=replace(CONFIG, batch_calls=2)), lambda *_: None)
-    assert time.monotonic() - started < 120
+    assert time.monotonic() - started < 300  # the decoder would hang for 600
     assert success["scored"] == NUM_CALLS - 3
     rows = read_leads(run.plan.leads, DATE).to_table(columns=["call_id", "error_code"]).to_pylist()
     assert {row["call_id"]: row["error_code"] for row in rows if row["error_code"]} == {
