@@ -120,18 +120,21 @@ def test_the_alerts_ring_when_they_should(tmp_path: Path) -> None:
 
 def test_prometheus_sees_what_the_dashboard_shows(prometheus: str) -> None:
     with open_counter("2026-11-21-abc", NUM_CALLS) as counter:
+        # Figures of runs before it in this Ray session are still shown; these are the counter's own.
+        worker = ray.get(counter.__ray_call__.remote(lambda _: ray.get_runtime_context().get_worker_id()))
+        own = f'WorkerId="{worker}"'
         for _ in range(2):
             ray.get(counter.add.remote(Batch({"scored": 30, "bad_row": 1}, unavailable=0, audio_sec=90.0, seconds=2.0)))
             ray.get(counter.add_prepared.remote("a", 31, 0.5))
-        wait_for(prometheus, 'sum(ray_msmtfn_calls_total{outcome="scored"})', 60)
+        wait_for(prometheus, f'sum(ray_msmtfn_calls_total{{{own}, outcome="scored"}})', 60)
         ray.get(counter.add.remote(Batch({"scored": 20}, unavailable=0, audio_sec=60.0, seconds=1.0)))
         ray.get(counter.add_prepared.remote("a", 20, 0.5))
-        wait_for(prometheus, 'sum(ray_msmtfn_calls_total{outcome="scored"})', 80)
-        wait_for(prometheus, 'sum(ray_msmtfn_calls_total{outcome="bad_row", component="head"})', 2)
-        wait_for(prometheus, "sum(ray_msmtfn_calls_left)", NUM_CALLS - 82)
-        wait_for(prometheus, "sum(ray_msmtfn_audio_seconds_total)", 240)
-        wait_for(prometheus, 'sum(ray_msmtfn_work_seconds_total{stage="score"})', 5)
-        wait_for(prometheus, 'sum(ray_msmtfn_stage_seconds_count{stage="prepare"})', 3)
+        wait_for(prometheus, f'sum(ray_msmtfn_calls_total{{{own}, outcome="scored"}})', 80)
+        wait_for(prometheus, f'sum(ray_msmtfn_calls_total{{{own}, outcome="bad_row", component="head"}})', 2)
+        wait_for(prometheus, f"sum(ray_msmtfn_calls_left{{{own}}})", NUM_CALLS - 82)
+        wait_for(prometheus, f"sum(ray_msmtfn_audio_seconds_total{{{own}}})", 240)
+        wait_for(prometheus, f'sum(ray_msmtfn_work_seconds_total{{{own}, stage="score"}})', 5)
+        wait_for(prometheus, f'sum(ray_msmtfn_stage_seconds_count{{{own}, stage="prepare"}})', 3)
         files = checks.read_files()
         unanswered = [
             expression
