@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import timeit
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -20,7 +21,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from msmtfn.errors import JobError
+from msmtfn.command import run_command
 from msmtfn.model.checkpoint import Model
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
@@ -40,7 +41,38 @@ Sizes = Literal["base", "demo"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Encode:
+class Benchmark(ABC):
+    """What every benchmark is told."""
+
+    json: Path | None = None
+    """Write the figures, the versions and the machine to this file."""
+
+    @abstractmethod
+    def measure(self) -> list[dict[str, Any]]:
+        """The rows of the table."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OfTheMix(Benchmark):
+    """A benchmark on calls of the mix of real calls."""
+
+    num_calls: int
+    """Calls of the mix."""
+    seed: int = 0
+    """Of lengths, samples and text."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: one is out of range.
+        """
+        if self.num_calls < 1:
+            raise ValueError(f"num_calls is {self.num_calls}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encode(OfTheMix):
     """Calls through the scorer: rounds padded to 40 s as the paper has it, and rounds as long as they are.
 
     The network has random weights. The mix is that of real calls: 3.35 rounds a call, lengths
@@ -55,10 +87,6 @@ class Encode:
     """Calls of the mix."""
     bf16: bool = False
     """Measure the unpadded way in bf16 too; it takes long on a processor without instructions for it."""
-    seed: int = 0
-    """Of lengths, samples and tokens."""
-    json: Path | None = None
-    """Write the figures, the versions and the machine to this file."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -66,7 +94,7 @@ class Encode:
         Raises:
             ValueError: one is out of range.
         """
-        _check_calls(self.num_calls)
+        OfTheMix.__post_init__(self)
         if not all(SHORTEST_SEC <= seconds <= LONGEST_SEC for seconds in self.round_sec):
             raise ValueError(
                 f"round_sec is {self.round_sec}; each must be between {SHORTEST_SEC:g} and {LONGEST_SEC:g}"
@@ -80,23 +108,11 @@ class Encode:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Prepare:
+class Prepare(OfTheMix):
     """Recordings of the mix of real calls, 8 kHz WAV, on their way to the network: each step, on one core."""
 
     num_calls: int = 200
     """Calls of the mix."""
-    seed: int = 0
-    """Of lengths, samples and text."""
-    json: Path | None = None
-    """Write the figures, the versions and the machine to this file."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: one is out of range.
-        """
-        _check_calls(self.num_calls)
 
     def measure(self) -> list[dict[str, Any]]:
         """A row for each step, and for all of them."""
@@ -104,25 +120,13 @@ class Prepare:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
+class Score(OfTheMix):
     """The job's graph on a Ray of its own beside a bare loop over the same scorer, on the same calls of the mix."""
 
     network: Sizes = "base"
     """Sizes: those of HuBERT-base and RoBERTa-base, or the demo's small ones."""
     num_calls: int = 100
     """Calls of the mix."""
-    seed: int = 0
-    """Of lengths, samples and text."""
-    json: Path | None = None
-    """Write the figures, the versions and the machine to this file."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: one is out of range.
-        """
-        _check_calls(self.num_calls)
 
     def measure(self) -> list[dict[str, Any]]:
         """One row."""
@@ -131,7 +135,7 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Faults:
+class Faults(Benchmark):
     """Kill parts of the scoring job at random moments, and count the calls that are lost, doubled or differ.
 
     The job runs on a Ray cluster of two nodes and an S3 server of its own, all on this machine; it is given again where
@@ -142,8 +146,6 @@ class Faults:
     """What is killed, and how often."""
     logs: Path | None = None
     """Folder for the jobs' logs; a temporary one that is kept where none is given."""
-    json: Path | None = None
-    """Write the figures, the versions and the machine to this file."""
 
     def measure(self) -> list[dict[str, Any]]:
         """A row for each kind of fault."""
@@ -155,26 +157,19 @@ class Faults:
 
 def main() -> int:
     """Run a benchmark; the result is the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    return run_command(_run)
+
+
+def _run() -> int:
     commands: Any = tyro.extras.subcommand_type_from_defaults(
         {"encode": Encode(), "prepare": Prepare(), "score": Score(), "faults": Faults()}
     )
-    options: Encode | Prepare | Score | Faults = tyro.cli(commands, config=(tyro.conf.OmitArgPrefixes,))
-    name = type(options).__name__.lower()
-    try:
-        rows = options.measure()
-    except JobError as exc:
-        logger.error("%s", exc)
-        return 1
+    options: Benchmark = tyro.cli(commands, config=(tyro.conf.OmitArgPrefixes,))
+    name, rows = type(options).__name__.lower(), options.measure()
     Console().print(table_of(rows, name))
     if options.json is not None:
         options.json.write_text(json.dumps({name: rows, **about_this_machine()}, indent=2) + "\n", encoding="utf-8")
     return int(any(row.get(what) for row in rows for what in ("lost", "doubled", "differing")))
-
-
-def _check_calls(num_calls: int) -> None:
-    if num_calls < 1:
-        raise ValueError(f"num_calls is {num_calls}; it must be at least 1")
 
 
 def _network(sizes: Sizes, seed: int) -> MsmtFn:

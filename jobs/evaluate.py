@@ -19,7 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from msmtfn import storage
-from msmtfn.errors import JobError, TrainingDataError, UsageError
+from msmtfn.command import run_command
+from msmtfn.errors import TrainingDataError, UsageError
 from msmtfn.model.checkpoint import fetch_model, is_trained, load_model, model_version
 from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.scoring.scorer import ScorerConfig
@@ -28,7 +29,6 @@ from msmtfn.training.evaluation import Evaluation, Shuffle, evaluate_calls, read
 from msmtfn.training.metrics import TaskMetrics
 from msmtfn.training.plots import plot_confusions, plot_reliability
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 SECONDS_A_LINE: Final = 15.0
 DEFAULT_SPLIT: Final = "test"
 METRICS_NAME, PREDICTIONS_NAME = "metrics.json", "predictions.parquet"
@@ -105,20 +105,13 @@ class _LogReporter:
 
 def main() -> int:
     """Run the job; the result is its exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    console = Console()
-    try:
-        arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
-        with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-            _run(arguments, Path(scratch), console)
-    except UsageError as exc:
-        logger.error("%s", exc)
-        return EXIT_USAGE
-    except JobError as exc:
-        logger.error("%s", exc)
-        return EXIT_FAILED
-    return EXIT_DONE
+    return run_command(_evaluate)
+
+
+def _evaluate() -> None:
+    arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
+    with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
+        _run(arguments, Path(scratch), Console())
 
 
 def _run(arguments: Arguments, scratch: Path, console: Console) -> None:

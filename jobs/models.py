@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +11,8 @@ import tyro
 from rich.console import Console
 
 from msmtfn import storage
-from msmtfn.errors import JobError, UsageError
+from msmtfn.command import run_command
 from msmtfn.model.registry import list_records, promote, read_current, roll_back
-
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
-
-logger = logging.getLogger("msmtfn.models")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,43 +24,35 @@ class List:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Promote:
+class Rollback(List):
+    """Make the version current that was so before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Promote(List):
     """Make a version current, whatever was decided about it."""
 
-    models: str
-    """Root of the versions, as given to train.py --register: a folder or an s3:// address."""
     version: str
     """Its name, as `list` shows it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rollback:
-    """Make the version current that was so before."""
-
-    models: str
-    """Root of the versions, as given to train.py --register: a folder or an s3:// address."""
-
-
 def main() -> int:
     """Run a command; the result is the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    return run_command(_run)
+
+
+def _run() -> None:
     command = tyro.cli(List | Promote | Rollback, description=__doc__)
-    console = Console()
-    try:
-        root = storage.absolute(command.models)
-        if isinstance(command, List):
-            for line in _lines(root):
-                console.print(line, highlight=False, soft_wrap=True)
-            return EXIT_DONE
-        current = promote(root, command.version) if isinstance(command, Promote) else roll_back(root)
-    except UsageError as exc:
-        logger.error("%s", exc)
-        return EXIT_USAGE
-    except JobError as exc:
-        logger.error("%s", exc)
-        return EXIT_FAILED
-    console.print(f"{storage.join(root, current.version)} is current", highlight=False, soft_wrap=True)
-    return EXIT_DONE
+    root = storage.absolute(command.models)
+    match command:
+        case Promote():
+            lines = [f"{storage.join(root, promote(root, command.version).version)} is current"]
+        case Rollback():
+            lines = [f"{storage.join(root, roll_back(root).version)} is current"]
+        case _:
+            lines = _lines(root)
+    for line in lines:
+        Console().print(line, highlight=False, soft_wrap=True)
 
 
 def _lines(root: str) -> list[str]:

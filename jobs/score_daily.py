@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from msmtfn import storage
+from msmtfn.command import EXIT_DONE, exit_code_of, start_log
 from msmtfn.corpora.demo import demo_model, write_demo_day
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, LockedError, UsageError
@@ -32,8 +33,8 @@ from msmtfn.scoring.schedule import days_between, estimate_day, newest_unscored_
 
 DEMO: Final = "demo"
 DEMO_DATE: Final = dt.date(2026, 1, 5)
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_TOO_MANY_REJECTED, EXIT_LOCKED = 0, 1, 2, 3, 4
-GRAVITY: Final = (EXIT_FAILED, EXIT_LOCKED, EXIT_TOO_MANY_REJECTED, EXIT_DONE)
+EXIT_TOO_MANY_REJECTED: Final = 3
+GRAVITY: Final = (JobError.exit_code, LockedError.exit_code, EXIT_TOO_MANY_REJECTED, EXIT_DONE)
 """Of several days' exit codes the first of these is the job's."""
 NOT_IN_THE_LINE: Final = ("files", "versions")
 
@@ -183,15 +184,14 @@ class _Job:
 
 def main() -> int:
     """Run the job; the result is its exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    start_log()
     told: list[dict[str, Any]] = []
     try:
         arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
         with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
             code = _run(arguments, Path(scratch), told)
     except JobError as exc:
-        code = _exit_code_of(exc)
+        code = exit_code_of(exc)
         told.append({"error": str(exc)})
     print(json.dumps({"job": "score_daily", "exit_code": code, "days": told}), flush=True)
     return code
@@ -245,20 +245,13 @@ def _score_day(job: _Job, date: dt.date, told: list[dict[str, Any]]) -> int:
     except UsageError:
         raise
     except JobError as exc:
-        code = _exit_code_of(exc)
+        code = exit_code_of(exc)
         told.append({"date": date.isoformat(), "exit_code": code, "error": str(exc)})
         return code
     code = _exit_code(success, job.arguments.max_rejected_share)
     figures = {name: value for name, value in success.items() if name not in NOT_IN_THE_LINE}
     told.append({**figures, "exit_code": code})
     return code
-
-
-def _exit_code_of(error: JobError) -> int:
-    logger.error("%s", error)
-    if isinstance(error, UsageError):
-        return EXIT_USAGE
-    return EXIT_LOCKED if isinstance(error, LockedError) else EXIT_FAILED
 
 
 def _places(arguments: Arguments) -> tuple[str, str]:

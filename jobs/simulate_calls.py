@@ -18,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from msmtfn.command import run_command
 from msmtfn.corpora.simulation.ceilings import READERS
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
-from msmtfn.errors import JobError, UsageError
+from msmtfn.errors import UsageError
 from msmtfn.labels import TASKS
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 SECONDS_A_LINE: Final = 15.0
 
 logger = logging.getLogger("msmtfn.simulate_calls")
@@ -58,18 +58,7 @@ class Arguments:
 
 def main() -> int:
     """Run the job; the result is its exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    console = Console()
-    try:
-        arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
-        _run(arguments, console)
-    except UsageError as exc:
-        logger.error("%s", exc)
-        return EXIT_USAGE
-    except JobError as exc:
-        logger.error("%s", exc)
-        return EXIT_FAILED
-    return EXIT_DONE
+    return run_command(lambda: _run(tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,)), Console()))
 
 
 def _run(arguments: Arguments, console: Console) -> None:

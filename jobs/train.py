@@ -23,9 +23,10 @@ from rich.table import Table
 
 import msmtfn
 from msmtfn import storage
+from msmtfn.command import run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
-from msmtfn.errors import JobError, UsageError
+from msmtfn.errors import UsageError
 from msmtfn.labels import TASKS
 from msmtfn.leads.drift import write_distribution
 from msmtfn.model.checkpoint import Model, fetch_model, load_model, pack_network, start_from_encoders
@@ -39,7 +40,6 @@ from msmtfn.training.recipe import SMALL_RECIPE
 from msmtfn.training.registration import Registration, find_registered, register
 from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, train
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 SECONDS_A_LINE: Final = 15.0
 
 logger = logging.getLogger("msmtfn.train")
@@ -117,21 +117,14 @@ RECIPES: Final = {
 
 def main() -> int:
     """Run the job; the result is its exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    console = Console()
-    try:
-        arguments = tyro.extras.overridable_config_cli(RECIPES, config=(tyro.conf.OmitArgPrefixes,))
-        arguments.check()
-        with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-            _run(arguments, Path(scratch), console)
-    except UsageError as exc:
-        logger.error("%s", exc)
-        return EXIT_USAGE
-    except JobError as exc:
-        logger.error("%s", exc)
-        return EXIT_FAILED
-    return EXIT_DONE
+    return run_command(_train)
+
+
+def _train() -> None:
+    arguments = tyro.extras.overridable_config_cli(RECIPES, config=(tyro.conf.OmitArgPrefixes,))
+    arguments.check()
+    with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
+        _run(arguments, Path(scratch), Console())
 
 
 def _run(arguments: Arguments, scratch: Path, console: Console) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from enum import StrEnum
+from typing import ClassVar
 
 
 class RejectCode(StrEnum):
@@ -43,11 +44,19 @@ class CallError(Exception):
 
 
 class JobError(Exception):
-    """The job cannot go on; the message names the thing and the cure. Exit code 1."""
+    """The job cannot go on; the message names the thing and the cure.
+
+    Attributes:
+        exit_code: of the job that it ends.
+    """
+
+    exit_code: ClassVar[int] = 1
 
 
 class UsageError(JobError):
-    """The command line or the configuration is wrong. Exit code 2."""
+    """The command line or the configuration is wrong."""
+
+    exit_code = 2
 
 
 class ManifestError(JobError):
@@ -71,7 +80,9 @@ class PublishError(JobError):
 
 
 class LockedError(JobError):
-    """Another run holds the day, or took it away from this one. Exit code 4."""
+    """Another run holds the day, or took it away from this one."""
+
+    exit_code = 4
 
 
 class TrainingDataError(JobError):

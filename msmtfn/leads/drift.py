@@ -192,7 +192,7 @@ def compare_rejects(calls: int, rejected: int, before: Iterable[Mapping[str, Any
 
 def describe_drift(drift: Mapping[str, Any]) -> str | None:
     """What has moved, in one line for people; None where nothing has."""
-    words = []
+    words = [f"not known what ({drift['error']}, see the log)"] if "error" in drift else []
     for name in drift["moved"]:
         if name == "rejected":
             said = drift["rejected"]

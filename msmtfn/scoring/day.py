@@ -18,6 +18,7 @@ import pyarrow as pa
 import msmtfn
 from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ERROR, Manifest, iter_calls, open_manifest
+from msmtfn.errors import trace_of
 from msmtfn.leads.drift import compare_day, describe_drift
 from msmtfn.leads.publish import (
     PARTS_FOLDER,
@@ -221,12 +222,13 @@ def finish_run(
 
 
 def _compare(run: Run) -> dict[str, Any]:
-    """What has moved; a day is published whatever may be wrong with the comparison."""
+    """What has moved."""
     plan = run.plan
     try:
         return compare_day(plan.leads, plan.manifest.date, run.folder, run.task.schema, plan.model_folder)
+    # A finished day is published whatever is wrong with what is only told beside it.
     except Exception as exc:
-        logger.exception("%s: the day cannot be compared with the model and the days before", plan.run_id)
+        logger.error("%s: cannot be compared with the model and the days before: %s", plan.run_id, trace_of(exc))
         return {"figures": {}, "moved": [], "error": type(exc).__name__}
 
 

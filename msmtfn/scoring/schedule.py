@@ -94,4 +94,5 @@ def _startup(success: dict[str, Any]) -> float:
 
 
 def _tells(success: dict[str, Any]) -> bool:
-    return bool(success["calls"] and not success["calls_resumed"] and "retried" not in success)
+    has_all = {"calls", "seconds", "audio_hours"} <= success.keys()
+    return bool(has_all and success["calls"] and not success.get("calls_resumed") and "retried" not in success)

@@ -193,6 +193,11 @@ def test_after_days_without_a_reject_one_is_no_drift() -> None:
     assert not compare_rejects(100, 1, [{"calls": 1000, "rejected": 0}])["moved"]
 
 
+def test_that_a_day_could_not_be_compared_is_said() -> None:
+    said = describe_drift({"figures": {}, "moved": [], "error": "ArrowInvalid"})
+    assert said == "not known what (ArrowInvalid, see the log)"
+
+
 def test_a_share_of_rejects_that_rose_is_said_in_words() -> None:
     rejects = compare_rejects(1000, 300, [{"calls": 1000, "rejected": 10}] * 3)
     said = describe_drift({"figures": {}, "rejected": rejects, "moved": ["rejected"]})

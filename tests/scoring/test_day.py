@@ -11,8 +11,9 @@ import pytest
 
 from msmtfn.calls.manifest import TURN
 from msmtfn.errors import ManifestError, ModelError, StorageError
+from msmtfn.leads.publish import read_success
 from msmtfn.leads.ranking import LeadWeights
-from msmtfn.scoring.day import DayPlan, ScoringConfig, forget_runs, open_run, plan_day
+from msmtfn.scoring.day import DayPlan, ScoringConfig, finish_run, forget_runs, open_run, plan_day
 from msmtfn.scoring.pipeline import PipelineConfig
 from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.scoring.scorer import ScorerConfig
@@ -106,6 +107,24 @@ def test_what_is_wrong_is_seen_before_the_engine_starts(manifests: Path, tiny_mo
     (tmp_path / "leads").write_text("a file")
     with pytest.raises(StorageError, match="leads"):
         open_run(plan_of(manifests, tiny_model))
+
+
+def test_a_day_that_cannot_be_compared_is_published_all_the_same(
+    manifests: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    transcript = "a card number"
+
+    def fail(*_: Any) -> Any:
+        raise pa.ArrowNotImplementedError(transcript)
+
+    monkeypatch.setattr("msmtfn.scoring.day.compare_day", fail)
+    pq.write_table(pa.table({"call_id": pa.array([], pa.string()), "uri": []}), next(manifests.rglob("*.parquet")))
+    run = open_run(plan_of(manifests, tiny_model))
+    success = finish_run(run, ScoringConfig(), lambda *_: None)
+    assert success["drift"] == {"figures": {}, "moved": [], "error": "ArrowNotImplementedError"}
+    assert read_success(run.plan.leads, DATE) == success
+    assert "cannot be compared" in caplog.text
+    assert transcript not in caplog.text
 
 
 def test_a_column_with_the_name_of_an_inner_one_passes_through_under_another(tmp_path: Path, tiny_model: Path) -> None:

@@ -90,6 +90,16 @@ def test_days_whose_seconds_are_not_those_of_all_their_calls_tell_nothing(leads:
     assert estimate_day(str(leads), TODAY, 400) is None
 
 
+def test_a_day_whose_success_says_little_tells_nothing(leads: Path) -> None:
+    publish(leads, day(1))
+    folder = leads / f"date={day(2)}"
+    folder.mkdir()
+    (folder / "_SUCCESS").write_text(json.dumps({"files": [], "calls": 9, "rejected": 0}))
+    estimate = estimate_day(str(leads), TODAY, 400)
+    assert estimate is not None
+    assert estimate.num_days == 1
+
+
 def test_an_estimate_is_made_from_two_weeks(leads: Path) -> None:
     for number in range(1, 21):
         publish(leads, day(number), seconds=1000.0 if number <= 6 else 50.0)
