@@ -12,6 +12,7 @@ import pytest
 from tests.integration.job import ROOT
 
 
+@pytest.mark.slow
 def test_encode_measures_both_encodings_of_the_same_calls(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), "encode", "--network", "demo"]
     command += ["--round-sec", "2", "40", "--num-calls", "2", "--json", str(tmp_path / "figures.json")]
@@ -63,6 +64,7 @@ def test_score_sets_the_graph_beside_a_loop(tmp_path: Path) -> None:
     assert min(row["startup_sec"], row["ray_sec"]) > 0
 
 
+@pytest.mark.slow
 def test_a_length_out_of_range_is_wrong_usage() -> None:
     command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), "encode", "--round-sec", "41"]
     job = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

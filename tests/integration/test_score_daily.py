@@ -207,12 +207,14 @@ class TestErrors:
             "check --manifests and --date"
         )
 
+    @pytest.mark.slow
     def test_a_manifest_without_uri(self, tmp_path: Path) -> None:
         manifests = write_manifest(tmp_path / "manifests", [{"call_id": "a"}])
         job = run_job("--date", DATE, "--manifests", manifests, "--leads", tmp_path / "leads")
         assert job.returncode == 1
         assert f"{manifests}/date={DATE}/calls.parquet has no column 'uri'" in _last_line(job)
 
+    @pytest.mark.slow
     def test_an_unreadable_model(self, manifests: Path, tmp_path: Path, tiny_model: Path) -> None:
         model = shutil.copytree(tiny_model, tmp_path / "model")
         weights = model / "model.safetensors"
@@ -221,6 +223,7 @@ class TestErrors:
         assert job.returncode == 1
         assert f"the model in {model} cannot be loaded" in _last_line(job)
 
+    @pytest.mark.slow
     def test_an_unwritable_leads_folder(self, manifests: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("no folder")
         job = run_job("--date", DATE, "--manifests", manifests, "--leads", tmp_path / "file" / "leads")
@@ -232,6 +235,7 @@ class TestErrors:
         assert job.returncode == 2
         assert "--leads is missing" in _last_line(job)
 
+    @pytest.mark.slow
     def test_an_option_out_of_range(self) -> None:
         job = run_job("--demo", "--batch-calls", 0)
         assert job.returncode == 2

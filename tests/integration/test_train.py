@@ -154,6 +154,7 @@ def test_places_and_shares_that_do_not_go_together_are_wrong_usage(places: dict[
         Arguments(manifests="m", **places).check()
 
 
+@pytest.mark.slow
 def test_a_date_range_without_a_day_ends_before_training(tmp_path: Path) -> None:
     root = write_day(tmp_path / "m", "2026-03-01", [{"call_id": "a", "uri": "a.wav", "intent": "A"}])
     code, output = run_train("--manifests", root, "--from", "2026-04-01", "--out", tmp_path / "out")
@@ -168,6 +169,7 @@ def test_a_label_outside_a_to_e_ends_before_training(tmp_path: Path) -> None:
     assert "intent outside A to E, the first is call b" in output
 
 
+@pytest.mark.slow
 def test_splits_that_share_customers_end_before_training(tmp_path: Path) -> None:
     for split, date in (("training", "2026-03-01"), ("validation", "2026-03-02")):
         row = {"call_id": split, "uri": "a.wav", "intent": "A", "customer_id": "c-1"}
@@ -177,6 +179,7 @@ def test_splits_that_share_customers_end_before_training(tmp_path: Path) -> None
     assert "share 1 customers" in output
 
 
+@pytest.mark.slow
 def test_one_class_ends_before_training(tmp_path: Path) -> None:
     rows = [{"call_id": str(number), "uri": "a.wav", "intent": "A", "customer_id": str(number)} for number in range(60)]
     code, output = run_train("--manifests", write_day(tmp_path / "m", "2026-03-01", rows), "--out", tmp_path / "out")

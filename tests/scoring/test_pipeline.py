@@ -125,6 +125,7 @@ def test_every_call_is_written_once_in_the_schema_of_the_parts(
     )  # Parquet names a list's items its own way
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_address")
 def test_a_worker_that_dies_once_costs_nothing(run: Run, preparer: DyingPreparer, network: PackedNetwork) -> None:
     (preparer.marks / "1").touch()
