@@ -27,6 +27,7 @@ from msmtfn.leads.ranking import LeadWeights, lead_scores
 from msmtfn.leads.schema import REJECTED, SCORED
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.precision import Precision, autocast
+from msmtfn.scoring.feed import RoundBatch, feed_rounds, group_rounds
 from msmtfn.scoring.prepare import FULL_SCALE
 
 logger = logging.getLogger(__name__)
@@ -122,25 +123,21 @@ class Scorer:
         with torch.inference_mode():
             samples = [waveform for call in calls for waveform in call.samples]
             tokens = [ids for call in calls for ids in call.tokens]
-            lengths = np.array([len(waveform) for waveform in samples])
-            vectors = torch.empty(len(samples), self.network.config.hidden_size, device=self.device)
-            for rounds in group_rounds(lengths, self.budget, self.padded_length):
-                vectors[rounds] = self._encode(
-                    [samples[index] for index in rounds], [tokens[index] for index in rounds]
-                )
-            logits = self.network.classify_calls(vectors, [len(call.samples) for call in calls])
+            groups = group_rounds(np.array([len(each) for each in samples]), self.budget, self.padded_length)
+            batches = feed_rounds(groups, samples, tokens, self.network.config.text.pad_token_id, self.device)
+            vectors = torch.cat([self._encode(batch) for batch in batches])
+            order = torch.from_numpy(np.argsort(np.concatenate(groups))).to(self.device)
+            logits = self.network.classify_calls(vectors[order], [len(call.samples) for call in calls])
             return {task: torch.softmax(logits[task].float(), dim=1).cpu().numpy() for task in TASKS}
 
-    def _encode(self, samples: Sequence[npt.NDArray[np.int16]], tokens: Sequence[npt.NDArray[np.int32]]) -> Tensor:
+    def _encode(self, batch: RoundBatch) -> Tensor:
         """Vectors (R, D) of rounds."""
-        waveforms, num_samples = pad_rows(samples, 0, np.int16)
-        input_ids, num_tokens = pad_rows(tokens, self.network.config.text.pad_token_id, np.int64)
         with autocast(self.config.precision, self.device):
             vectors: Tensor = self.network.encode_rounds(
-                waveforms.to(self.device).float() / FULL_SCALE,
-                num_samples.to(self.device),
-                input_ids.to(self.device),
-                num_tokens.to(self.device),
+                batch.samples.float() / FULL_SCALE,
+                batch.num_samples,
+                batch.input_ids,
+                batch.num_tokens,
                 padded=self.padded_length is not None,
             )
         return vectors.float()
@@ -188,29 +185,6 @@ class Scorer:
         return {"model_version": self.model_version, "run_id": self.run_id, "scored_at": scored_at}
 
 
-def group_rounds(
-    lengths: npt.NDArray[np.int64], budget: int, padded_length: int | None = None
-) -> list[npt.NDArray[np.int64]]:
-    """Group rounds of about the same length, so that little of a batch is padding.
-
-    Args:
-        lengths: (R,) samples of each round.
-        budget: samples of a batch, padding included; a round that is longer makes a batch of its own.
-        padded_length: what every round is padded to; None for the longest of its batch.
-
-    Returns:
-        The rounds' indices, a batch at a time, the longest first; each index once.
-    """
-    longest_first = np.argsort(-lengths, kind="stable")
-    batches, start = [], 0
-    while start < len(longest_first):
-        longest = padded_length or max(int(lengths[longest_first[start]]), 1)
-        size = max(1, budget // longest)
-        batches.append(longest_first[start : start + size])
-        start += size
-    return batches
-
-
 def split_calls(batch: pa.Table) -> Iterator[CallRounds]:
     """Cut the flat columns of prepared calls into rounds, without a copy."""
     samples, round_samples, tokens, round_tokens = (column.combine_chunks() for column in batch.columns)
@@ -224,15 +198,6 @@ def split_calls(batch: pa.Table) -> Iterator[CallRounds]:
 def _split(values: pa.Array, lengths: pa.Array) -> list[npt.NDArray[Any]]:
     ends = np.cumsum(lengths.to_numpy())
     return np.split(values.to_numpy(), ends[:-1]) if len(ends) else []
-
-
-def pad_rows(rows: Sequence[npt.NDArray[Any]], fill: int, dtype: type[np.generic]) -> tuple[Tensor, Tensor]:
-    """Rows of different lengths as one array with `fill` after each, at least one wide; and their lengths."""
-    lengths = np.array([len(row) for row in rows])
-    padded = np.full((len(rows), max(int(lengths.max()), 1)), fill, dtype)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-    return torch.from_numpy(padded), torch.from_numpy(lengths)
 
 
 def _one_call(arrays: dict[str, npt.NDArray[np.float32]], index: int) -> dict[str, npt.NDArray[np.float32]] | CallError:

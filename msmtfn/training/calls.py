@@ -18,8 +18,9 @@ from torch import Tensor
 from msmtfn.labels import INTENTS
 from msmtfn.model.attention import length_mask
 from msmtfn.model.network import MsmtFn
+from msmtfn.scoring.feed import pad_rows
 from msmtfn.scoring.prepare import FULL_SCALE
-from msmtfn.scoring.scorer import CallRounds, pad_rows, split_calls
+from msmtfn.scoring.scorer import CallRounds, split_calls
 
 EMBEDDED: Final = pa.schema(
     [

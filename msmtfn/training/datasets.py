@@ -26,7 +26,7 @@ from msmtfn.calls.manifest import ROW_ID
 from msmtfn.errors import RejectCode, StorageError, TrainingDataError
 from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, unpack_network
 from msmtfn.scoring.counter import open_counter
-from msmtfn.scoring.pipeline import PipelineConfig, prepared_dataset
+from msmtfn.scoring.pipeline import PipelineConfig, fit_to_cpus, prepared_dataset
 from msmtfn.scoring.prepare import PrepareConfig, Preparer
 from msmtfn.training.data import LabelledSplit, keep_ready
 from msmtfn.training.embedding import Embedder
@@ -67,7 +67,7 @@ def prepare_split(split: LabelledSplit, model: Model, prepare: PrepareConfig, se
         preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
         filesystem, path = storage.arrow_filesystem_of(place)
         with open_counter(split.name) as counter:
-            prepared = prepared_dataset(calls, preparer, PASSED, len(rows), PipelineConfig(), counter)
+            prepared = prepared_dataset(calls, preparer, PASSED, fit_to_cpus(PipelineConfig(), len(rows)), counter)
             prepared.write_parquet(path, filesystem=filesystem, compression="lz4")  # sound hardly gets smaller
     seen = open_calls(place).to_table(columns=[ROW_ID, "status", "error_code"])
     reasons = Counter(seen["error_code"].drop_null().to_pylist())

@@ -13,8 +13,9 @@ import pyarrow as pa
 import torch
 
 from msmtfn.model.network import MsmtFn
+from msmtfn.scoring.feed import feed_rounds, group_rounds
 from msmtfn.scoring.prepare import FULL_SCALE
-from msmtfn.scoring.scorer import CallRounds, group_rounds, pad_rows, split_calls
+from msmtfn.scoring.scorer import CallRounds, split_calls
 from msmtfn.training.calls import EMBEDDED
 from msmtfn.training.recipe import ROUNDS_AT_ONCE
 
@@ -64,16 +65,11 @@ class Embedder:
         tokens = [each for call in calls for each in call.tokens]
         audio_states: list[States] = [np.zeros((0, 0), np.float16)] * len(samples)
         text_states = list(audio_states)
-        for group in group_rounds(np.array([len(each) for each in samples]), self.budget):
-            waveforms, num_samples = pad_rows([samples[index] for index in group], 0, np.int16)
-            pad_token_id = self.network.config.text.pad_token_id
-            input_ids, num_tokens = pad_rows([tokens[index] for index in group], pad_token_id, np.int64)
+        groups = group_rounds(np.array([len(each) for each in samples]), self.budget)
+        batches = feed_rounds(groups, samples, tokens, self.network.config.text.pad_token_id, self.device)
+        for group, batch in zip(groups, batches, strict=True):
             audio, audio_mask, text, text_mask = self.network.embed_rounds(
-                waveforms.to(self.device).float() / FULL_SCALE,
-                num_samples.to(self.device),
-                input_ids.to(self.device),
-                num_tokens.to(self.device),
-                padded=False,
+                batch.samples.float() / FULL_SCALE, batch.num_samples, batch.input_ids, batch.num_tokens, padded=False
             )
             heard, read = audio.half().cpu().numpy(), text.half().cpu().numpy()
             for place, index in enumerate(group):

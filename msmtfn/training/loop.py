@@ -28,7 +28,8 @@ from msmtfn.labels import TASKS
 from msmtfn.model.losses import multi_task_loss
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.precision import autocast
-from msmtfn.scoring.scorer import CallRounds, group_rounds
+from msmtfn.scoring.feed import group_rounds
+from msmtfn.scoring.scorer import CallRounds
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import CallBatch, LabelledCall, collate, split_by_budget
 from msmtfn.training.metrics import class_targets

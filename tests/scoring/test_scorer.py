@@ -21,7 +21,7 @@ from msmtfn.leads.schema import OUTCOME, parts_schema
 from msmtfn.model.checkpoint import load_model
 from msmtfn.model.network import MsmtFn
 from msmtfn.scoring.prepare import INPUTS, PREPARED, PrepareConfig, Preparer
-from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig, group_rounds, split_calls
+from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig, split_calls
 
 PASSED = [pa.field("call_id", pa.string()), pa.field("tags", pa.list_(pa.string()))]
 SCHEMA = parts_schema(PASSED)
@@ -386,35 +386,6 @@ def test_the_network_is_put_in_evaluation_mode(tiny_network: Callable[..., MsmtF
 def test_a_budget_below_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="samples_per_batch is -1"):
         ScorerConfig(samples_per_batch=-1)
-
-
-# ---- rounds in batches
-
-
-def test_rounds_are_grouped_by_length_under_the_budget() -> None:
-    batches = group_rounds(np.array([10, 40, 12, 38, 11]), budget=80)
-    assert [batch.tolist() for batch in batches] == [[1, 3], [2, 4, 0]]  # 2 * 40 and 3 * 12 samples
-
-
-def test_a_round_over_the_budget_is_a_batch_of_its_own() -> None:
-    assert [batch.tolist() for batch in group_rounds(np.array([5, 90, 5]), budget=80)] == [[1], [0, 2]]
-
-
-def test_padded_rounds_count_at_their_padded_length() -> None:
-    assert [len(batch) for batch in group_rounds(np.arange(1, 6), budget=80, padded_length=40)] == [2, 2, 1]
-
-
-def test_rounds_without_a_sample_are_grouped_too() -> None:
-    assert sorted(np.concatenate(group_rounds(np.array([0, 0, 3]), budget=2)).tolist()) == [0, 1, 2]
-
-
-def test_little_is_padding_at_the_length_mix_of_real_calls() -> None:
-    # 16 calls of 3.35 rounds; lengths log-normal, median 14 s, sigma 0.6, clipped to 1 and 40 s; 8 kHz.
-    rng = np.random.default_rng(0)
-    lengths = (8000 * np.clip(rng.lognormal(np.log(14), 0.6, 54), 1, 40)).astype(np.int64)
-    batches = group_rounds(lengths, budget=320_000)
-    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
-    assert 1 - lengths.sum() / padded < 0.05
 
 
 ENCODINGS: tuple[Literal["padded"], Literal["unpadded"]] = ("padded", "unpadded")
