@@ -40,13 +40,19 @@ logger = logging.getLogger(__name__)
 CPUS_PER_SCORER: Final = 8
 """Where there is no GPU: more threads than this gain a network of this size little."""
 
+BLOCKS_PER_CPU: Final = 4
+BATCH_CALLS: Final = 16
+BATCH_CALLS_OF_GPU: Final = 64
+"""Enough rounds for several full batches of about the same length; 200 rounds, 55 MB of samples."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineConfig:
     """How the work is spread over the cluster; none of it changes a result."""
 
-    batch_calls: int = 16
-    """Calls that are prepared, and scored, together."""
+    batch_calls: int = 0
+    """Calls that are prepared, and scored, together; 0 takes 16, or 64 where scorers have GPUs, and never more than
+    are committed together."""
     block_calls: int = 64
     """Calls that are committed together, at most; fewer where the day has few for the cluster's CPUs."""
     num_scorers: int = 0
@@ -70,7 +76,7 @@ class PipelineConfig:
             ValueError: one is out of range.
         """
         for name, least in {
-            "batch_calls": 1,
+            "batch_calls": 0,
             "block_calls": 1,
             "num_scorers": 0,
             "threads_per_scorer": 0,
@@ -117,6 +123,7 @@ def score_calls(
     *,
     alone: bool = False,
     num_left: int | None = None,
+    make_scorer: Callable[..., Scorer] = Scorer,
 ) -> RunFigures:
     """Score the calls that no earlier run of the same task has committed.
 
@@ -132,6 +139,7 @@ def score_calls(
         report: told, every so often, how many calls this run has done and rejected so far.
         alone: one call at a time, so that one that kills its process takes no other with it.
         num_left: calls that are not committed; all of the task's where nothing is.
+        make_scorer: makes what the actors hold, from `Scorer`'s arguments.
 
     Returns:
         What was done, and how many calls were left over because storage would not give their recordings.
@@ -144,16 +152,18 @@ def score_calls(
     filesystem, parts = storage.arrow_filesystem_of(task.parts)
     _configure_engine(task, filesystem)
     pool = _plan_scorers(config, scorer)
+    config = _fit_to_machines(config, pool, task.num_calls)
+    make = partial(make_scorer, config=scorer)
     with (
         open_counter(task.run_id, task.num_calls if num_left is None else num_left) as counter,
         _progress(counter, report, config.progress_sec),
         _explained(),
     ):
         (
-            prepared_dataset(task.calls, preparer, _passed(task.schema), task.num_calls, config, counter)
+            prepared_dataset(task.calls, preparer, _passed(task.schema), config, counter)
             .map_batches(
                 ScoringActor,
-                fn_constructor_args=(ray.put(network), scorer, task, pool.threads, counter),
+                fn_constructor_args=(ray.put(network), make, task, pool.threads, counter),
                 batch_size=config.batch_calls,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
@@ -174,7 +184,7 @@ def score_calls(
 
 
 def prepared_dataset(
-    calls: str, preparer: Preparer, passed: Sequence[str], num_calls: int, config: PipelineConfig, counter: Any
+    calls: str, preparer: Preparer, passed: Sequence[str], config: PipelineConfig, counter: Any
 ) -> ray.data.Dataset:
     """The calls of a folder as the network reads them; nothing is read before the dataset is used.
 
@@ -182,8 +192,7 @@ def prepared_dataset(
         calls: folder of Parquet files with rows of the manifest.
         preparer: makes the network's inputs, in tasks on CPUs.
         passed: the manifest's columns that pass through.
-        num_calls: of the folder.
-        config: how the work is spread.
+        config: how the work is spread, with sizes of batches and blocks that fit the calls and the machines.
         counter: told which node has prepared how many calls.
     """
     # Retries can be bounded in this way only, whatever is to come in Ray 2.64.
@@ -192,7 +201,7 @@ def prepared_dataset(
     filesystem, path = storage.arrow_filesystem_of(calls)
     return (
         ray.data.read_parquet(path, filesystem=filesystem, partitioning=None)
-        .repartition(target_num_rows_per_block=_block_calls(num_calls, config))
+        .repartition(target_num_rows_per_block=config.block_calls)
         .map_batches(
             # Not a function of this module, whose imports would cost each of the tasks' workers seconds.
             partial(prepare_counted, guarded.prepare_batch, counter),
@@ -210,7 +219,7 @@ class ScoringActor:
     def __init__(
         self,
         network: ray.ObjectRef[PackedNetwork],
-        config: ScorerConfig,
+        make_scorer: Callable[..., Scorer],
         task: ScoringTask,
         threads: int,
         counter: Any,
@@ -219,8 +228,8 @@ class ScoringActor:
             torch.set_num_threads(min(threads, os.cpu_count() or 1))  # the cluster's CPUs are what it was told
         self.task = task
         self.counter = counter
-        self.scorer = Scorer(
-            unpack_network(ray.get(network)), config, model_version=task.model_version, run_id=task.run_id
+        self.scorer = make_scorer(
+            unpack_network(ray.get(network)), model_version=task.model_version, run_id=task.run_id
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -270,10 +279,26 @@ def _configure_engine(task: ScoringTask, filesystem: pa.fs.FileSystem) -> None:
     )
 
 
-def _block_calls(num_calls: int, config: PipelineConfig) -> int:
-    """Calls a block: enough blocks for every CPU to have several, none larger than the configuration says."""
-    blocks = 4 * int(ray.cluster_resources().get("CPU", 1))
-    return max(1, min(config.block_calls, -(-num_calls // blocks)))
+def fit_to_cpus(config: PipelineConfig, num_calls: int, batch_calls: int = BATCH_CALLS) -> PipelineConfig:
+    """The configuration with sizes of batches and blocks for so many calls on the CPUs of the cluster.
+
+    Enough blocks for every CPU to have several, none larger than the configuration says, and no batch larger than they.
+
+    Args:
+        config: how the work is spread.
+        num_calls: to be prepared.
+        batch_calls: calls of a batch where the configuration leaves that open.
+    """
+    blocks = BLOCKS_PER_CPU * int(ray.cluster_resources().get("CPU", 1))
+    block_calls = max(1, min(config.block_calls, -(-num_calls // blocks)))
+    return replace(config, block_calls=block_calls, batch_calls=min(config.batch_calls or batch_calls, block_calls))
+
+
+def _fit_to_machines(config: PipelineConfig, pool: _ScorerPool, num_calls: int) -> PipelineConfig:
+    """The same for scorers of this pool, with a line on it in the log."""
+    config = fit_to_cpus(config, num_calls, BATCH_CALLS_OF_GPU if pool.gpus else BATCH_CALLS)
+    logger.info("batches of %d calls, blocks of %d", config.batch_calls, config.block_calls)
+    return config
 
 
 def _plan_scorers(config: PipelineConfig, scorer: ScorerConfig) -> _ScorerPool:

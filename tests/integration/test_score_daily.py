@@ -237,9 +237,9 @@ class TestErrors:
 
     @pytest.mark.slow
     def test_an_option_out_of_range(self) -> None:
-        job = run_job("--demo", "--batch-calls", 0)
+        job = run_job("--demo", "--block-calls", 0)
         assert job.returncode == 2
-        assert "batch_calls is 0; it must be at least 1" in job.stdout + job.stderr
+        assert "block_calls is 0; it must be at least 1" in job.stdout + job.stderr
 
 
 @pytest.mark.slow

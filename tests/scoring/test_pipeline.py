@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from msmtfn.errors import ScoringError, StorageError
 from msmtfn.leads.publish import read_leads
 from msmtfn.model.checkpoint import PackedNetwork, load_model, pack_network
 from msmtfn.scoring.day import Run, ScoringConfig, finish_run, open_run, plan_day
 from msmtfn.scoring.guard import TRIES, GuardConfig
-from msmtfn.scoring.pipeline import PipelineConfig, ScoringActor, score_calls
+from msmtfn.scoring.pipeline import BATCH_CALLS, PipelineConfig, ScoringActor, fit_to_cpus, score_calls
 from msmtfn.scoring.prepare import PrepareConfig, PreparedCall, Preparer
 from msmtfn.scoring.scorer import ScorerConfig
 from tests.integration.job import DATE, write_short_calls
@@ -221,10 +222,21 @@ def test_where_the_workers_of_many_calls_die_nothing_is_published_and_the_next_r
     assert sum(row["scored_at"] < died_at for row in rows) == NUM_CALLS - 2
 
 
+@pytest.mark.usefixtures("ray_address")
+def test_batches_and_blocks_fit_the_calls_and_the_cpus() -> None:
+    blocks = 4 * int(ray.cluster_resources()["CPU"])
+    few, many = fit_to_cpus(PipelineConfig(), 2 * blocks), fit_to_cpus(PipelineConfig(), 1000 * blocks)
+    assert (few.block_calls, few.batch_calls) == (2, 2)
+    assert (many.block_calls, many.batch_calls) == (64, BATCH_CALLS)
+    own = fit_to_cpus(PipelineConfig(batch_calls=5, block_calls=20), 1000 * blocks)
+    assert (own.block_calls, own.batch_calls) == (20, 5)
+
+
 def test_numbers_that_make_no_sense_are_refused() -> None:
-    for field in ("batch_calls", "block_calls"):
-        with pytest.raises(ValueError, match=rf"^{field} is 0; it must be at least 1$"):
-            PipelineConfig(**{field: 0})
+    with pytest.raises(ValueError, match=r"^block_calls is 0; it must be at least 1$"):
+        PipelineConfig(block_calls=0)
+    with pytest.raises(ValueError, match=r"^batch_calls is -1; it must be at least 0$"):
+        PipelineConfig(batch_calls=-1)
     with pytest.raises(ValueError, match=r"^max_retries is -1"):
         PipelineConfig(max_retries=-1)
     with pytest.raises(ValueError, match="gpus_per_scorer"):
