@@ -10,7 +10,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import timeit
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,15 +27,16 @@ from msmtfn.model.network import MsmtFn
 from msmtfn.model.small import make_small_model, small_config
 from msmtfn.trials.encode import measure_encode
 from msmtfn.trials.faults import FaultsConfig, run_faults
+from msmtfn.trials.flops import matrix_rate
 from msmtfn.trials.mix import LONGEST_SEC, SHORTEST_SEC
 from msmtfn.trials.prepare import measure_prepare
+from msmtfn.trials.scale import measure_scale
 from msmtfn.trials.score import measure_score
+from msmtfn.trials.train import measure_train
 
 logger = logging.getLogger("msmtfn.benchmark")
 
 CHARACTERS: Final = 21_128
-MATRIX_SIZES: Final = (512, 4096)
-SLOW_SEC: Final = 0.05
 Sizes = Literal["base", "demo"]
 
 
@@ -135,6 +135,51 @@ class Score(OfTheMix):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Scale(Benchmark):
+    """How the job grows: seconds and memory with the calls, and the rate with the scorers.
+
+    Days of calls of two seconds are scored by the job with a small network. Then as many scorers as logical CPUs wait a
+    tenth of a second a call instead of computing, so that the schedule is measured and not the cores. Needs the
+    packages of `pip install -e '.[test]'`.
+    """
+
+    num_calls: tuple[int, ...] = (500, 2_000, 10_000)
+    """Calls of each day."""
+    num_scorers: tuple[int, ...] = (1, 2, 4)
+    """Waiting scorers of each run."""
+    seed: int = 0
+    """Of samples and text."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: one is out of range.
+        """
+        for name in ("num_calls", "num_scorers"):
+            if any(number < 1 for number in getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}; each must be at least 1")
+
+    def measure(self) -> list[dict[str, Any]]:
+        """A row a day, and a row for each number of scorers."""
+        return measure_scale(self.num_calls, self.num_scorers, Path(__file__).with_name("score_daily.py"), self.seed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Train(OfTheMix):
+    """A step of the paper's recipe: end to end on padded rounds and on rounds as they are, and on cached states."""
+
+    network: Sizes = "base"
+    """Sizes: those of HuBERT-base and RoBERTa-base, or the demo's small ones."""
+    num_calls: int = 16
+    """Calls of the step."""
+
+    def measure(self) -> list[dict[str, Any]]:
+        """A row for each way."""
+        return measure_train(_network(self.network, self.seed), self.num_calls, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Faults(Benchmark):
     """Kill parts of the scoring job at random moments, and count the calls that are lost, doubled or differ.
 
@@ -162,7 +207,14 @@ def main() -> int:
 
 def _run() -> int:
     commands: Any = tyro.extras.subcommand_type_from_defaults(
-        {"encode": Encode(), "prepare": Prepare(), "score": Score(), "faults": Faults()}
+        {
+            "encode": Encode(),
+            "prepare": Prepare(),
+            "score": Score(),
+            "scale": Scale(),
+            "train": Train(),
+            "faults": Faults(),
+        }
     )
     options: Benchmark = tyro.cli(commands, config=(tyro.conf.OmitArgPrefixes,))
     name, rows = type(options).__name__.lower(), options.measure()
@@ -196,21 +248,9 @@ def about_this_machine() -> dict[str, Any]:
             "torch_threads": torch.get_num_threads(),
         },
         "matrix_product_tflops": {
-            name: _matrix_rate(dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+            name: round(matrix_rate(dtype), 4) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
         },
     }
-
-
-def _matrix_rate(dtype: torch.dtype) -> float:
-    """TFLOP/s of the product of two square matrices; of small ones where the format is emulated."""
-    rate = 0.0
-    for size in MATRIX_SIZES:
-        left, right = (torch.randn(size, size, dtype=dtype) for _ in range(2))
-        seconds = min(timeit.repeat(lambda: left @ right, number=1, repeat=3))  # noqa: B023
-        rate = 2 * size**3 / seconds / 1e12
-        if seconds > SLOW_SEC:
-            break
-    return round(rate, 4)
 
 
 def _processor() -> str:
@@ -224,11 +264,16 @@ def _processor() -> str:
 def table_of(rows: list[dict[str, Any]], title: str) -> Table:
     """The rows as a table for the terminal."""
     table = Table(title=title, title_justify="left")
-    for heading in rows[0]:
+    headings = list(dict.fromkeys(heading for row in rows for heading in row))
+    for heading in headings:
         table.add_column(heading.replace("_", " "), justify="right")
     for row in rows:
-        table.add_row(*(f"{value:.1e}" if name.endswith("_difference") else str(value) for name, value in row.items()))
+        table.add_row(*(_cell(heading, row.get(heading, "")) for heading in headings))
     return table
+
+
+def _cell(heading: str, value: Any) -> str:
+    return f"{value:.1e}" if heading.endswith("_difference") else str(value)
 
 
 if __name__ == "__main__":

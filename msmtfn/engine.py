@@ -19,11 +19,12 @@ QUIET_LOGGERS: Final = ("ray._private.authentication.authentication_token_setup"
 
 
 @contextlib.contextmanager
-def start_engine(*, show_workers: bool = True) -> Iterator[None]:
+def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> Iterator[None]:
     """Join the cluster of `RAY_ADDRESS`, or start Ray here.
 
     Args:
         show_workers: whether what the workers log is shown here too; it stands in Ray's own logs anyway.
+        num_cpus: logical CPUs of a Ray that is started; those of the machine, 4 at least, if left out.
 
     Raises:
         JobError: no cluster answers at the address.
@@ -43,7 +44,7 @@ def start_engine(*, show_workers: bool = True) -> Iterator[None]:
         # The count is logical: the engine's own actors and the stages need some beside each other on any machine.
         ray.init(
             LOCAL,
-            num_cpus=max(LEAST_CPUS, os.cpu_count() or 1),
+            num_cpus=num_cpus or max(LEAST_CPUS, os.cpu_count() or 1),
             logging_level=logging.WARNING,
             log_to_driver=show_workers,
         )

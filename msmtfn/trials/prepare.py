@@ -20,7 +20,7 @@ from msmtfn.calls.manifest import iter_calls, open_manifest, turns_of
 from msmtfn.calls.rounds import find_rounds
 from msmtfn.model.small import make_small_model
 from msmtfn.scoring.guard import GuardedPreparer
-from msmtfn.scoring.pipeline import PipelineConfig
+from msmtfn.scoring.pipeline import BATCH_CALLS
 from msmtfn.scoring.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.trials.mix import DATE, draw_lengths, write_day
 
@@ -94,7 +94,7 @@ def _step_by_step(preparer: Preparer, batch: pa.Table, seconds: dict[str, float]
 def _batches(root: Path) -> Iterator[pa.RecordBatch]:
     """The manifest's rows, as many at once as a task gets."""
     for batch in iter_calls(open_manifest(str(root), DATE)):
-        size = PipelineConfig().batch_calls
+        size = BATCH_CALLS
         yield from (batch.slice(start, size) for start in range(0, len(batch), size))
 
 

@@ -18,7 +18,7 @@ from msmtfn.leads.publish import PARTS_FOLDER
 from msmtfn.leads.schema import ROW_ID, SCORED, parts_schema
 from msmtfn.model.checkpoint import Model, pack_network
 from msmtfn.scoring.counter import RunFigures
-from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask, score_calls
+from msmtfn.scoring.pipeline import BATCH_CALLS, PipelineConfig, ScoringTask, score_calls
 from msmtfn.scoring.prepare import PrepareConfig, Preparer
 from msmtfn.scoring.scorer import Scorer, ScorerConfig
 from msmtfn.trials.mix import DATE, draw_lengths, write_day
@@ -99,7 +99,7 @@ def _timed_loop(task: ScoringTask, preparer: Preparer, model: Model) -> float:
     """Seconds of the scorer over prepared batches, of the size that the graph hands to it."""
     calls = storage.arrow_filesystem_of(task.calls)[1]
     rows = pq.read_table(calls)
-    size = PipelineConfig().batch_calls
+    size = BATCH_CALLS
     batches = [preparer.prepare_batch(rows.slice(start, size), PASSED) for start in range(0, len(rows), size)]
     scorer = Scorer(model.network, ScorerConfig(), model_version="", run_id="")
     scorer.score_batch(batches[0].slice(0, 1), task.schema)
