@@ -60,10 +60,10 @@ def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
             **sizes,
         },
         "text_config": {
-            "model_type": "bert",
+            "model_type": "roformer",  # whose attention knows what stands beside what, without having to learn it
             "vocab_size": vocabulary_size,
             "num_hidden_layers": 1,
-            "hidden_dropout_prob": 0.0,
+            "hidden_dropout_prob": 0.1,
             "attention_probs_dropout_prob": 0.0,
             **sizes,
         },
@@ -75,7 +75,7 @@ def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
         "pooling": "max",
         "context_size": 64,
         "num_context_layers": 1,
-        "dropout": 0.1,
+        "dropout": 0.2,
         "attention_dropout": 0.0,
     }
     return MsmtFnConfig(**(fields | options))

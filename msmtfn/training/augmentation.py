@@ -50,6 +50,8 @@ class AugmentationConfig:
     """How likely a character that has homophones is replaced by one of them."""
     tones_respected: bool = True
     """Whether homophones have the same tone, too."""
+    masked_tokens: float = 0.0
+    """Share of the tokens, drawn each by itself, that are hidden behind the tokenizer's mask."""
 
     def __post_init__(self) -> None:
         """Check the choices and ranges.
@@ -65,7 +67,7 @@ class AugmentationConfig:
             raise ValueError(
                 f"speed is {self.speed}; give two factors from {MIN_SPEED} to {MAX_SPEED}, the smaller first"
             )
-        for name in ("mask_share", "homophone_probability"):
+        for name in ("mask_share", "homophone_probability", "masked_tokens"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
 
@@ -91,7 +93,8 @@ class Augmenter:
             seed: 0 or more.
 
         Raises:
-            UsageError: text is to be augmented, and the tokenizer has no homophones or pypinyin is not installed.
+            UsageError: text is to be augmented, and the tokenizer has no homophones or no mask, or pypinyin is not
+                installed.
             ValueError: the seed is negative.
         """
         if seed < 0:
@@ -102,6 +105,10 @@ class Augmenter:
         self.seed = seed
         self.changes_audio = config.augment in ("audio", "both")
         changes_text = config.augment in ("text", "both")
+        self.mask = tokenizer.mask_token_id
+        self.kept = np.array(tokenizer.all_special_ids)
+        if config.masked_tokens and changes_text and self.mask is None:
+            raise UsageError("tokens cannot be masked: the tokenizer has no mask; choose masked_tokens=0")
         self.homophones = HomophoneTokens(tokenizer, tones_respected=config.tones_respected) if changes_text else None
 
     def augment(self, call_id: str, epoch: int, call: CallRounds) -> CallRounds:
@@ -123,6 +130,7 @@ class Augmenter:
             samples = [self._augment_round(each, audio_rng) for each in samples]
         if self.homophones:
             tokens = self.homophones.substitute(tokens, self.config.homophone_probability, text_rng)
+            tokens = [mask_tokens(each, self.config.masked_tokens, self.mask, self.kept, text_rng) for each in tokens]
         return CallRounds(samples=samples, tokens=tokens)
 
     def _augment_round(self, samples: Samples, rng: np.random.Generator) -> Samples:
@@ -223,6 +231,14 @@ def mask_stretch(samples: Samples, share: float, rng: np.random.Generator) -> Sa
     masked = samples.copy()
     masked[start : start + length] = 0
     return masked
+
+
+def mask_tokens(
+    tokens: Tokens, share: float, mask: int, kept: npt.NDArray[np.int64], rng: np.random.Generator
+) -> Tokens:
+    """Hide tokens, each with the probability `share`, but for those of `kept`: (T,) to (T,)."""
+    hidden = (rng.random(len(tokens)) < share) & ~np.isin(tokens, kept)
+    return np.where(hidden, mask, tokens).astype(tokens.dtype)
 
 
 def _to_int16(waveform: npt.NDArray[np.float32]) -> Samples:

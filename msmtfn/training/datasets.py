@@ -10,10 +10,12 @@ import logging
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
@@ -26,8 +28,9 @@ from msmtfn.calls.manifest import ROW_ID
 from msmtfn.errors import RejectCode, StorageError, TrainingDataError
 from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, unpack_network
 from msmtfn.scoring.counter import open_counter
-from msmtfn.scoring.pipeline import PipelineConfig, fit_to_cpus, prepared_dataset
-from msmtfn.scoring.prepare import PrepareConfig, Preparer
+from msmtfn.scoring.pipeline import BATCH_CALLS, PipelineConfig, fit_to_cpus, prepared_dataset
+from msmtfn.scoring.prepare import INPUTS, PrepareConfig, Preparer
+from msmtfn.scoring.scorer import split_calls
 from msmtfn.training.data import LabelledSplit, keep_ready
 from msmtfn.training.embedding import Embedder
 from msmtfn.training.recipe import Recipe
@@ -35,6 +38,7 @@ from msmtfn.training.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 PASSED: Final = (ROW_ID, "call_id", "intent", "language")
+CALLS_AT_ONCE: Final = 256
 FIGURES: Final = ("duration_sec", "num_rounds", "num_tokens", "loudness_dbfs", "language")
 
 
@@ -105,6 +109,13 @@ def open_calls(place: str) -> pads.Dataset:
     return pads.dataset(path, filesystem=filesystem, format="parquet")
 
 
+def read_rounds(place: str) -> Iterator[list[npt.NDArray[np.int16]]]:
+    """The samples of all rounds of a prepared split's ready calls, those of some calls at a time, in one order."""
+    for batch in open_calls(place).to_batches(columns=["status", *INPUTS.names], batch_size=CALLS_AT_ONCE):
+        ready = pa.Table.from_batches([batch.filter(pc.is_null(batch["status"]))])
+        yield [each for call in split_calls(ready.select(INPUTS.names)) for each in call.samples]
+
+
 def prepared_figures(folder: str, name: str) -> pa.Table:
     """How long, how loud and so on the calls of a prepared split are: `FIGURES`, a row a call that is ready."""
     columns = open_calls(_prepared_place(folder, name)).to_table(columns=["status", *FIGURES])
@@ -139,7 +150,7 @@ def embed_split(split: LabelledSplit, model: Model, folder: str, *, num_actors: 
     read_calls(_prepared_place(folder, split.name)).map_batches(
         EmbeddingActor,
         fn_constructor_args=(ray.put(pack_network(model.network)), threads),
-        batch_size=PipelineConfig().batch_calls,
+        batch_size=BATCH_CALLS,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=num_actors),
         num_cpus=0,  # its threads are set by hand

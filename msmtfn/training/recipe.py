@@ -22,7 +22,7 @@ START_DIVISOR, END_DIVISOR = 25.0, 1000.0  # of the largest learning rate at the
 ROUNDS_AT_ONCE: Final[dict[str, int]] = {"cpu": 4, "cuda": 16}
 """Rounds of the greatest length that go through the network at once, where the recipe leaves it open."""
 
-Frozen = Literal["nothing", "convolutions", "encoders"]
+Frozen = Literal["nothing", "convolutions", "audio", "encoders"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,10 @@ class Recipe:
     patience: int = 8
     """Epochs without a smaller validation loss after which training stops."""
     frozen: Frozen = "convolutions"
-    """What does not learn: the convolutions of the audio encoder, both encoders whole, or nothing."""
+    """What does not learn: the convolutions of the audio encoder, that encoder whole, both encoders, or nothing."""
+    prosody_epochs: int = 0
+    """Passes over the training rounds before all else, in which an audio encoder without a past learns to tell
+    loudness, pitch and pace from the samples alone."""
     modality_dropout: float = 0.0
     """Probability that a training round loses its audio, and as much that it loses its text: the network must make do
     with the other side, and cannot learn the calls by heart from one."""
@@ -74,7 +77,7 @@ class Recipe:
         for name in ("learning_rate", "batch_calls", "accumulation_steps", "max_epochs", "patience"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        for name in ("weight_decay", "max_grad_norm", "samples_per_batch", "seed"):
+        for name in ("weight_decay", "max_grad_norm", "samples_per_batch", "prosody_epochs", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not 0 < self.warmup_share < 1:
@@ -94,14 +97,17 @@ class Recipe:
 
 
 SMALL_RECIPE: Final = Recipe(
-    learning_rate=1.5e-3,
+    learning_rate=2e-3,
+    weight_decay=0.05,
     schedule="one_cycle",
+    batch_calls=16,
     accumulation_steps=1,
     samples_per_batch=2_000_000,
-    max_epochs=12,
-    frozen="nothing",
-    modality_dropout=0.25,
-    augmentation=AugmentationConfig(augment="text", tones_respected=False),
+    max_epochs=20,
+    patience=20,
+    frozen="audio",
+    prosody_epochs=8,
+    augmentation=AugmentationConfig(augment="text", tones_respected=False, masked_tokens=0.3),
 )
 """For `model.small`, which learns from scratch, while the paper's recipe fine-tunes what is pretrained."""
 
@@ -111,6 +117,7 @@ def freeze(network: MsmtFn, frozen: Frozen) -> None:
     parts: dict[Frozen, list[nn.Module]] = {
         "nothing": [],
         "convolutions": [network.audio_encoder.model.feature_extractor],
+        "audio": [network.audio_encoder],
         "encoders": [network.audio_encoder, network.text_encoder],
     }
     for part in parts[frozen]:

@@ -7,13 +7,15 @@ stage that scoring has too. The folder holds the checkpoints as well, so the sam
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +26,7 @@ import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
+import safetensors.torch
 import torch
 from ray.data import DataContext, ExecutionOptions
 from ray.exceptions import RayError
@@ -37,15 +40,17 @@ from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import LabelledCall, embedded_calls, prepared_calls
 from msmtfn.training.data import LabelledSplit, keep_ready
-from msmtfn.training.datasets import calls_place, embed_split, open_calls, prepare_split, read_calls
+from msmtfn.training.datasets import calls_place, embed_split, open_calls, prepare_split, read_calls, read_rounds
 from msmtfn.training.loop import Loop, NotFiniteError
 from msmtfn.training.model_card import write_card
 from msmtfn.training.plots import plot_curves
+from msmtfn.training.prosody import ProsodyLearner
 from msmtfn.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 STATE_NAME: Final = "state.pt"
+PROSODY_NAME: Final = "prosody.safetensors"
 EPOCHS_NAME, CURVES_NAME = "epochs.jsonl", "curves.png"
 SHUFFLED_CALLS: Final = 256
 """Calls that a worker draws the next one from; the calls of the whole run are in a random order already."""
@@ -144,6 +149,8 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
         prepare_split(split, run.model, config.prepare, config.recipe.seed, folder)
         for split in (run.training, run.validation)
     ]
+    if config.recipe.prosody_epochs and run.model.network.config.modalities != "text":
+        run = replace(run, model=_learn_prosody(run.model, config, folder))
     if config.recipe.frozen == "encoders":
         for split in splits:
             embed_split(
@@ -156,6 +163,38 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
             )
     state = _fit(run, config, folder, splits, report)
     return _write_model(run, config, splits, state)
+
+
+def _learn_prosody(model: Model, config: TrainingConfig, folder: str) -> Model:
+    """The model whose audio encoder has learned prosody; of a run that goes on what was kept of it."""
+    place, marker = storage.join(folder, PROSODY_NAME), storage.join(folder, "prosody.json")
+    if not storage.exists(marker):
+        recipe, cluster = config.recipe, config.cluster
+        learner = ray.remote(ProsodyLearner).options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
+        actor: Any = learner.remote(
+            ray.put(pack_network(model.network)),
+            partial(read_rounds, calls_place(folder, "training", replace(recipe, frozen="audio"))),
+            num_epochs=recipe.prosody_epochs,
+            samples_per_batch=recipe.samples_per_batch or model.network.config.max_round_samples,
+            seed=recipe.seed,
+            threads=min(cluster.cpus_per_worker, os.cpu_count() or 1),
+        )
+        left = []
+        for epoch in range(recipe.prosody_epochs):
+            started = time.monotonic()
+            left.append(ray.get(actor.run_epoch.remote()))
+            logger.info(
+                "prosody, epoch %d in %.0f s: %.2f of its variance is not told yet",
+                epoch,
+                time.monotonic() - started,
+                left[-1],
+            )
+        network = unpack_network(ray.get(actor.packed.remote()))
+        storage.write_bytes(place, safetensors.torch.save(network.state_dict()))
+        storage.write_text(marker, json.dumps({"left": left}) + "\n")
+    network = copy.deepcopy(model.network)
+    network.load_state_dict(safetensors.torch.load(storage.read_bytes(place)))
+    return Model(network, model.tokenizer)
 
 
 def _configure_engine() -> None:

@@ -7,6 +7,7 @@ instead of computing, so that the schedule is measured and not this machine's co
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -31,6 +32,8 @@ from msmtfn.scoring.prepare import PrepareConfig, Preparer
 from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig
 from msmtfn.trials.mix import DATE, write_day
 from msmtfn.trials.score import make_task
+
+logger = logging.getLogger(__name__)
 
 CALL_SEC: Final = 2.0
 WAIT_SEC: Final = 0.1
@@ -75,8 +78,14 @@ def measure_scale(num_calls: Sequence[int], num_scorers: Sequence[int], job: Pat
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as name:
         folder = Path(name)
         save_model(model.network, model.tokenizer, folder / "model", "# A small network, untrained\n")
-        rows = [_score_day(number, folder, job, seed) for number in num_calls]
-        return rows + [_wait_for(number, model, folder, seed) for number in num_scorers]
+        rows = []
+        for number in num_calls:
+            rows.append(_score_day(number, folder, job, seed))
+            logger.info("%s", rows[-1])
+        for number in num_scorers:
+            rows.append(_wait_for(number, model, folder, seed))
+            logger.info("%s", rows[-1])
+        return rows
 
 
 class WaitingScorer(Scorer):
@@ -106,8 +115,9 @@ def _score_day(num_calls: int, folder: Path, job: Path, seed: int) -> dict[str, 
     if process.returncode or success is None:
         raise JobError(f"the job ended with {process.returncode}: {log.read_text(encoding='utf-8')[-2000:]}")
     return {
+        "work": "small network",
         "calls": num_calls,
-        "scorers": "1, small network",
+        "scorers": 1,
         "seconds": round(num_calls / success["calls_per_sec"], 1),
         "startup_sec": success["startup_seconds"],
         "calls_per_sec": success["calls_per_sec"],
@@ -136,8 +146,9 @@ def _wait_for(num_scorers: int, model: Model, folder: Path, seed: int) -> dict[s
         )
         seconds = time.perf_counter() - started - (figures.startup_sec or 0.0)
     return {
+        "work": f"wait {WAIT_SEC:g} s",
         "calls": num_calls,
-        "scorers": f"{num_scorers}, waiting {WAIT_SEC:g} s a call",
+        "scorers": num_scorers,
         "seconds": round(seconds, 1),
         "startup_sec": round(figures.startup_sec or 0.0, 1),
         "calls_per_sec": round(num_calls / seconds, 1),

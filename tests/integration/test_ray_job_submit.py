@@ -87,7 +87,7 @@ def test_two_workers_train_on_calls_that_both_nodes_have_prepared(cluster: Submi
     model = tmp_path / "model"
     code, log = cluster.submit(
         *("python", "jobs/train.py", "small", "--corpus", tmp_path / "corpus", "--out", model),
-        *("--max-epochs", 2, "--num-workers", 2),
+        *("--max-epochs", 2, "--num-workers", 2, "--prosody-epochs", 1),
     )
     assert code == 0, log
     assert is_trained(model)

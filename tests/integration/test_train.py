@@ -29,7 +29,8 @@ from tests.integration.job import ROOT
 pytest.importorskip("espeakng_loader")
 
 NUM_EPOCHS = 3
-OPTIONS = ("--max-epochs", NUM_EPOCHS, "--num-workers", 2)
+FEW_STEPS = ("--prosody-epochs", 1, "--batch-calls", 4)
+OPTIONS = ("--max-epochs", NUM_EPOCHS, "--num-workers", 2, *FEW_STEPS)
 
 
 def start_train(*arguments: object) -> subprocess.Popen[str]:
@@ -238,13 +239,14 @@ def test_a_loss_that_is_no_number_ends_the_job_with_its_reason_and_without_a_mod
 @pytest.mark.long
 def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    options = ("--frozen", "encoders", "--augment", "none", "--max-epochs", 2, "--work", tmp_path / "work")
+    options = ("--frozen", "encoders", "--augment", "none", "--max-epochs", 2, "--work", tmp_path / "work", *FEW_STEPS)
     code, output = run_train("--corpus", corpus, "--out", out, *options)
     assert code == 0, output
+    assert "prosody, epoch 0 in" in output
     assert "training: 25 calls embedded in" in output
     before, after = make_small_model(0).network.state_dict(), load_model(out).network.state_dict()
     changed = {name.partition(".")[0] for name, weight in after.items() if not torch.equal(weight, before[name])}
-    assert changed == {"context", "fusion", "heads"}
+    assert changed == {"audio_encoder", "context", "fusion", "heads"}  # the first by its prosody
     assert len(list((tmp_path / "work").glob("train-*/training-embedded/*.parquet"))) > 0
 
 
@@ -253,7 +255,7 @@ def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_pat
 def test_corpus_work_and_registered_models_may_all_stand_on_s3(corpus: Path, s3: str, tmp_path: Path) -> None:
     place, filesystem = f"{s3}/{uuid.uuid4().hex}", s3fs.S3FileSystem()
     filesystem.put(str(corpus), f"{place}/corpus", recursive=True)
-    command = ("--corpus", f"{place}/corpus", "--register", f"{place}/models", "--max-epochs", 2)
+    command = ("--corpus", f"{place}/corpus", "--register", f"{place}/models", "--max-epochs", 2, *FEW_STEPS)
     code, output = run_train(*command)
     assert code == 0, output
     assert "v0001 passed" in output

@@ -157,6 +157,20 @@ def test_one_character_in_ten_is_replaced_and_every_homophone_is_used(tokenizer:
     np.testing.assert_allclose(times, 2_000 / len(used), rtol=0.3)
 
 
+def test_three_tokens_in_ten_are_hidden_and_special_ones_never(tokenizer: BertTokenizer) -> None:
+    call = CallRounds(
+        samples=[np.zeros(9, np.int16)] * 2,
+        tokens=[np.array(tokenizer(SENTENCES[0] * 150)["input_ids"], np.int32), np.zeros(0, np.int32)],
+    )
+    masking = augmenter(tokenizer, augment="text", homophone_probability=0, masked_tokens=0.3)
+    hidden, empty = masking.augment("call", 0, call).tokens
+    is_masked = hidden == tokenizer.mask_token_id
+    assert len(empty) == 0
+    assert is_masked.mean() == pytest.approx(0.3, abs=0.04)
+    assert hidden[~is_masked].tolist() == call.tokens[0][~is_masked].tolist()
+    assert hidden[[0, -1]].tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+
+
 def test_text_of_a_tokenizer_without_chinese_characters_cannot_be_augmented(tiny_tokenizer: BertTokenizer) -> None:
     with pytest.raises(UsageError, match='choose augment="audio"'):
         augmenter(tiny_tokenizer, augment="both")

@@ -90,6 +90,10 @@ def test_frozen_convolutions_are_those_of_the_audio_encoder_and_nothing_else() -
     assert still("convolutions") == convolutions
 
 
+def test_a_frozen_audio_encoder_is_that_one_whole_and_nothing_else() -> None:
+    assert still("audio") == names("audio_encoder.")
+
+
 def test_frozen_encoders_are_both_encoders_and_nothing_else() -> None:
     assert still("encoders") == names("audio_encoder.", "text_encoder.")
 
@@ -139,6 +143,7 @@ def test_a_call_s_mean_balanced_weight_is_1(task: str) -> None:
     assert float(weights[class_targets(task, intents)].mean()) == pytest.approx(1.0)
 
 
-def test_the_small_network_s_recipe_trains_all_of_it() -> None:
-    assert SMALL_RECIPE.frozen == "nothing"
+def test_the_small_network_hears_before_it_learns_and_its_hearing_stays_as_it_is() -> None:
+    assert SMALL_RECIPE.prosody_epochs > 0
+    assert SMALL_RECIPE.frozen == "audio"
     assert SMALL_RECIPE.learning_rate > Recipe().learning_rate

@@ -1,0 +1,196 @@
+"""What an audio encoder without a past learns first: to tell how a round is spoken, from its samples alone, no label.
+
+From some hundreds of labels an encoder cannot learn what loudness, pitch and pace are, and the network learns the
+texts of the calls by heart instead. So the encoder's mean state, through one linear layer, first learns to say a few
+figures of prosody that are computed from the samples; the layer is then thrown away.
+
+Shapes: R rounds, S samples, F frames of 10 ms, P figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from msmtfn.model.checkpoint import PackedNetwork, pack_network, unpack_network
+from msmtfn.scoring.feed import feed_rounds, group_rounds
+from msmtfn.scoring.prepare import FULL_SCALE
+
+HOP_SEC, WINDOW_SEC = 0.01, 0.025
+PITCH_HZ: Final = (70.0, 400.0)
+REFERENCE_HZ: Final = 150.0
+SEGMENTS: Final = 8  # equal parts of a round
+FIGURES_PER_SEGMENT, FIGURES_PER_ROUND = 5, 5
+NUM_FIGURES: Final = SEGMENTS * FIGURES_PER_SEGMENT + FIGURES_PER_ROUND
+ACTIVE_DB: Final = -22.0  # relative to the round's loudest frames; what is below is a pause
+VOICED: Final = 0.5  # least correlation of a frame with itself, a period later
+NEARLY: Final = 0.9
+SMOOTHED_FRAMES: Final = 5
+LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM, WARMUP_SHARE = 2e-3, 0.01, 1.0, 0.1
+Samples = npt.NDArray[np.int16]
+Figures = npt.NDArray[np.float32]
+ReadRounds = Callable[[], Iterable[list[Samples]]]
+
+
+def describe_prosody(samples: Samples, sample_rate: int) -> Figures:
+    """Figures of how a round is spoken.
+
+    Of each of 8 equal parts: mean level of its active frames relative to the round's loudest, in dB; share of active
+    frames; mean and standard deviation of the pitch of its voiced frames, in octaves from 150 Hz; peaks of loudness an
+    active frame, which follow the syllables. Of the round: logarithms of its longest pause and of its length in frames,
+    the spread of its loud frames, and two lower quantiles of its active frames' levels, in dB.
+
+    Args:
+        samples: (S,) of one round.
+        sample_rate: in Hz.
+
+    Returns:
+        (45,).
+    """
+    frames = _frames(samples.astype(np.float32), sample_rate)
+    level_db = 10 * np.log10(np.square(frames).mean(axis=1) + 1.0)
+    loud_db = np.percentile(level_db, 95)
+    relative_db = level_db - loud_db
+    is_active = relative_db > ACTIVE_DB
+    octaves, correlation = _pitch(frames, sample_rate)
+    is_voiced = (correlation > VOICED) & is_active
+    half = SMOOTHED_FRAMES // 2
+    smooth = np.convolve(level_db, np.ones(SMOOTHED_FRAMES) / SMOOTHED_FRAMES)[half : half + len(level_db)]
+    is_peak = np.zeros(len(smooth), np.bool_)
+    is_peak[1:-1] = (smooth[1:-1] > smooth[:-2]) & (smooth[1:-1] >= smooth[2:]) & is_active[1:-1]
+    figures: list[float] = []
+    for part in np.array_split(np.arange(len(frames)), SEGMENTS):
+        active, voiced = is_active[part], is_voiced[part]
+        figures += [
+            relative_db[part][active].mean() if active.any() else ACTIVE_DB,
+            active.mean() if len(part) else 0.0,
+            octaves[part][voiced].mean() if voiced.any() else 0.0,
+            octaves[part][voiced].std() if voiced.any() else 0.0,
+            is_peak[part].sum() / max(active.sum(), 10),
+        ]
+    pauses = np.diff(np.flatnonzero(np.concatenate([[True], is_active, [True]])))
+    levels = relative_db[is_active]
+    figures += [
+        np.log(pauses.max()),
+        np.log(len(frames)),
+        loud_db - np.percentile(level_db, 75),
+        *np.percentile(levels, (25, 10)),
+    ]
+    return np.array(figures, np.float32)
+
+
+class ProsodyLearner:
+    """Trains the audio encoder of a network."""
+
+    def __init__(
+        self,
+        network: PackedNetwork,
+        read_rounds: ReadRounds,
+        *,
+        num_epochs: int,
+        samples_per_batch: int,
+        seed: int,
+        threads: int,
+    ) -> None:
+        """Describe all rounds, and make ready.
+
+        Args:
+            network: whose audio encoder learns.
+            read_rounds: gives the samples of all rounds, some at a time, the same ones whenever it is called.
+            num_epochs: passes over the rounds that are to come.
+            samples_per_batch: samples of a step, padding included.
+            seed: of the linear layer and the order.
+            threads: to compute with, where there is no GPU.
+        """
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = unpack_network(network)
+        self.encoder = self.network.audio_encoder.to(self.device).train()
+        self.read_rounds, self.budget = read_rounds, samples_per_batch
+        self.rng = np.random.default_rng(seed)
+        described = [np.stack([self._describe(each) for each in rounds]) for rounds in self._rounds()]
+        every = np.concatenate(described)
+        mean, deviation = every.mean(axis=0), every.std(axis=0) + 1e-3
+        self.targets = [torch.from_numpy((each - mean) / deviation) for each in described]
+        self.head = nn.Linear(self.network.config.audio.hidden_size, NUM_FIGURES).to(self.device)
+        self.weights = [*self.encoder.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.AdamW(self.weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+        num_steps = num_epochs * sum(len(self._groups(rounds)) for rounds in self._rounds())
+        self.schedule = OneCycleLR(
+            self.optimizer, LEARNING_RATE, total_steps=num_steps + 1, pct_start=max(WARMUP_SHARE, 2 / (num_steps + 1))
+        )
+
+    def run_epoch(self) -> float:
+        """Pass over all rounds; the result is the mean squared error of the figures, each of variance 1."""
+        total, num_rounds = 0.0, 0
+        for rounds, targets in zip(self._rounds(), self.targets, strict=True):
+            groups = self._groups(rounds)
+            groups = [groups[index] for index in self.rng.permutation(len(groups))]
+            texts = [np.zeros(0, np.int32)] * len(rounds)
+            for group, batch in zip(groups, feed_rounds(groups, rounds, texts, 0, self.device), strict=True):
+                states, mask = self.encoder(batch.samples.float() / FULL_SCALE, batch.num_samples, padded=False)
+                error = F.mse_loss(self.head(_means(states, mask)), targets[group].to(self.device))
+                self.optimizer.zero_grad(set_to_none=True)
+                error.backward()
+                nn.utils.clip_grad_norm_(self.weights, MAX_GRAD_NORM)
+                self.optimizer.step()
+                self.schedule.step()
+                total += error.item() * len(group)
+                num_rounds += len(group)
+        return total / num_rounds
+
+    def packed(self) -> PackedNetwork:
+        """The network as it is now."""
+        self.encoder.cpu()
+        return pack_network(self.network)
+
+    def _describe(self, samples: Samples) -> Figures:
+        return describe_prosody(samples, self.network.config.encoder_sample_rate)
+
+    def _groups(self, rounds: Sequence[Samples]) -> list[npt.NDArray[np.int64]]:
+        return group_rounds(np.array([len(each) for each in rounds]), self.budget)
+
+    def _rounds(self) -> Iterator[list[Samples]]:
+        """The rounds that have a frame."""
+        shortest = self.network.config.receptive_field
+        for rounds in self.read_rounds():
+            if heard := [each for each in rounds if len(each) >= shortest]:
+                yield heard
+
+
+def _means(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean of each round's frames: (R, A, D) under (R, A) to (R, D)."""
+    return (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def _frames(waveform: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.float32]:
+    """(F, W) overlapping windows; one at least."""
+    hop, width = round(HOP_SEC * sample_rate), round(WINDOW_SEC * sample_rate)
+    padded = np.pad(waveform, (0, max(0, width - len(waveform))))
+    return np.lib.stride_tricks.sliding_window_view(padded, width)[::hop]
+
+
+def _pitch(frames: npt.NDArray[np.float32], sample_rate: int) -> tuple[Figures, Figures]:
+    """Pitch of each frame in octaves from 150 Hz, and the correlation of the frame with itself a period later."""
+    width = frames.shape[1]
+    centred = frames - frames.mean(axis=1, keepdims=True)
+    spectrum = np.fft.rfft(centred, 2 ** (2 * width - 1).bit_length())
+    correlation = np.fft.irfft(np.abs(spectrum) ** 2)[:, :width]
+    lags = np.arange(int(sample_rate / PITCH_HZ[1]), int(sample_rate / PITCH_HZ[0]))
+    # A later copy overlaps less of the window, for which it is made up.
+    normed = correlation[:, lags] / (correlation[:, :1] + 1e-3) * (width / (width - lags))
+    # Two periods fit as well as one: the first peak that is nearly the highest is taken, or that where none is.
+    is_peak = np.zeros(normed.shape, np.bool_)
+    is_peak[:, 1:-1] = (normed[:, 1:-1] >= normed[:, :-2]) & (normed[:, 1:-1] > normed[:, 2:])
+    is_peak &= normed >= NEARLY * normed.max(axis=1, keepdims=True)
+    best = np.where(is_peak.any(axis=1), is_peak.argmax(axis=1), normed.argmax(axis=1))
+    octaves = np.log2(sample_rate / lags[best] / REFERENCE_HZ)
+    return octaves.astype(np.float32), normed[np.arange(len(frames)), best].astype(np.float32)

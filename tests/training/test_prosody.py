@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from msmtfn.model.checkpoint import pack_network, unpack_network
+from msmtfn.model.network import MsmtFn
+from msmtfn.training.prosody import NUM_FIGURES, SEGMENTS, ProsodyLearner, describe_prosody
+
+RATE = 8000
+LEVEL, SHARE, PITCH, MOVEMENT, PEAKS = range(5)  # of each part of a round
+
+
+def tone(seconds: float, hertz: float = 150.0, amplitude: float = 8000.0) -> np.ndarray:
+    """A voice of one pitch: a tone with its overtones."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    wave = sum(np.sin(2 * np.pi * hertz * k * time) / k for k in (1, 2, 3))
+    return np.asarray(amplitude * wave).astype(np.int16)
+
+
+def parts(samples: np.ndarray) -> np.ndarray:
+    """(8, 5), the figures of each part."""
+    return describe_prosody(samples, RATE)[: 5 * SEGMENTS].reshape(SEGMENTS, 5)
+
+
+def test_there_are_as_many_figures_as_promised_for_any_round() -> None:
+    rng = np.random.default_rng(0)
+    for samples in (tone(2.0), np.zeros(1600, np.int16), rng.integers(-9, 9, 250).astype(np.int16), tone(0.001)):
+        figures = describe_prosody(samples, RATE)
+        assert figures.shape == (NUM_FIGURES,)
+        assert np.isfinite(figures).all()
+
+
+@pytest.mark.parametrize("hertz", [100.0, 150.0, 300.0])
+def test_the_pitch_of_a_voice_is_told_in_octaves(hertz: float) -> None:
+    assert parts(tone(2.0, hertz))[:, PITCH] == pytest.approx(np.log2(hertz / 150), abs=0.05)
+    assert parts(tone(2.0, hertz))[:, MOVEMENT] == pytest.approx(0, abs=0.05)
+
+
+def test_a_pitch_that_moves_is_seen_where_it_does() -> None:
+    moving = parts(np.concatenate([tone(1.0, 100), tone(0.125, 100), tone(0.125, 200), tone(0.75, 200)]))[:, MOVEMENT]
+    assert moving.argmax() == 4
+    assert moving[4] > 0.3
+
+
+def test_a_quiet_half_is_as_many_db_below_the_loud_one() -> None:
+    levels = parts(np.concatenate([tone(1.0), tone(1.0, amplitude=4000)]))[:, LEVEL]
+    assert levels[1] - levels[6] == pytest.approx(6.02, abs=0.1)
+
+
+def test_a_pause_has_no_active_frames_and_its_length_counts() -> None:
+    samples = np.concatenate([tone(1.0), np.zeros(RATE, np.int16)])
+    assert parts(samples)[:, SHARE].tolist() == pytest.approx([1, 1, 1, 1, 0, 0, 0, 0], abs=0.1)
+    longest = describe_prosody(samples, RATE)[5 * SEGMENTS]
+    assert np.exp(longest) == pytest.approx(100, abs=4)  # frames of 10 ms
+
+
+def test_syllables_are_peaks_of_loudness() -> None:
+    time = np.arange(2 * RATE) / RATE
+    spoken = (tone(2.0) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * time))).astype(np.int16)
+    assert parts(spoken)[:, PEAKS].mean() == pytest.approx(4 / 100, abs=0.01)  # four a second, of 100 frames
+
+
+def test_the_encoder_learns_and_nothing_else_changes(tiny_network: Callable[..., MsmtFn]) -> None:
+    network = tiny_network()
+    rounds = [tone(0.5, hertz, amplitude) for hertz in (90, 140, 200, 320) for amplitude in (500, 2000, 8000)]
+    rounds.append(np.zeros(3, np.int16))  # shorter than a frame
+    learner = ProsodyLearner(
+        pack_network(network),
+        partial(lambda given: [given], rounds),
+        num_epochs=20,
+        samples_per_batch=4 * RATE,
+        seed=0,
+        threads=1,
+    )
+    left = [learner.run_epoch() for _ in range(20)]
+    assert left[-1] < 0.8 * left[0]
+    before, after = network.state_dict(), unpack_network(learner.packed()).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert {name.partition(".")[0] for name in changed} == {"audio_encoder"}
