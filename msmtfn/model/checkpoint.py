@@ -199,6 +199,14 @@ def pack_network(network: MsmtFn) -> PackedNetwork:
     return PackedNetwork(config=network.config.to_dict(), weights=weights)
 
 
+def weights_digest(network: MsmtFn) -> str:
+    """SHA-256 of a network's weights and their names."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(pack_network(network).weights.items()):
+        digest.update(name.encode() + weight.tobytes())
+    return digest.hexdigest()
+
+
 def unpack_network(packed: PackedNetwork) -> MsmtFn:
     """Put a packed network together again, in evaluation mode."""
     transformers_logging.disable_progress_bar()

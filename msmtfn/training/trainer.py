@@ -7,13 +7,14 @@ stage that scoring has too. The folder holds the checkpoints as well, so the sam
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,7 @@ from ray.data import DataContext, ExecutionOptions
 from ray.exceptions import RayError
 from transformers import PreTrainedTokenizerBase
 
+import msmtfn
 from msmtfn import storage
 from msmtfn.errors import TrainingDataError, TrainingError
 from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, save_model, unpack_network
@@ -99,6 +101,8 @@ class TrainingRun:
         about: a line on where that model came from.
         work: folder of the run's work in progress, local or on S3, that all machines see.
         name: of the run; the same for the same work.
+        calls: folder of the prepared calls, that runs may share whose calls, seed and way of reading them are the same
+            and whose encoders learn; None puts them into the run's own.
     """
 
     training: LabelledSplit
@@ -107,6 +111,7 @@ class TrainingRun:
     about: str
     work: str
     name: str
+    calls: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,25 @@ class _WorkerSettings:
     epochs_file: str
     validation: str
     board: Any
+
+
+def fingerprint(splits: Sequence[LabelledSplit], start: str, config: TrainingConfig) -> str:
+    """Of all that decides what is learned, 12 hexadecimal digits.
+
+    Args:
+        splits: the calls.
+        start: what tells one start of training from another.
+        config: how it learns.
+    """
+    identity = [
+        *(split.fingerprint() for split in splits),
+        start,
+        asdict(config.recipe),
+        asdict(config.prepare),
+        config.cluster.num_workers,
+        msmtfn.__version__,
+    ]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
 def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[str, Any]], None]) -> Path:
@@ -140,8 +164,9 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
     """
     _configure_engine()
     folder = storage.join(storage.absolute(run.work), run.name)
+    calls = folder if run.calls is None else storage.absolute(run.calls)
     splits = [
-        prepare_split(split, run.model, config.prepare, config.recipe.seed, folder)
+        prepare_split(split, run.model, config.prepare, config.recipe.seed, calls)
         for split in (run.training, run.validation)
     ]
     if config.recipe.frozen == "encoders":
@@ -149,12 +174,12 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
             embed_split(
                 split,
                 run.model,
-                folder,
+                calls,
                 num_actors=config.cluster.num_workers,
                 threads=config.cluster.cpus_per_worker,
                 gpus=config.cluster.gpus_per_worker,
             )
-    state = _fit(run, config, folder, splits, report)
+    state = _fit(run, config, folder, calls, splits, report)
     return _write_model(run, config, splits, state)
 
 
@@ -169,6 +194,7 @@ def _fit(
     run: TrainingRun,
     config: TrainingConfig,
     folder: str,
+    calls: str,
     splits: list[LabelledSplit],
     report: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
@@ -187,13 +213,13 @@ def _fit(
             steps_per_epoch=-(-calls_per_worker // recipe.calls_per_step),
             training_intents=splits[0].intents,
             epochs_file=storage.join(folder, EPOCHS_NAME),
-            validation=calls_place(folder, "validation", recipe),
+            validation=calls_place(calls, "validation", recipe),
             board=board,
         )
         trainer = ray.train.torch.TorchTrainer(
             _work,
             train_loop_config={"settings": settings},
-            datasets={"training": read_calls(calls_place(folder, "training", recipe))},
+            datasets={"training": read_calls(calls_place(calls, "training", recipe))},
             dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.num_workers,
