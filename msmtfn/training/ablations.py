@@ -304,7 +304,9 @@ def tabulate(runs: Sequence[AblationRun], ceilings: Mapping[str, Any] | None) ->
         of_split, of_all = ceilings["best_reader_of_split"], ceilings["best_possible"]
         for reader in of_split["five"]:
             figures = [f"{100 * of_split[task][reader]:.1f} ({100 * of_all[task][reader]:.1f})" for task in TASKS]
-            rows.append([f"ceiling: {reader}", *figures, *[NO_FIGURE] * (len(header) - 1 - len(figures))])
+            rows.append(
+                [f"ceiling: {reader.replace('_', ' ')}", *figures, *[NO_FIGURE] * (len(header) - 1 - len(figures))]
+            )
     return header, rows
 
 
