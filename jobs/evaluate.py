@@ -1,4 +1,7 @@
-"""Judge a model on labelled calls: accuracy, F1 and calibration in the four tasks, beside what is possible."""
+"""Judge a model on labelled calls: accuracy, F1 and calibration in the four tasks, beside what is possible.
+
+With --ablations it trains and judges the variants of the network that the paper compares.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,27 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import tyro
+from rich.box import SIMPLE
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from msmtfn import storage
 from msmtfn.command import run_command
+from msmtfn.corpora.simulation.plan import SPLITS
+from msmtfn.engine import start_engine
 from msmtfn.errors import TrainingDataError, UsageError
 from msmtfn.model.checkpoint import fetch_model, is_trained, load_model, model_version
 from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.scoring.scorer import ScorerConfig
-from msmtfn.training.data import LabelledSplit, find_days, read_labelled
+from msmtfn.training.ablations import AblationConfig, as_markdown, as_table, explain, run_ablations, tabulate
+from msmtfn.training.data import LabelledSplit, check_splits, find_days, read_labelled
 from msmtfn.training.evaluation import Evaluation, Shuffle, evaluate_calls, read_ceilings
 from msmtfn.training.metrics import TaskMetrics
 from msmtfn.training.plots import plot_confusions, plot_reliability
@@ -33,6 +40,10 @@ SECONDS_A_LINE: Final = 15.0
 DEFAULT_SPLIT: Final = "test"
 METRICS_NAME, PREDICTIONS_NAME = "metrics.json", "predictions.parquet"
 CONFUSIONS_NAME, RELIABILITY_NAME = "confusions.png", "reliability.png"
+ABLATIONS_OPTION: Final = "--ablations"
+ABLATIONS_WIDTH: Final = 140
+"""Columns of the screen at least; a narrower one breaks the lines, which is better to read than broken figures."""
+ABLATIONS_TABLE, ABLATIONS_ROWS = "ablations.md", "ablations.parquet"
 SHOWN_READERS: Final = ("text", "audio", "both")
 
 logger = logging.getLogger("msmtfn.evaluate")
@@ -43,8 +54,9 @@ class Arguments:
     """Judge a model on labelled calls: accuracy, macro F1 and calibration in the four tasks.
 
     The calls are one split of a corpus (--corpus, --split), or the days of a root of manifests (--manifests, --from,
-    --to). Beside the figures of a simulated corpus stand its ceilings: what the best possible readers get. Exit codes:
-    0 done, 1 failed, 2 wrong usage.
+    --to). Beside the figures of a simulated corpus stand its ceilings: what the best possible readers get. With
+    --ablations no model is judged but the variants of the network that the paper compares are trained and judged;
+    `--ablations --help` has the options. Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
 
     model: str
@@ -88,6 +100,26 @@ class Arguments:
             raise UsageError(f"--seed is {self.seed}; give 0 or more")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AblationArguments:
+    """Train and judge the ablations of the paper's tables 1 and 6 on a corpus, with the small network of train.py.
+
+    Every variant learns from training/ and validation/ once a seed and is judged on test/. One table comes out, beside
+    the ceilings of a simulated corpus. Joins the Ray cluster that it was submitted to (RAY_ADDRESS), or starts Ray on
+    this machine. The same command again goes on where it stopped, with the runs that are done taken as they are. Exit
+    codes: 0 done, 1 failed, 2 wrong usage.
+    """
+
+    corpus: str
+    """A folder or an s3:// address with training/, validation/ and test/, each a root of manifests; simulate_calls.py
+    makes such."""
+    out: str
+    """Where ablations.md and ablations.parquet are written, and below runs/ each run's metrics.json and its model: a
+    folder or an s3:// address, seen by all machines."""
+    ablations: Annotated[AblationConfig, tyro.conf.arg(name="")] = field(default_factory=AblationConfig)
+    """Which variants, and how they learn."""
+
+
 class _LogReporter:
     """Logs how far it is, a line every so often."""
 
@@ -109,6 +141,13 @@ def main() -> int:
 
 
 def _evaluate() -> None:
+    options = sys.argv[1:]
+    if ABLATIONS_OPTION in options:  # of which the other options are others, --model not among them
+        options.remove(ABLATIONS_OPTION)
+        program = f"evaluate.py {ABLATIONS_OPTION}"
+        config = (tyro.conf.OmitArgPrefixes,)
+        _run_ablations(tyro.cli(AblationArguments, prog=program, args=options, config=config), Console())
+        return
     arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
         _run(arguments, Path(scratch), Console())
@@ -118,7 +157,7 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
     started = time.monotonic()
     out = storage.absolute(arguments.out)
     split = _labelled(arguments)
-    ceilings = _ceilings(arguments, split.name)
+    ceilings = _ceilings(arguments.corpus, split.name)
     folder = fetch_model(arguments.model, scratch)
     model = load_model(folder)
     logger.info("%s: %d calls of %d days, %s", split.name, len(split.rows), len(split.dates), split.counts)
@@ -141,6 +180,35 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
     console.print(_summarize(out, about, metrics, ceilings, time.monotonic() - started))
 
 
+def _run_ablations(arguments: AblationArguments, console: Console) -> None:
+    out, corpus = storage.absolute(arguments.out), storage.absolute(arguments.corpus)
+    roots = {name: storage.join(corpus, name) for name in SPLITS}
+    splits = [read_labelled(name, root, find_days(root)) for name, root in roots.items()]
+    check_splits(*splits)
+    for split in splits:
+        logger.info("%s: %d calls of %d days, %s", split.name, len(split.rows), len(split.dates), split.counts)
+    ceilings = _ceilings(corpus, DEFAULT_SPLIT)
+    with start_engine(show_workers=False):
+        runs = run_ablations(splits, out, arguments.ablations)
+    storage.write_parquet(storage.join(out, ABLATIONS_ROWS), as_table(runs))
+    header, lines = tabulate(runs, ceilings)
+    explanation = explain(runs, ceilings)
+    storage.write_text(storage.join(out, ABLATIONS_TABLE), as_markdown(header, lines, explanation))
+    console.width = max(console.width, ABLATIONS_WIDTH)
+    console.print(_show(f"Ablations in {out}", header, lines, explanation))
+
+
+def _show(title: str, header: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> Table:
+    table = Table(
+        title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
+    )
+    for column in header:
+        table.add_column(column, justify="left" if column == header[0] else "right")
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
 def _labelled(arguments: Arguments) -> LabelledSplit:
     if arguments.corpus is None:
         root = str(arguments.manifests)
@@ -155,9 +223,9 @@ def _labelled(arguments: Arguments) -> LabelledSplit:
     return read_labelled(name, root, find_days(root))
 
 
-def _ceilings(arguments: Arguments, split: str) -> dict[str, Any] | None:
+def _ceilings(corpus: str | None, split: str) -> dict[str, Any] | None:
     """Of the best possible readers, over all calls and on this split's; None where the corpus knows none."""
-    content = None if arguments.corpus is None else read_ceilings(arguments.corpus)
+    content = None if corpus is None else read_ceilings(corpus)
     if content is None or split not in content["best_reader_of"]:
         return None
     return {"best_possible": content["best_possible"], "best_reader_of_split": content["best_reader_of"][split]}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import logging
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -21,7 +20,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-import msmtfn
 from msmtfn import storage
 from msmtfn.command import run_command
 from msmtfn.corpora.simulation.plan import SPLITS
@@ -29,7 +27,7 @@ from msmtfn.engine import start_engine
 from msmtfn.errors import UsageError
 from msmtfn.labels import TASKS
 from msmtfn.leads.drift import write_distribution
-from msmtfn.model.checkpoint import Model, fetch_model, load_model, pack_network, start_from_encoders
+from msmtfn.model.checkpoint import Model, fetch_model, load_model, start_from_encoders, weights_digest
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.registry import CURRENT, read_current
 from msmtfn.model.small import make_small_model
@@ -38,7 +36,7 @@ from msmtfn.training.gate import GateConfig
 from msmtfn.training.judge import describe_calls, judge_split
 from msmtfn.training.recipe import SMALL_RECIPE
 from msmtfn.training.registration import Registration, find_registered, register
-from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, train
+from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, fingerprint, train
 
 SECONDS_A_LINE: Final = 15.0
 
@@ -137,7 +135,7 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
         raise UsageError(f"--out {target} holds a model already; give a new folder")
     model, about = _model(arguments, scratch)
     training, validation, *held_out = splits
-    name = f"train-{_fingerprint(splits, _start(arguments, target, model), arguments.training)}"
+    name = f"train-{fingerprint(splits, _start(arguments, target, model), arguments.training)}"
     work = storage.absolute(arguments.work or (f"{target}.work" if arguments.out else storage.join(target, "_work")))
     run = TrainingRun(training, validation, model, about, work, name)
     if arguments.register is not None and (known := find_registered(target, name)) is not None:
@@ -225,24 +223,7 @@ def _start(arguments: Arguments, target: str, model: Model) -> str:
     starts_from = storage.absolute(arguments.model or "")
     if arguments.register is not None and starts_from == storage.join(target, CURRENT):
         return CURRENT
-    weights = hashlib.sha256()
-    packed = pack_network(model.network)
-    for name, weight in sorted(packed.weights.items()):
-        weights.update(name.encode() + weight.tobytes())
-    return weights.hexdigest()
-
-
-def _fingerprint(splits: Sequence[LabelledSplit], start: str, config: TrainingConfig) -> str:
-    """Of all that decides what is learned."""
-    identity = [
-        *(split.fingerprint() for split in splits),
-        start,
-        asdict(config.recipe),
-        asdict(config.prepare),
-        config.cluster.num_workers,
-        msmtfn.__version__,
-    ]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    return weights_digest(model.network)
 
 
 class _Narrator:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -197,6 +198,14 @@ def pack_network(network: MsmtFn) -> PackedNetwork:
     """Take a network apart into plain arrays."""
     weights = {name: weight.detach().cpu().numpy() for name, weight in network.state_dict().items()}
     return PackedNetwork(config=network.config.to_dict(), weights=weights)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of a network's weights, or of a part's, and their names."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def unpack_network(packed: PackedNetwork) -> MsmtFn:

@@ -9,7 +9,7 @@ Shapes: R rounds, S samples, F frames of 10 ms, P figures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from msmtfn.model.checkpoint import PackedNetwork, pack_network, unpack_network
-from msmtfn.scoring.feed import feed_rounds, group_rounds
+from msmtfn.scoring.feed import feed_rounds
 from msmtfn.scoring.prepare import FULL_SCALE
 
 HOP_SEC, WINDOW_SEC = 0.01, 0.025
@@ -33,6 +33,7 @@ ACTIVE_DB: Final = -22.0  # relative to the round's loudest frames; what is belo
 VOICED: Final = 0.5  # least correlation of a frame with itself, a period later
 NEARLY: Final = 0.9
 SMOOTHED_FRAMES: Final = 5
+ROUNDS_PER_STEP: Final = 16
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM, WARMUP_SHARE = 2e-3, 0.01, 1.0, 0.1
 Samples = npt.NDArray[np.int16]
 Figures = npt.NDArray[np.float32]
@@ -95,7 +96,6 @@ class ProsodyLearner:
         read_rounds: ReadRounds,
         *,
         num_epochs: int,
-        samples_per_batch: int,
         seed: int,
         threads: int,
     ) -> None:
@@ -105,7 +105,6 @@ class ProsodyLearner:
             network: whose audio encoder learns.
             read_rounds: gives the samples of all rounds, some at a time, the same ones whenever it is called.
             num_epochs: passes over the rounds that are to come.
-            samples_per_batch: samples of a step, padding included.
             seed: of the linear layer and the order.
             threads: to compute with, where there is no GPU.
         """
@@ -114,7 +113,7 @@ class ProsodyLearner:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = unpack_network(network)
         self.encoder = self.network.audio_encoder.to(self.device).train()
-        self.read_rounds, self.budget = read_rounds, samples_per_batch
+        self.read_rounds = read_rounds
         self.rng = np.random.default_rng(seed)
         described = [np.stack([self._describe(each) for each in rounds]) for rounds in self._rounds()]
         every = np.concatenate(described)
@@ -123,7 +122,7 @@ class ProsodyLearner:
         self.head = nn.Linear(self.network.config.audio.hidden_size, NUM_FIGURES).to(self.device)
         self.weights = [*self.encoder.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.AdamW(self.weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-        num_steps = num_epochs * sum(len(self._groups(rounds)) for rounds in self._rounds())
+        num_steps = num_epochs * sum(-(-len(each) // ROUNDS_PER_STEP) for each in described)
         self.schedule = OneCycleLR(
             self.optimizer, LEARNING_RATE, total_steps=num_steps + 1, pct_start=max(WARMUP_SHARE, 2 / (num_steps + 1))
         )
@@ -132,8 +131,9 @@ class ProsodyLearner:
         """Pass over all rounds; the result is the mean squared error of the figures, each of variance 1."""
         total, num_rounds = 0.0, 0
         for rounds, targets in zip(self._rounds(), self.targets, strict=True):
-            groups = self._groups(rounds)
-            groups = [groups[index] for index in self.rng.permutation(len(groups))]
+            # Of any lengths: beside others of its own length a round teaches less.
+            order = self.rng.permutation(len(rounds))
+            groups = [order[start : start + ROUNDS_PER_STEP] for start in range(0, len(order), ROUNDS_PER_STEP)]
             texts = [np.zeros(0, np.int32)] * len(rounds)
             for group, batch in zip(groups, feed_rounds(groups, rounds, texts, 0, self.device), strict=True):
                 states, mask = self.encoder(batch.samples.float() / FULL_SCALE, batch.num_samples, padded=False)
@@ -154,9 +154,6 @@ class ProsodyLearner:
 
     def _describe(self, samples: Samples) -> Figures:
         return describe_prosody(samples, self.network.config.encoder_sample_rate)
-
-    def _groups(self, rounds: Sequence[Samples]) -> list[npt.NDArray[np.int64]]:
-        return group_rounds(np.array([len(each) for each in rounds]), self.budget)
 
     def _rounds(self) -> Iterator[list[Samples]]:
         """The rounds that have a frame."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import json
 import logging
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -32,9 +33,10 @@ from ray.data import DataContext, ExecutionOptions
 from ray.exceptions import RayError
 from transformers import PreTrainedTokenizerBase
 
+import msmtfn
 from msmtfn import storage
 from msmtfn.errors import TrainingDataError, TrainingError
-from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, save_model, unpack_network
+from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, save_model, unpack_network, weights_digest
 from msmtfn.model.network import MsmtFn
 from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.training.augmentation import Augmenter
@@ -50,7 +52,6 @@ from msmtfn.training.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 STATE_NAME: Final = "state.pt"
-PROSODY_NAME: Final = "prosody.safetensors"
 EPOCHS_NAME, CURVES_NAME = "epochs.jsonl", "curves.png"
 SHUFFLED_CALLS: Final = 256
 """Calls that a worker draws the next one from; the calls of the whole run are in a random order already."""
@@ -104,6 +105,8 @@ class TrainingRun:
         about: a line on where that model came from.
         work: folder of the run's work in progress, local or on S3, that all machines see.
         name: of the run; the same for the same work.
+        calls: folder of the prepared calls, that runs may share whose calls, seed and way of reading them are the same
+            and whose encoders learn; None puts them into the run's own.
     """
 
     training: LabelledSplit
@@ -112,6 +115,7 @@ class TrainingRun:
     about: str
     work: str
     name: str
+    calls: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,25 @@ class _WorkerSettings:
     epochs_file: str
     validation: str
     board: Any
+
+
+def fingerprint(splits: Sequence[LabelledSplit], start: str, config: TrainingConfig) -> str:
+    """Of all that decides what is learned, 12 hexadecimal digits.
+
+    Args:
+        splits: the calls.
+        start: what tells one start of training from another.
+        config: how it learns.
+    """
+    identity = [
+        *(split.fingerprint() for split in splits),
+        start,
+        asdict(config.recipe),
+        asdict(config.prepare),
+        config.cluster.num_workers,
+        msmtfn.__version__,
+    ]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
 def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[str, Any]], None]) -> Path:
@@ -145,55 +168,54 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
     """
     _configure_engine()
     folder = storage.join(storage.absolute(run.work), run.name)
+    calls = folder if run.calls is None else storage.absolute(run.calls)
     splits = [
-        prepare_split(split, run.model, config.prepare, config.recipe.seed, folder)
+        prepare_split(split, run.model, config.prepare, config.recipe.seed, calls)
         for split in (run.training, run.validation)
     ]
     if config.recipe.prosody_epochs and run.model.network.config.modalities != "text":
-        run = replace(run, model=_learn_prosody(run.model, config, folder))
+        run = replace(run, model=_learn_prosody(run.model, config, calls))
     if config.recipe.frozen == "encoders":
         for split in splits:
             embed_split(
                 split,
                 run.model,
-                folder,
+                calls,
                 num_actors=config.cluster.num_workers,
                 threads=config.cluster.cpus_per_worker,
                 gpus=config.cluster.gpus_per_worker,
             )
-    state = _fit(run, config, folder, splits, report)
+    state = _fit(run, config, folder, calls, splits, report)
     return _write_model(run, config, splits, state)
 
 
-def _learn_prosody(model: Model, config: TrainingConfig, folder: str) -> Model:
-    """The model whose audio encoder has learned prosody; of a run that goes on what was kept of it."""
-    place, marker = storage.join(folder, PROSODY_NAME), storage.join(folder, "prosody.json")
+def _learn_prosody(model: Model, config: TrainingConfig, calls: str) -> Model:
+    """The model whose audio encoder has learned prosody; what it learned is kept beside the prepared calls."""
+    recipe, cluster = config.recipe, config.cluster
+    encoder = model.network.audio_encoder
+    start = [weights_digest(encoder), recipe.prosody_epochs, recipe.seed]
+    name = f"prosody-{hashlib.sha256(json.dumps(start).encode()).hexdigest()[:12]}"
+    place, marker = storage.join(calls, f"{name}.safetensors"), storage.join(calls, f"{name}.json")
     if not storage.exists(marker):
-        recipe, cluster = config.recipe, config.cluster
-        learner = ray.remote(ProsodyLearner).options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
-        actor: Any = learner.remote(
+        remote: Any = ray.remote(ProsodyLearner)
+        learner = remote.options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker).remote(
             ray.put(pack_network(model.network)),
-            partial(read_rounds, calls_place(folder, "training", replace(recipe, frozen="audio"))),
+            partial(read_rounds, calls_place(calls, "training", replace(recipe, frozen="audio"))),
             num_epochs=recipe.prosody_epochs,
-            samples_per_batch=recipe.samples_per_batch or model.network.config.max_round_samples,
             seed=recipe.seed,
             threads=min(cluster.cpus_per_worker, os.cpu_count() or 1),
         )
         left = []
         for epoch in range(recipe.prosody_epochs):
             started = time.monotonic()
-            left.append(ray.get(actor.run_epoch.remote()))
-            logger.info(
-                "prosody, epoch %d in %.0f s: %.2f of its variance is not told yet",
-                epoch,
-                time.monotonic() - started,
-                left[-1],
-            )
-        network = unpack_network(ray.get(actor.packed.remote()))
-        storage.write_bytes(place, safetensors.torch.save(network.state_dict()))
+            left.append(ray.get(learner.run_epoch.remote()))
+            seconds = time.monotonic() - started
+            logger.info("prosody, epoch %d in %.0f s: %.2f of its variance is not told yet", epoch, seconds, left[-1])
+        network = unpack_network(ray.get(learner.packed.remote()))
+        storage.write_bytes(place, safetensors.torch.save(network.audio_encoder.state_dict()))
         storage.write_text(marker, json.dumps({"left": left}) + "\n")
     network = copy.deepcopy(model.network)
-    network.load_state_dict(safetensors.torch.load(storage.read_bytes(place)))
+    network.audio_encoder.load_state_dict(safetensors.torch.load(storage.read_bytes(place)))
     return Model(network, model.tokenizer)
 
 
@@ -208,6 +230,7 @@ def _fit(
     run: TrainingRun,
     config: TrainingConfig,
     folder: str,
+    calls: str,
     splits: list[LabelledSplit],
     report: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
@@ -226,13 +249,13 @@ def _fit(
             steps_per_epoch=-(-calls_per_worker // recipe.calls_per_step),
             training_intents=splits[0].intents,
             epochs_file=storage.join(folder, EPOCHS_NAME),
-            validation=calls_place(folder, "validation", recipe),
+            validation=calls_place(calls, "validation", recipe),
             board=board,
         )
         trainer = ray.train.torch.TorchTrainer(
             _work,
             train_loop_config={"settings": settings},
-            datasets={"training": read_calls(calls_place(folder, "training", recipe))},
+            datasets={"training": read_calls(calls_place(calls, "training", recipe))},
             dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.num_workers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from jobs import evaluate
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
-from msmtfn.model.checkpoint import model_version, save_model
+from msmtfn.model.checkpoint import load_model, model_version, save_model
 from msmtfn.model.small import make_small_model
 from tests.integration.job import DATE, write_manifest, write_short_calls
 
@@ -106,6 +107,50 @@ def test_days_of_manifests_with_shuffled_audio_and_a_reject(
     assert (found["shuffle"], found["ceilings"], found["dates"]) == ("audio", None, [str(DATE)])
 
 
+@pytest.mark.slow
+@pytest.mark.long
+def test_ablations_of_two_variants(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--seeds", 3, "--only", "text-only", "no-silence", "--max-epochs", 1]
+    command = [
+        sys.executable,
+        "jobs/evaluate.py",
+        *map(str, ["--ablations", "--corpus", corpus, "--out", out, *options]),
+    ]
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+
+    def run() -> str:
+        job = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=540, check=False
+        )
+        assert job.returncode == 0, job.stderr
+        return job.stderr
+
+    said = run()
+    assert "run 2 of 2: no-silence, seed 3" in said
+    assert not (out / "work").exists()
+    rows = pq.read_table(out / "ablations.parquet").to_pylist()
+    assert [(row["variant"], row["seed"], row["scored"], row["epochs"]) for row in rows] == [
+        ("text-only", 3, NUM_TEST_CALLS, 1),
+        ("no-silence", 3, NUM_TEST_CALLS, 1),
+    ]
+    text, both = rows
+    assert text["accuracy_five_audio_shuffled"] is None
+    assert both["accuracy_five_audio_shuffled"] is not None
+    table = (out / "ablations.md").read_text()
+    for name in ("text-only", "no-silence", "ceiling: both"):
+        assert f"| {name} |" in table
+
+    kept = out / "runs" / "no-silence-3" / "model"
+    assert load_model(kept).network.config.silence == "remove"
+    assert model_version(kept) == both["model_version"]
+
+    again = run()
+    assert "run 1 of 2" not in again
+    assert "run 2 of 2" not in again
+    assert (out / "ablations.md").read_text() == table
+
+
 class TestErrors:
     """Each ends with its exit code and one line that tells what to do."""
 
@@ -142,6 +187,19 @@ class TestErrors:
         code, said = run_main("--model", tmp_path, "--out", tmp_path / "out", *places)
         assert code == 2
         assert "--manifests" in said
+
+    @pytest.mark.parametrize(
+        "arguments", [["--out", "o", "--corpus", "c"], ["--ablations", "--out", "o", "--corpus", "c", "--model", "m"]]
+    )
+    def test_a_model_goes_without_ablations_and_only_so(self, run_main: RunMain, arguments: list[str]) -> None:
+        with pytest.raises(SystemExit) as stop:
+            run_main(*arguments)
+        assert stop.value.code == 2
+
+    def test_seeds_that_there_are_not(self, tmp_path: Path, run_main: RunMain) -> None:
+        code, said = run_main("--ablations", "--corpus", tmp_path, "--out", tmp_path / "out", "--seeds", 1, 1)
+        assert code == 2
+        assert "--seeds are (1, 1)" in said
 
     def test_a_kind_of_shuffling_that_there_is_not(self, tmp_path: Path, run_main: RunMain) -> None:
         with pytest.raises(SystemExit) as stop:

@@ -102,8 +102,8 @@ class Company:
 
     def train(self, *arguments: object) -> str:
         """The last line of a retraining on all labelled days."""
-        options = ("--validation-share", 0.2, "--gate-share", 0.3, "--gate-margin", 0.05)
-        options += ("--prosody-epochs", 1, "--batch-calls", 4, "--masked-tokens", 0)
+        shares = ("--validation-share", 0.2, "--gate-share", 0.3, "--gate-margin", 0.05)
+        options = (*shares, "--prosody-epochs", 1, "--batch-calls", 4, "--masked-tokens", 0)
         output, _ = self.run(
             "train.py", "small", "--manifests", self.manifests, "--register", self.models, *options, *arguments
         )

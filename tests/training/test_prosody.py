@@ -73,7 +73,6 @@ def test_the_encoder_learns_and_nothing_else_changes(tiny_network: Callable[...,
         pack_network(network),
         partial(lambda given: [given], rounds),
         num_epochs=20,
-        samples_per_batch=4 * RATE,
         seed=0,
         threads=1,
     )
