@@ -63,7 +63,7 @@ def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
             "model_type": "roformer",  # whose attention knows what stands beside what, without having to learn it
             "vocab_size": vocabulary_size,
             "num_hidden_layers": 1,
-            "hidden_dropout_prob": 0.1,
+            "hidden_dropout_prob": 0.2,
             "attention_probs_dropout_prob": 0.0,
             **sizes,
         },
@@ -73,9 +73,9 @@ def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
         "num_cross_layers": 1,
         "num_bottleneck_layers": 1,
         "pooling": "max",
-        "context_size": 64,
+        "context_size": 48,
         "num_context_layers": 1,
-        "dropout": 0.2,
+        "dropout": 0.3,
         "attention_dropout": 0.0,
     }
     return MsmtFnConfig(**(fields | options))

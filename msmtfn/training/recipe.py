@@ -103,11 +103,11 @@ SMALL_RECIPE: Final = Recipe(
     batch_calls=16,
     accumulation_steps=1,
     samples_per_batch=2_000_000,
-    max_epochs=20,
-    patience=20,
+    max_epochs=14,
+    patience=14,
     frozen="audio",
     prosody_epochs=8,
-    augmentation=AugmentationConfig(augment="text", tones_respected=False, masked_tokens=0.3),
+    augmentation=AugmentationConfig(augment="text", tones_respected=False, masked_tokens=0.4),
 )
 """For `model.small`, which learns from scratch, while the paper's recipe fine-tunes what is pretrained."""
 
