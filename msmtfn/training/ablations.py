@@ -318,7 +318,7 @@ def explain(runs: Sequence[AblationRun], ceilings: Mapping[str, Any] | None) -> 
         f"Accuracy of the four tasks on {fewest if fewest == most else f'{fewest} to {most}'} test calls, and macro F1 "
         f"of the five classes, in %: mean ± standard deviation over the seeds {seeds}.",
         "Shuffled: accuracy in the five classes once every round has the audio, or the text, of another one.",
-        "Seconds: of training.",
+        "Seconds: of the epochs; calls and prosody are prepared once a seed.",
     ]
     if ceilings is not None:
         lines.append("Ceiling: the best possible reader of these calls (of all possible calls).")

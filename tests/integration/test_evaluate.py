@@ -111,7 +111,7 @@ def test_days_of_manifests_with_shuffled_audio_and_a_reject(
 @pytest.mark.long
 def test_ablations_of_two_variants(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    options = ["--seeds", 3, "--only", "text-only", "no-silence", "--max-epochs", 1]
+    options = ["--seeds", 3, "--only", "text-only", "no-silence", "--max-epochs", 1, "--prosody-epochs", 1]
     command = [
         sys.executable,
         "jobs/evaluate.py",
