@@ -51,8 +51,7 @@ class PipelineConfig:
     """How the work is spread over the cluster; none of it changes a result."""
 
     batch_calls: int = 0
-    """Calls that are prepared, and scored, together; 0 takes 16, or 64 where scorers have GPUs, and never more than
-    are committed together."""
+    """Calls that are prepared, and scored, together; 0 takes 16, or 64 where scorers have GPUs."""
     block_calls: int = 64
     """Calls that are committed together, at most; fewer where the day has few for the cluster's CPUs."""
     num_scorers: int = 0
@@ -274,6 +273,8 @@ def _configure_engine(task: ScoringTask, filesystem: pa.fs.FileSystem) -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
+    # It would say every half minute how much memory a network takes.
+    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     context.checkpoint_config = CheckpointConfig(
         ROW_ID, task.checkpoint, override_filesystem=filesystem, delete_checkpoint_on_success=False
     )
@@ -282,7 +283,7 @@ def _configure_engine(task: ScoringTask, filesystem: pa.fs.FileSystem) -> None:
 def fit_to_cpus(config: PipelineConfig, num_calls: int, batch_calls: int = BATCH_CALLS) -> PipelineConfig:
     """The configuration with sizes of batches and blocks for so many calls on the CPUs of the cluster.
 
-    Enough blocks for every CPU to have several, none larger than the configuration says, and no batch larger than they.
+    Enough blocks for every CPU to have several, none larger than the configuration says; a batch may span several.
 
     Args:
         config: how the work is spread.
@@ -291,7 +292,7 @@ def fit_to_cpus(config: PipelineConfig, num_calls: int, batch_calls: int = BATCH
     """
     blocks = BLOCKS_PER_CPU * int(ray.cluster_resources().get("CPU", 1))
     block_calls = max(1, min(config.block_calls, -(-num_calls // blocks)))
-    return replace(config, block_calls=block_calls, batch_calls=min(config.batch_calls or batch_calls, block_calls))
+    return replace(config, block_calls=block_calls, batch_calls=config.batch_calls or batch_calls)
 
 
 def _fit_to_machines(config: PipelineConfig, pool: _ScorerPool, num_calls: int) -> PipelineConfig:
