@@ -63,6 +63,7 @@ def read_metrics(out: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_a_corpus_is_judged_beside_its_ceilings(corpus: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     command = [sys.executable, "jobs/evaluate.py", *map(str, ["--model", model, "--corpus", corpus, "--out", out])]

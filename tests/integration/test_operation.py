@@ -69,6 +69,7 @@ def test_a_day_that_fails_costs_the_others_nothing(manifests: Path, tiny_model: 
     assert "cannot be read as Parquet" in broken["error"]
 
 
+@pytest.mark.slow
 def test_a_day_that_another_run_is_at_work_on_is_left_to_it(manifests: Path, tiny_model: Path) -> None:
     with lock_day(str(manifests.parent / "leads"), DATE):
         job = run_job("--date", DATE, *places(manifests, tiny_model))

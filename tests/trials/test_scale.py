@@ -34,6 +34,7 @@ def test_a_waiting_scorer_takes_its_time_and_says_nothing(tiny_model: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_object_store_that_is_written_to_disk_is_seen(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, number, spilled in (("few", 2, False), ("many", 8, True)):
         folder = tmp_path_factory.mktemp(name)
