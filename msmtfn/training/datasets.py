@@ -116,6 +116,13 @@ def read_rounds(place: str) -> Iterator[list[npt.NDArray[np.int16]]]:
         yield [each for call in split_calls(ready.select(INPUTS.names)) for each in call.samples]
 
 
+def longest_round(place: str) -> int:
+    """Samples of the longest round of a prepared split's ready calls."""
+    columns = open_calls(place).to_table(columns=["status", "round_samples"])
+    ready = columns.filter(pc.is_null(columns["status"]))
+    return int(pc.max(pc.list_flatten(ready["round_samples"])).as_py() or 0)
+
+
 def prepared_figures(folder: str, name: str) -> pa.Table:
     """How long, how loud and so on the calls of a prepared split are: `FIGURES`, a row a call that is ready."""
     columns = open_calls(_prepared_place(folder, name)).to_table(columns=["status", *FIGURES])

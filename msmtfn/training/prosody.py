@@ -9,8 +9,9 @@ Shapes: R rounds, S samples, F frames of 10 ms, P figures.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from msmtfn.model.checkpoint import PackedNetwork, pack_network, unpack_network
+from msmtfn.model.checkpoint import PackedNetwork, unpack_network
 from msmtfn.scoring.feed import feed_rounds
 from msmtfn.scoring.prepare import FULL_SCALE
 
@@ -98,6 +99,7 @@ class ProsodyLearner:
         num_epochs: int,
         seed: int,
         threads: int,
+        state: bytes = b"",
     ) -> None:
         """Describe all rounds, and make ready.
 
@@ -105,34 +107,49 @@ class ProsodyLearner:
             network: whose audio encoder learns.
             read_rounds: gives the samples of all rounds, some at a time, the same ones whenever it is called.
             num_epochs: passes over the rounds that are to come.
-            seed: of the linear layer and the order.
+            seed: of the linear layer, the order and what is dropped.
             threads: to compute with, where there is no GPU.
+            state: of another learner with the same arguments, to go on from.
+
+        Raises:
+            ValueError: no round has a frame.
         """
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = unpack_network(network)
-        self.encoder = self.network.audio_encoder.to(self.device).train()
-        self.read_rounds = read_rounds
-        self.rng = np.random.default_rng(seed)
+        unpacked = unpack_network(network)
+        self.config = unpacked.config
+        self.encoder = unpacked.audio_encoder.to(self.device).train()
+        self.read_rounds, self.seed, self.epoch = read_rounds, seed, 0
         described = [np.stack([self._describe(each) for each in rounds]) for rounds in self._rounds()]
+        if not described:
+            raise ValueError("no round is as long as a frame of the audio encoder")
         every = np.concatenate(described)
         mean, deviation = every.mean(axis=0), every.std(axis=0) + 1e-3
         self.targets = [torch.from_numpy((each - mean) / deviation) for each in described]
-        self.head = nn.Linear(self.network.config.audio.hidden_size, NUM_FIGURES).to(self.device)
+        self.head = nn.Linear(self.config.audio.hidden_size, NUM_FIGURES).to(self.device)
         self.weights = [*self.encoder.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.AdamW(self.weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
         num_steps = num_epochs * sum(-(-len(each) // ROUNDS_PER_STEP) for each in described)
         self.schedule = OneCycleLR(
             self.optimizer, LEARNING_RATE, total_steps=num_steps + 1, pct_start=max(WARMUP_SHARE, 2 / (num_steps + 1))
         )
+        if state:
+            self._go_on(load_state(state))
 
-    def run_epoch(self) -> float:
-        """Pass over all rounds; the result is the mean squared error of the figures, each of variance 1."""
+    def run_epoch(self) -> tuple[float, bytes]:
+        """Pass over all rounds.
+
+        Returns:
+            The mean squared error of the figures, each of variance 1; the state, with the encoder's weights in it.
+        """
+        # Of the epoch, so that a learner that goes on draws what an undisturbed one draws.
+        rng = np.random.default_rng([self.seed, self.epoch])
+        torch.manual_seed(self.seed * 1009 + self.epoch)
         total, num_rounds = 0.0, 0
         for rounds, targets in zip(self._rounds(), self.targets, strict=True):
             # Of any lengths: beside others of its own length a round teaches less.
-            order = self.rng.permutation(len(rounds))
+            order = rng.permutation(len(rounds))
             groups = [order[start : start + ROUNDS_PER_STEP] for start in range(0, len(order), ROUNDS_PER_STEP)]
             texts = [np.zeros(0, np.int32)] * len(rounds)
             for group, batch in zip(groups, feed_rounds(groups, rounds, texts, 0, self.device), strict=True):
@@ -145,22 +162,37 @@ class ProsodyLearner:
                 self.schedule.step()
                 total += error.item() * len(group)
                 num_rounds += len(group)
-        return total / num_rounds
+        self.epoch += 1
+        return total / num_rounds, self._state()
 
-    def packed(self) -> PackedNetwork:
-        """The network as it is now."""
-        self.encoder.cpu()
-        return pack_network(self.network)
+    def _parts(self) -> dict[str, Any]:
+        return {"encoder": self.encoder, "head": self.head, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    def _state(self) -> bytes:
+        file = io.BytesIO()
+        torch.save({"epoch": self.epoch} | {name: part.state_dict() for name, part in self._parts().items()}, file)
+        return file.getvalue()
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
 
     def _describe(self, samples: Samples) -> Figures:
-        return describe_prosody(samples, self.network.config.encoder_sample_rate)
+        return describe_prosody(samples, self.config.encoder_sample_rate)
 
     def _rounds(self) -> Iterator[list[Samples]]:
         """The rounds that have a frame."""
-        shortest = self.network.config.receptive_field
+        shortest = self.config.receptive_field
         for rounds in self.read_rounds():
             if heard := [each for each in rounds if len(each) >= shortest]:
                 yield heard
+
+
+def load_state(state: bytes) -> dict[str, Any]:
+    """What `ProsodyLearner.run_epoch` gives: the weights of the `encoder`, and all that it takes to go on."""
+    content: dict[str, Any] = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+    return content
 
 
 def _means(states: Tensor, mask: Tensor) -> Tensor:

@@ -7,14 +7,12 @@ stage that scoring has too. The folder holds the checkpoints as well, so the sam
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import json
 import logging
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -27,7 +25,6 @@ import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
-import safetensors.torch
 import torch
 from ray.data import DataContext, ExecutionOptions
 from ray.exceptions import RayError
@@ -36,17 +33,17 @@ from transformers import PreTrainedTokenizerBase
 import msmtfn
 from msmtfn import storage
 from msmtfn.errors import TrainingDataError, TrainingError
-from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, save_model, unpack_network, weights_digest
+from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, save_model, unpack_network
 from msmtfn.model.network import MsmtFn
 from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import LabelledCall, embedded_calls, prepared_calls
 from msmtfn.training.data import LabelledSplit, keep_ready
-from msmtfn.training.datasets import calls_place, embed_split, open_calls, prepare_split, read_calls, read_rounds
+from msmtfn.training.datasets import calls_place, embed_split, open_calls, prepare_split, read_calls
 from msmtfn.training.loop import Loop, NotFiniteError
 from msmtfn.training.model_card import write_card
 from msmtfn.training.plots import plot_curves
-from msmtfn.training.prosody import ProsodyLearner
+from msmtfn.training.pretraining import learn_prosody
 from msmtfn.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -174,7 +171,17 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
         for split in (run.training, run.validation)
     ]
     if config.recipe.prosody_epochs and run.model.network.config.modalities != "text":
-        run = replace(run, model=_learn_prosody(run.model, config, calls))
+        heard = learn_prosody(
+            run.model,
+            calls_place(calls, "training", replace(config.recipe, frozen="audio")),
+            calls,
+            num_epochs=config.recipe.prosody_epochs,
+            seed=config.recipe.seed,
+            cpus=config.cluster.cpus_per_worker,
+            gpus=config.cluster.gpus_per_worker,
+            max_failures=config.cluster.max_failures,
+        )
+        run = replace(run, model=heard)
     if config.recipe.frozen == "encoders":
         for split in splits:
             embed_split(
@@ -187,36 +194,6 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
             )
     state = _fit(run, config, folder, calls, splits, report)
     return _write_model(run, config, splits, state)
-
-
-def _learn_prosody(model: Model, config: TrainingConfig, calls: str) -> Model:
-    """The model whose audio encoder has learned prosody; what it learned is kept beside the prepared calls."""
-    recipe, cluster = config.recipe, config.cluster
-    encoder = model.network.audio_encoder
-    start = [weights_digest(encoder), recipe.prosody_epochs, recipe.seed]
-    name = f"prosody-{hashlib.sha256(json.dumps(start).encode()).hexdigest()[:12]}"
-    place, marker = storage.join(calls, f"{name}.safetensors"), storage.join(calls, f"{name}.json")
-    if not storage.exists(marker):
-        remote: Any = ray.remote(ProsodyLearner)
-        learner = remote.options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker).remote(
-            ray.put(pack_network(model.network)),
-            partial(read_rounds, calls_place(calls, "training", replace(recipe, frozen="audio"))),
-            num_epochs=recipe.prosody_epochs,
-            seed=recipe.seed,
-            threads=min(cluster.cpus_per_worker, os.cpu_count() or 1),
-        )
-        left = []
-        for epoch in range(recipe.prosody_epochs):
-            started = time.monotonic()
-            left.append(ray.get(learner.run_epoch.remote()))
-            seconds = time.monotonic() - started
-            logger.info("prosody, epoch %d in %.0f s: %.2f of its variance is not told yet", epoch, seconds, left[-1])
-        network = unpack_network(ray.get(learner.packed.remote()))
-        storage.write_bytes(place, safetensors.torch.save(network.audio_encoder.state_dict()))
-        storage.write_text(marker, json.dumps({"left": left}) + "\n")
-    network = copy.deepcopy(model.network)
-    network.audio_encoder.load_state_dict(safetensors.torch.load(storage.read_bytes(place)))
-    return Model(network, model.tokenizer)
 
 
 def _configure_engine() -> None:

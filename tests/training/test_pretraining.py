@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from msmtfn.errors import TrainingDataError, TrainingError
+from msmtfn.model.checkpoint import Model, load_model
+from msmtfn.scoring.prepare import INPUTS
+from msmtfn.training import pretraining
+from msmtfn.training.pretraining import learn_prosody
+from msmtfn.training.prosody import ProsodyLearner
+
+Weights = dict[str, torch.Tensor]
+
+
+class DyingLearner(ProsodyLearner):
+    """Ends its process before its second epoch, as long as there is a mark."""
+
+    mark = Path()
+
+    def run_epoch(self) -> tuple[float, bytes]:
+        if self.epoch == 1 and self.mark.exists():
+            self.mark.unlink()
+            os._exit(1)
+        return super().run_epoch()
+
+
+@pytest.fixture
+def model(tiny_model: Path) -> Model:
+    return load_model(tiny_model)
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> str:
+    """Prepared calls of a round each, of which one was rejected."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "status": status,
+            "samples": (amplitude * rng.standard_normal(4000)).astype(np.int16),
+            "round_samples": [4000],
+            "tokens": [1],
+            "round_tokens": [1],
+        }
+        for amplitude, status in ((100, None), (400, None), (1600, None), (6400, "rejected"))
+    ]
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    table = pa.Table.from_pylist(rows, pa.schema([("status", pa.string()), *INPUTS]))
+    pq.write_table(table, folder / "calls.parquet")
+    return str(folder)
+
+
+def learn(model: Model, calls: str, place: Path, max_failures: int = 0) -> Weights:
+    """The weights after two epochs."""
+    place.mkdir(exist_ok=True)
+    learned = learn_prosody(model, calls, str(place), num_epochs=2, seed=0, cpus=1, gpus=0, max_failures=max_failures)
+    return dict(learned.network.state_dict())
+
+
+def changed(one: Weights, other: Weights) -> set[str]:
+    """The parts of the network that differ."""
+    return {name.partition(".")[0] for name in one if not torch.equal(one[name], other[name])}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
+def test_a_process_that_dies_costs_its_epoch_only(
+    model: Model, calls: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = {name: weight.clone() for name, weight in model.network.state_dict().items()}
+    expected = learn(model, calls, tmp_path / "undisturbed")
+    assert changed(before, expected) == {"audio_encoder"}
+    assert changed(before, dict(model.network.state_dict())) == set()
+
+    class Dying(DyingLearner):
+        mark = tmp_path / "mark"
+
+    monkeypatch.setattr(pretraining, "ProsodyLearner", Dying)
+    Dying.mark.touch()
+    with pytest.raises(TrainingError, match="died more often than --max-failures allows"):
+        learn(model, calls, tmp_path / "place")
+    Dying.mark.touch()
+    assert changed(learn(model, calls, tmp_path / "place", max_failures=1), expected) == set()
+    assert caplog.text.count("it goes on from its last epoch") == 1
+    assert len(list((tmp_path / "place").iterdir())) == 2  # the last state, and the errors of its epochs
+
+    Dying.mark.touch()
+    assert changed(learn(model, calls, tmp_path / "place"), expected) == set()
+    assert Dying.mark.exists()  # nothing was run again
+
+
+def test_calls_without_a_sound_to_learn_from_are_told_of(model: Model, calls: str, tmp_path: Path) -> None:
+    file = Path(calls, "calls.parquet")
+    pq.write_table(pq.read_table(file).slice(3), file)
+    with pytest.raises(TrainingDataError, match="the longest training round has 0 samples"):
+        learn(model, calls, tmp_path / "place")
