@@ -26,7 +26,7 @@ from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.ranking import LeadWeights, lead_scores
 from msmtfn.leads.schema import REJECTED, SCORED
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.precision import Precision, autocast
+from msmtfn.model.precision import Precision, autocast, narrow_weights, uses_bf16
 from msmtfn.scoring.feed import RoundBatch, feed_rounds, group_rounds
 from msmtfn.scoring.prepare import FULL_SCALE
 
@@ -78,12 +78,14 @@ class CallRounds:
 
 
 class Scorer:
-    """Scores batches of prepared calls with one network."""
+    """Scores batches of prepared calls with one network, which it takes over: its weights may change their format."""
 
     def __init__(self, network: MsmtFn, config: ScorerConfig, *, model_version: str, run_id: str) -> None:
         on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.network = network.train(False).to(self.device)
+        if uses_bf16(config.precision, self.device):
+            narrow_weights(self.network)
         self.config = config
         longest = network.config.max_round_samples
         self.padded_length = longest if config.encoding == "padded" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -41,30 +42,32 @@ def measure_encode(
     days = {f"{seconds:g} s": [make_call(rng, [seconds])] for seconds in round_sec}
     days["mix"] = [make_call(rng, lengths) for lengths in draw_lengths(num_calls, rng)]
     rates = {way: matrix_rate(torch.bfloat16 if way == "bf16" else torch.float32) for way in _ways(bf16=bf16)}
-    return [_compare(name, calls, network, rates) for name, calls in days.items()]
+    scorers = {way: Scorer(copy.deepcopy(network), WAYS[way], model_version="", run_id="") for way in rates}
+    return [_compare(name, calls, scorers, rates) for name, calls in days.items()]
 
 
 def _ways(*, bf16: bool) -> list[str]:
     return [way for way in WAYS if bf16 or way != "bf16"]
 
 
-def _compare(name: str, calls: list[CallRounds], network: MsmtFn, rates: Mapping[str, float]) -> dict[str, Any]:
+def _compare(
+    name: str, calls: list[CallRounds], scorers: Mapping[str, Scorer], rates: Mapping[str, float]
+) -> dict[str, Any]:
     """Time the ways of scoring some calls, each after a warm-up, and see how much what they say differs.
 
     Args:
         name: of the row.
         calls: to score.
-        network: to score them with.
+        scorers: of each way.
         rates: TFLOP/s of this machine's matrix products, a way.
     """
     seconds, results = {}, {}
-    for way in rates:
-        scorer = Scorer(network, WAYS[way], model_version="", run_id="")
+    for way, scorer in scorers.items():
         scorer.probabilities(calls[:1])
         started = time.perf_counter()
         results[way] = scorer.probabilities(calls)
         seconds[way] = time.perf_counter() - started
-    tflop = encoder_flops(network.config, calls) / 1e12
+    tflop = encoder_flops(scorers["padded"].network.config, calls) / 1e12
     audio_sec = sum(len(samples) for call in calls for samples in call.samples) / SAMPLE_RATE
     row = {
         "rounds": name,
@@ -79,6 +82,7 @@ def _compare(name: str, calls: list[CallRounds], network: MsmtFn, rates: Mapping
     }
     if "bf16" in rates:
         row["bf16_sec"] = round(seconds["bf16"], 3)
+        row["bf16_ratio"] = round(seconds["padded"] / seconds["bf16"], 2)
         row["bf16_share_of_rate"] = round(tflop / seconds["bf16"] / rates["bf16"], 2)
         row["bf16_difference"] = _largest_difference(results["unpadded"], results["bf16"])
     return row
