@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from msmtfn.model import unpadded
 from msmtfn.model.encoders import AudioEncoder
 from msmtfn.model.network import MsmtFn
 
@@ -84,6 +85,14 @@ def test_the_states_of_the_frames_are_those_of_padded_rounds(
 )
 def test_the_states_are_the_same_at_the_edges(encoder: AudioEncoder, lengths: list[int]) -> None:
     assert_same_states(encoder, lengths)
+
+
+@pytest.mark.parametrize("windows", [1, 200, 1000])
+def test_the_states_are_the_same_a_stretch_at_a_time(
+    encoder: AudioEncoder, windows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpadded, "STRETCH_WINDOWS", windows)
+    assert_same_states(encoder, [9000, 7777, 399])
 
 
 def test_only_rounds_without_a_frame_give_no_frame(encoder: AudioEncoder) -> None:
