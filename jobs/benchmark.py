@@ -39,6 +39,8 @@ logger = logging.getLogger("msmtfn.benchmark")
 CHARACTERS: Final = 21_128
 Sizes = Literal["base", "demo"]
 
+WIDTH_OF_FILES: Final = 240
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark(ABC):
@@ -218,7 +220,8 @@ def _run() -> int:
     )
     options: Benchmark = tyro.cli(commands, config=(tyro.conf.OmitArgPrefixes,))
     name, rows = type(options).__name__.lower(), options.measure()
-    Console().print(table_of(rows, name))
+    # A file or a pipe has no width; a table that is squeezed into 80 columns cannot be read.
+    Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES).print(table_of(rows, name))
     if options.json is not None:
         options.json.write_text(json.dumps({name: rows, **about_this_machine()}, indent=2) + "\n", encoding="utf-8")
     return int(any(row.get(what) for row in rows for what in ("lost", "doubled", "differing")))

@@ -65,7 +65,7 @@ def matrix_rate(dtype: torch.dtype) -> float:
     rate = 0.0
     for size in MATRIX_SIZES:
         left, right = (torch.randn(size, size, dtype=dtype) for _ in range(2))
-        seconds = min(timeit.repeat(lambda: left @ right, number=1, repeat=3))  # noqa: B023
+        seconds = min(timeit.repeat(lambda: left @ right, number=1, repeat=9))  # noqa: B023
         rate = 2 * size**3 / seconds / 1e12
         if seconds > SLOW_SEC:
             break

@@ -127,6 +127,7 @@ def test_every_call_is_written_once_in_the_schema_of_the_parts(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
 def test_a_worker_that_dies_once_costs_nothing(run: Run, preparer: DyingPreparer, network: PackedNetwork) -> None:
     (preparer.marks / "1").touch()
@@ -157,6 +158,7 @@ def test_a_call_that_always_kills_its_worker_costs_itself_only(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
 def test_a_call_that_always_kills_its_scorer_costs_itself_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("msmtfn.scoring.pipeline.ScoringActor", DyingScorer)
@@ -188,6 +190,7 @@ def test_calls_that_kill_fill_or_hold_up_their_process_cost_themselves_only(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
 def test_where_storage_fails_nothing_is_published_and_the_next_run_goes_on(
     run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -207,6 +210,7 @@ def test_where_storage_fails_nothing_is_published_and_the_next_run_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
 def test_where_the_workers_of_many_calls_die_nothing_is_published_and_the_next_run_goes_on(
     run: Run, preparer: DyingPreparer, finish: Callable[[], dict[str, Any]]

@@ -70,6 +70,7 @@ def changed(one: Weights, other: Weights) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
 def test_a_process_that_dies_costs_its_epoch_only(
     model: Model, calls: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
