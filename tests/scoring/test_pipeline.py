@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from msmtfn.scoring.day import Run, ScoringConfig, finish_run, open_run, plan_da
 from msmtfn.scoring.guard import TRIES, GuardConfig
 from msmtfn.scoring.pipeline import BATCH_CALLS, PipelineConfig, ScoringActor, fit_to_cpus, score_calls
 from msmtfn.scoring.prepare import PrepareConfig, PreparedCall, Preparer
-from msmtfn.scoring.scorer import ScorerConfig
+from msmtfn.scoring.scorer import Scorer, ScorerConfig
 from tests.integration.job import DATE, write_short_calls
 
 NUM_CALLS = 6
@@ -81,6 +82,36 @@ class DyingScorer(ScoringActor):
         if 1 in batch["row_id"].to_pylist():
             os._exit(1)
         return super().__call__(batch)
+
+
+class NotingPreparer(Preparer):
+    """Leaves a note for each call that it has prepared."""
+
+    notes: Path
+
+    def prepare_call(self, row: Any) -> PreparedCall:
+        (self.notes / str(row["row_id"])).touch()
+        return super().prepare_call(row)
+
+
+class SlowScorer(Scorer):
+    """Takes its time, and notes at each batch how many calls are prepared and not scored yet."""
+
+    notes: Path
+    done = 0
+
+    def score_batch(self, batch: pa.Table, schema: pa.Schema) -> pa.Table:
+        with (self.notes.parent / "waiting").open("a") as file:
+            file.write(f"{len(list(self.notes.iterdir())) - self.done}\n")
+        self.done += len(batch)
+        time.sleep(0.02 * len(batch))
+        return super().score_batch(batch, schema)
+
+
+def make_slow_scorer(*args: Any, notes: Path, **options: Any) -> Scorer:
+    scorer = SlowScorer(*args, **options)
+    scorer.notes = notes
+    return scorer
 
 
 @pytest.fixture
@@ -207,6 +238,31 @@ def test_where_storage_fails_nothing_is_published_and_the_next_run_goes_on(
     assert len(rows_of(run)) == NUM_CALLS - 1
     preparer.mark.unlink()
     assert finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)["scored"] == NUM_CALLS
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
+def test_no_more_calls_are_prepared_than_the_scorers_will_soon_need(
+    network: PackedNetwork, tiny_model: Path, tmp_path: Path
+) -> None:
+    manifests = write_short_calls(tmp_path / "manifests", 600)
+    run = open_run(plan_day(DATE, str(manifests), str(tmp_path / "leads"), tiny_model, ScoringConfig()))
+    model = load_model(tiny_model)
+    preparer = NotingPreparer(PrepareConfig(), model.network.config, model.tokenizer, str(manifests))
+    preparer.notes = tmp_path / "notes"
+    preparer.notes.mkdir()
+    score_calls(
+        run.task,
+        preparer,
+        network,
+        ScorerConfig(),
+        PipelineConfig(batch_calls=2, block_calls=4, num_scorers=1),
+        lambda *_: None,
+        make_scorer=partial(make_slow_scorer, notes=preparer.notes),
+    )
+    waiting = [int(line) for line in (tmp_path / "waiting").read_text().split()]
+    assert len(rows_of(run)) == 600
+    assert max(waiting) < 100, waiting
 
 
 @pytest.mark.slow
