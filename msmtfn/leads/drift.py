@@ -154,7 +154,7 @@ def compare_day(leads: str, date: dt.date, run: str, schema: pa.Schema, model_fo
     reference = read_distribution(model_folder)
     day = {name: Histogram(each.edges, each.values, [0] * len(each.counts)) for name, each in reference.items()}
     calls = rejected = 0
-    for batch in parts.to_batches(columns=[name for name in COLUMNS if name in schema.names]):
+    for batch in parts.to_batches(columns=[name for name in COLUMNS if name in schema.names], cache_metadata=False):
         rows = pa.Table.from_batches([batch])
         if LANGUAGE not in schema.names:
             rows = rows.append_column(LANGUAGE, pa.nulls(len(rows), pa.string()))

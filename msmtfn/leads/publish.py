@@ -154,7 +154,7 @@ def delete_replaced(leads: str, date: dt.date, files: Collection[str]) -> None:
 
 
 def open_parts(folder: str, schema: pa.Schema) -> pads.Dataset:
-    """A run's parts; none where the day has no calls."""
+    """A run's parts, none for a day without calls; they are many files: scan them without keeping their metadata."""
     filesystem, path = storage.arrow_filesystem_of(folder)
     names = [file.rpartition("/")[2] for file in storage.list_files(folder, ".parquet")]
     return pads.dataset(
@@ -164,7 +164,7 @@ def open_parts(folder: str, schema: pa.Schema) -> pads.Dataset:
 
 def _read_keys(parts: pads.Dataset, run: str) -> pa.Table:
     try:
-        return parts.to_table(columns=list(KEYS))
+        return parts.to_table(columns=list(KEYS), cache_metadata=False)
     except (pa.ArrowException, OSError) as exc:
         raise PublishError(
             f"the parts in {run} cannot be read ({exc}); nothing was published; run the same command with --force to "
@@ -197,7 +197,7 @@ def _ranked_tables(parts: pads.Dataset, order: npt.NDArray[np.int64], num_ranked
     schema = leads_schema(parts.schema)
     for start in range(0, max(len(order), 1), ROWS_PER_FILE):
         ids = pa.array(order[start : start + ROWS_PER_FILE])
-        rows = parts.to_table(filter=pc.field(ROW_ID).isin(ids))
+        rows = parts.to_table(filter=pc.field(ROW_ID).isin(ids), cache_metadata=False)
         rows = rows.take(pc.index_in(ids, rows[ROW_ID].combine_chunks()))
         ranks = np.arange(start + 1, start + 1 + len(rows))
         rank = pa.array(ranks, LEAD_RANK.type, mask=ranks > num_ranked)

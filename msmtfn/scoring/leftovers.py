@@ -97,7 +97,8 @@ def committed_ids(task: ScoringTask) -> npt.NDArray[np.int64]:
     notes = [file for file in storage.list_files(task.checkpoint, ".parquet") if not file.endswith(PENDING)]
     paths = [storage.arrow_filesystem_of(file)[1] for file in notes]
     schema = pa.schema([(ROW_ID, pa.int64())])
-    ids = pads.dataset(paths, schema=schema, filesystem=filesystem, format="parquet").to_table()[ROW_ID]
+    dataset = pads.dataset(paths, schema=schema, filesystem=filesystem, format="parquet")
+    ids = dataset.to_table(cache_metadata=False)[ROW_ID]
     committed: npt.NDArray[np.int64] = ids.to_numpy()
     return committed
 

@@ -40,6 +40,7 @@ WAIT_SEC: Final = 0.1
 """That a waiting scorer takes for a call."""
 CALLS_PER_SCORER: Final = 200
 SAMPLE_SEC: Final = 0.5
+HELD: Final = ("Pss_Anon:", "Pss_Shmem:")
 SPILLED: Final = "Spilled "
 """What the node's log says when the object store is written to disk."""
 
@@ -47,6 +48,9 @@ SPILLED: Final = "Spilled "
 @dataclass(slots=True)
 class Footprint:
     """The most memory that a job's processes held, in bytes; what several share counts once, by shares.
+
+    Pages of files are left out: they are the libraries', which the system can take away at any time, and a share of
+    theirs grows whenever another process ends.
 
     Attributes:
         driver: of the job's own process.
@@ -172,8 +176,9 @@ def _memory_of(pid: int) -> tuple[int, list[int]]:
     import psutil  # noqa: PLC0415 - it comes with the tests' packages
 
     def held(process: psutil.Process) -> int:
-        with contextlib.suppress(psutil.Error):
-            return int(process.memory_full_info().pss)
+        with contextlib.suppress(OSError):  # it has ended
+            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+            return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(HELD))
         return 0
 
     def workers(process: psutil.Process) -> Iterator[psutil.Process]:
