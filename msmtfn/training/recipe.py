@@ -19,7 +19,7 @@ from msmtfn.training.augmentation import AugmentationConfig
 from msmtfn.training.metrics import class_targets
 
 START_DIVISOR, END_DIVISOR = 25.0, 1000.0  # of the largest learning rate at the start, and of that one at the end
-ROUNDS_AT_ONCE: Final[dict[str, int]] = {"cpu": 4, "cuda": 16}
+ROUNDS_AT_ONCE: Final[dict[str, int]] = {"cpu": 2, "cuda": 16}
 """Rounds of the greatest length that go through the network at once, where the recipe leaves it open."""
 
 Frozen = Literal["nothing", "convolutions", "audio", "encoders"]
@@ -45,7 +45,7 @@ class Recipe:
     """Batches whose gradients make one step."""
     samples_per_batch: int = 0
     """Samples, padding included, that go through the network at once: a batch with more is taken in parts, and a call
-    with more has its states computed twice to save memory; 0 takes 4 rounds of the greatest length on a CPU, 16 on a
+    with more has its states computed twice to save memory; 0 takes 2 rounds of the greatest length on a CPU, 16 on a
     GPU. Changes no result but by rounding."""
     max_epochs: int = 40
     """Passes over the training calls, at most."""
