@@ -176,6 +176,7 @@ def finish(run: Run, preparer: DyingPreparer, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
 def test_a_call_that_always_kills_its_worker_costs_itself_only(
     run: Run, preparer: DyingPreparer, finish: Callable[[], dict[str, Any]]
