@@ -359,9 +359,11 @@ def test_a_name_is_no_pattern_when_it_is_deleted(place: str, name: str) -> None:
     assert storage.list_files(place, "") == [f"{place}/ab", f"{place}/ac", f"{place}/bc"]
 
 
-def test_to_delete_what_is_not_there_is_no_error(place: str) -> None:
+def test_to_delete_what_is_not_there_is_no_error_and_deletes_nothing_else(place: str) -> None:
+    written_by_another(f"{place}/missing-not", b"x")
     storage.delete(f"{place}/missing")
     storage.delete(f"{place}/missing/below")
+    assert storage.list_files(place, "") == [f"{place}/missing-not"]
 
 
 def test_the_wanted_files_of_a_folder_are_fetched(place: str, tmp_path: Path) -> None:

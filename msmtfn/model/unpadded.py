@@ -75,8 +75,8 @@ def _first_layer(layer: Any, waveforms: Tensor, padded_samples: int) -> Convolve
     (kernel,), (stride,) = conv.kernel_size, conv.stride
     weight = conv.weight[:, 0]  # (C, K)
     if not isinstance(norm, nn.GroupNorm):
-        windows = waveforms.unfold(1, kernel, stride)
-        return lambda stretch: (norm or nn.Identity())(F.linear(windows[:, stretch], weight, conv.bias))
+        windows, then = waveforms.unfold(1, kernel, stride), norm or nn.Identity()
+        return lambda stretch: then(F.linear(windows[:, stretch], weight, conv.bias))
     num_windows = (padded_samples - kernel) // stride + 1
     # A window that begins in the round and ends after it is one of the padded run's.
     reaching_over = F.pad(waveforms, (0, min(kernel, padded_samples - waveforms.shape[1])))

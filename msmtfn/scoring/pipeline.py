@@ -43,10 +43,10 @@ logger = logging.getLogger(__name__)
 CPUS_PER_SCORER: Final = 8
 """Where there is no GPU: more threads than this gain a network of this size little."""
 
-BLOCKS_PER_CPU: Final = 4
 WAITING_RATIO: Final = 2.0
 """Bytes of prepared calls that may wait for the scorers, to those of the batches that are at the scorers."""
 
+BLOCKS_PER_CPU: Final = 4
 BATCH_CALLS: Final = 16
 BATCH_CALLS_OF_GPU: Final = 64
 """Enough rounds for several full batches of about the same length; 200 rounds, 55 MB of samples."""
@@ -279,8 +279,9 @@ def _configure_engine(task: ScoringTask, filesystem: pa.fs.FileSystem) -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
-    # Prepared calls are never more than the scorers will soon need, however many the day has. The engine would begin to
-    # hold the tasks back when half of the object store is full, and has no setting for that.
+    # No more calls are prepared than the scorers will soon need, however many the day has. By itself the engine holds
+    # tasks back only when half of the object store is full, and has no setting for that but a variable of the
+    # environment, read when it is imported.
     context.downstream_capacity_backpressure_ratio = WAITING_RATIO
     DownstreamCapacityBackpressurePolicy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD = 0.0
     # It would say every half minute how much memory a network takes.
