@@ -133,13 +133,21 @@ class MsmtFn(PreTrainedModel):
             Audio states (R, A, width of the audio encoder) and their mask (R, A), text states (R, T, width of the text
             encoder) and their mask (R, T). A side that is not among `config.modalities` has no True in its mask.
         """
+        return *self.hear_rounds(waveforms, num_samples, padded=padded), *self.read_rounds(input_ids, num_tokens)
+
+    def hear_rounds(self, waveforms: Tensor, num_samples: Tensor, *, padded: bool = True) -> tuple[Tensor, Tensor]:
+        """Run the audio encoder alone, as `embed_rounds` does."""
         if self.config.modalities == "text":  # unpadded, since a padded round of nothing costs what the longest does
             waveforms, num_samples, padded = waveforms[:, :0], torch.zeros_like(num_samples), False
-        elif self.config.modalities == "audio":
+        states: tuple[Tensor, Tensor] = self.audio_encoder(waveforms, num_samples, padded=padded)
+        return states
+
+    def read_rounds(self, input_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the text encoder alone, as `embed_rounds` does."""
+        if self.config.modalities == "audio":
             input_ids, num_tokens = input_ids[:, :0], torch.zeros_like(num_tokens)
-        audio, audio_mask = self.audio_encoder(waveforms, num_samples, padded=padded)
-        text, text_mask = self.text_encoder(input_ids, num_tokens)
-        return audio, audio_mask, text, text_mask
+        states: tuple[Tensor, Tensor] = self.text_encoder(input_ids, num_tokens)
+        return states
 
     def classify_calls(self, vectors: Tensor, rounds_per_call: list[int]) -> dict[str, Tensor]:
         """Give each call its logits a task, (C, number of classes), from its rounds' vectors (R, D)."""

@@ -29,23 +29,29 @@ EMBEDDED: Final = pa.schema(
         ("audio_states", pa.large_list(pa.float16())),
         ("round_frames", pa.list_(pa.int32())),
         ("text_states", pa.large_list(pa.float16())),
+        ("tokens", pa.list_(pa.int32())),
         ("round_tokens", pa.list_(pa.int32())),
     ]
 )
-"""A call as its encoders see it: the states of its rounds one after the other, flat, and how many each has."""
+"""A call as its encoders see it: the states of its rounds one after the other, flat, and how many each has. Where the
+text encoder learns there are no states of the text."""
+
+
+STATES_NDIM: Final = 2
+"""Of a round's states, (A, D) or (T, D); samples and tokens have one dimension."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRounds:
-    """The encoders' states of one call.
+    """The encoders' states of one call, or those of the audio and the tokens that the text encoder learns to read.
 
     Attributes:
         audio: (A, D) float16 of each round.
-        text: (T, D) float16 of each round.
+        text: (T, D) float16 of each round, or its (T,) tokens.
     """
 
     audio: list[npt.NDArray[np.float16]]
-    text: list[npt.NDArray[np.float16]]
+    text: list[npt.NDArray[np.float16]] | list[npt.NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,6 @@ class CallBatch:
         text_lengths: (R,) tokens of each round.
         rounds_per_call: calls' numbers of rounds, which sum to R.
         intents: (C,) index in `INTENTS`.
-        is_embedded: whether audio and text are states.
     """
 
     audio: Tensor
@@ -93,7 +98,6 @@ class CallBatch:
     text_lengths: Tensor
     rounds_per_call: list[int]
     intents: Tensor
-    is_embedded: bool
 
     def to(self, device: torch.device) -> CallBatch:
         """The batch on a device."""
@@ -104,7 +108,6 @@ class CallBatch:
             self.text_lengths.to(device, non_blocking=True),
             self.rounds_per_call,
             self.intents.to(device, non_blocking=True),
-            self.is_embedded,
         )
 
     def vectors(self, network: MsmtFn, rounds: npt.NDArray[np.int64]) -> Tensor:
@@ -112,10 +115,13 @@ class CallBatch:
         index = torch.from_numpy(rounds).to(self.audio.device)
         audio, audio_lengths = _cut(self.audio, self.audio_lengths, index)
         text, text_lengths = _cut(self.text, self.text_lengths, index)
-        if not self.is_embedded:
+        if not (_are_states(audio) or _are_states(text)):
             return network.encode_rounds(audio, audio_lengths, text, text_lengths, padded=False)
-        audio_mask = length_mask(audio_lengths, audio.shape[1])
-        vectors: Tensor = network.fusion(audio, audio_mask, text, length_mask(text_lengths, text.shape[1]))
+        if _are_states(text):
+            read = text, length_mask(text_lengths, text.shape[1])
+        else:
+            read = network.read_rounds(text, text_lengths)
+        vectors: Tensor = network.fusion(audio, length_mask(audio_lengths, audio.shape[1]), *read)
         return vectors
 
 
@@ -125,8 +131,14 @@ def prepared_calls(batch: pa.Table) -> list[LabelledCall]:
     return list(map(LabelledCall, batch["call_id"].to_pylist(), _intents(batch), rounds))
 
 
-def embedded_calls(batch: pa.Table, audio_size: int, text_size: int) -> list[LabelledCall]:
-    """The calls of rows of `EMBEDDED`, whose encoders are so wide; views of the table's memory."""
+def embedded_calls(batch: pa.Table, audio_size: int, text_size: int | None) -> list[LabelledCall]:
+    """The calls of rows of `EMBEDDED`; views of the table's memory.
+
+    Args:
+        batch: the rows.
+        audio_size: width of the audio encoder.
+        text_size: width of the text encoder; None takes the tokens in the place of its states.
+    """
     return list(map(LabelledCall, batch["call_id"].to_pylist(), _intents(batch), _states(batch, audio_size, text_size)))
 
 
@@ -135,19 +147,15 @@ def collate(calls: Sequence[LabelledCall], pad_token_id: int) -> CallBatch:
     sides = [_sides(call.rounds) for call in calls]
     audio = [each for side, _ in sides for each in side]
     text = [each for _, side in sides for each in side]
-    is_embedded = isinstance(calls[0].rounds, EmbeddedRounds)
-    if is_embedded:
-        (heard, heard_lengths), (read, read_lengths) = _pad_states(audio), _pad_states(text)
+    if audio[0].ndim == STATES_NDIM:
+        heard, heard_lengths = _pad_states(audio)
     else:
-        (samples, heard_lengths), (read, read_lengths) = (
-            pad_rows(audio, 0, np.int16),
-            pad_rows(text, pad_token_id, np.int64),
-        )
+        samples, heard_lengths = pad_rows(audio, 0, np.int16)
         heard = samples.float() / FULL_SCALE
+    is_read = text[0].ndim == STATES_NDIM
+    read, read_lengths = _pad_states(text) if is_read else pad_rows(text, pad_token_id, np.int64)
     intents = torch.tensor([call.intent for call in calls])
-    return CallBatch(
-        heard, heard_lengths, read, read_lengths, [call.num_rounds for call in calls], intents, is_embedded
-    )
+    return CallBatch(heard, heard_lengths, read, read_lengths, [call.num_rounds for call in calls], intents)
 
 
 def split_by_budget(calls: Sequence[LabelledCall], budget: int) -> list[list[LabelledCall]]:
@@ -180,6 +188,10 @@ def _sides(rounds: CallRounds | EmbeddedRounds) -> tuple[list[npt.NDArray[Any]],
     return list(rounds.samples), list(rounds.tokens)
 
 
+def _are_states(side: Tensor) -> bool:
+    return side.dim() == 1 + STATES_NDIM
+
+
 def _cut(values: Tensor, lengths: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     lengths = lengths[index]
     return values[index, : max(int(lengths.max()), 1)], lengths
@@ -193,16 +205,17 @@ def _pad_states(rounds: Sequence[npt.NDArray[np.float16]]) -> tuple[Tensor, Tens
     return padded, torch.tensor(lengths)
 
 
-def _states(batch: pa.Table, audio_size: int, text_size: int) -> Iterator[EmbeddedRounds]:
-    names = ("audio_states", "round_frames", "text_states", "round_tokens")
+def _states(batch: pa.Table, audio_size: int, text_size: int | None) -> Iterator[EmbeddedRounds]:
+    names = ("audio_states", "round_frames", "tokens" if text_size is None else "text_states", "round_tokens")
     audio, frames, text, tokens = (batch[name].combine_chunks() for name in names)
     for row in range(len(batch)):
         yield EmbeddedRounds(
-            audio=_split_states(audio[row].values, frames[row].values, audio_size),
-            text=_split_states(text[row].values, tokens[row].values, text_size),
+            audio=_split(audio[row].values, frames[row].values, audio_size),
+            text=_split(text[row].values, tokens[row].values, text_size),
         )
 
 
-def _split_states(values: pa.Array, lengths: pa.Array, size: int) -> list[npt.NDArray[np.float16]]:
-    ends = np.cumsum(lengths.to_numpy())
-    return np.split(values.to_numpy().reshape(-1, size), ends[:-1])
+def _split(values: pa.Array, lengths: pa.Array, size: int | None) -> list[npt.NDArray[Any]]:
+    """The values of each round, in rows of `size` if it is given."""
+    flat, ends = values.to_numpy(), np.cumsum(lengths.to_numpy())
+    return np.split(flat if size is None else flat.reshape(-1, size), ends[:-1])

@@ -5,6 +5,7 @@ Every epoch reads what stands in the run's folder, so that none decodes a record
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -26,14 +27,13 @@ from ray.data import ActorPoolStrategy
 from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ID
 from msmtfn.errors import RejectCode, StorageError, TrainingDataError
-from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, unpack_network
+from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, unpack_network, weights_digest
 from msmtfn.scoring.counter import open_counter
 from msmtfn.scoring.pipeline import BATCH_CALLS, PipelineConfig, fit_to_cpus, prepared_dataset
 from msmtfn.scoring.prepare import INPUTS, PrepareConfig, Preparer
 from msmtfn.scoring.scorer import split_calls
 from msmtfn.training.data import LabelledSplit, keep_ready
 from msmtfn.training.embedding import Embedder
-from msmtfn.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def prepare_split(split: LabelledSplit, model: Model, prepare: PrepareConfig, se
     order = np.random.default_rng(seed).permutation(len(split.rows))
     rows = split.rows.take(pa.array(order))
     rows = rows.set_column(0, ROW_ID, pa.array(np.arange(len(rows))))
-    place, marker = _prepared_place(folder, split.name), storage.join(folder, f"{split.name}.json")
+    place, marker = prepared_place(folder, split.name), storage.join(folder, f"{split.name}.json")
     if not storage.exists(marker):
         calls = storage.join(folder, f"{split.name}-calls")
         for old in (calls, place):
@@ -90,17 +90,9 @@ def prepare_split(split: LabelledSplit, model: Model, prepare: PrepareConfig, se
     return replace(split, rows=rows.take(ready))
 
 
-def calls_place(folder: str, name: str, recipe: Recipe) -> str:
-    """Where the calls that a recipe learns from stand in a run's folder."""
-    return (_embedded_place if recipe.frozen == "encoders" else _prepared_place)(folder, name)
-
-
-def _prepared_place(folder: str, name: str) -> str:
+def prepared_place(folder: str, name: str) -> str:
+    """Where a split's prepared calls stand in a run's folder."""
     return storage.join(folder, f"{name}-prepared")
-
-
-def _embedded_place(folder: str, name: str) -> str:
-    return storage.join(folder, f"{name}-embedded")
 
 
 def open_calls(place: str) -> pads.Dataset:
@@ -125,7 +117,7 @@ def longest_round(place: str) -> int:
 
 def prepared_figures(folder: str, name: str) -> pa.Table:
     """How long, how loud and so on the calls of a prepared split are: `FIGURES`, a row a call that is ready."""
-    columns = open_calls(_prepared_place(folder, name)).to_table(columns=["status", *FIGURES])
+    columns = open_calls(prepared_place(folder, name)).to_table(columns=["status", *FIGURES])
     return columns.filter(pc.is_null(columns["status"]))
 
 
@@ -136,27 +128,36 @@ def read_calls(place: str) -> ray.data.Dataset:
     return dataset.map_batches(keep_ready, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
 
 
-def embed_split(split: LabelledSplit, model: Model, folder: str, *, num_actors: int, threads: int, gpus: float) -> None:
+def embed_split(
+    split: LabelledSplit, model: Model, folder: str, *, with_text: bool, num_actors: int, threads: int, gpus: float
+) -> str:
     """Write the encoders' states of a split's prepared calls to the run's folder, once.
 
     Args:
         split: its calls.
         model: whose encoders embed them.
-        folder: of the run.
+        folder: of the prepared calls; runs with other encoders may share it.
+        with_text: whether the text encoder's states are written, too; the tokens always are.
         num_actors: processes that hold the encoders.
         threads: of each, where it has no GPU.
         gpus: share of a GPU that each takes.
+
+    Returns:
+        Where they stand.
     """
-    marker = storage.join(folder, f"{split.name}-embedded.json")
+    network = model.network
+    encoders = [network.audio_encoder, network.text_encoder] if with_text else [network.audio_encoder]
+    identity = json.dumps([network.config.modalities, *map(weights_digest, encoders)])
+    place = storage.join(folder, f"{split.name}-embedded-{hashlib.sha256(identity.encode()).hexdigest()[:12]}")
+    marker = f"{place}.json"
     if storage.exists(marker):
-        return
-    place = _embedded_place(folder, split.name)
+        return place
     storage.delete(place)
     filesystem, path = storage.arrow_filesystem_of(place)
     started = time.monotonic()
-    read_calls(_prepared_place(folder, split.name)).map_batches(
+    read_calls(prepared_place(folder, split.name)).map_batches(
         EmbeddingActor,
-        fn_constructor_args=(ray.put(pack_network(model.network)), threads),
+        fn_constructor_args=(ray.put(pack_network(network)), with_text, threads),
         batch_size=BATCH_CALLS,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=num_actors),
@@ -166,14 +167,15 @@ def embed_split(split: LabelledSplit, model: Model, folder: str, *, num_actors: 
     seconds = time.monotonic() - started
     logger.info("%s: %d calls embedded in %.1f s", split.name, len(split.rows), seconds)
     storage.write_text(marker, json.dumps({"seconds": round(seconds, 3)}) + "\n")
+    return place
 
 
 class EmbeddingActor:
     """Holds the encoders while the calls are embedded."""
 
-    def __init__(self, network: ray.ObjectRef[PackedNetwork], threads: int) -> None:
+    def __init__(self, network: ray.ObjectRef[PackedNetwork], with_text: bool, threads: int) -> None:
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
-        self.embedder = Embedder(unpack_network(ray.get(network)))
+        self.embedder = Embedder(unpack_network(ray.get(network)), with_text=with_text)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Embed a batch of prepared calls."""

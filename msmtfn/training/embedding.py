@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from msmtfn.model.network import MsmtFn
 from msmtfn.scoring.feed import feed_rounds, group_rounds
@@ -23,9 +24,10 @@ States = npt.NDArray[np.float16]
 
 
 class Embedder:
-    """Embeds batches of prepared calls with one network's encoders."""
+    """Embeds batches of prepared calls with one network's encoders, or with its audio encoder alone."""
 
-    def __init__(self, network: MsmtFn) -> None:
+    def __init__(self, network: MsmtFn, *, with_text: bool = True) -> None:
+        self.with_text = with_text
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.train(False).to(self.device)
         self.budget = network.config.max_round_samples * ROUNDS_AT_ONCE[self.device.type]
@@ -53,14 +55,18 @@ class Embedder:
                 _flat(audio),
                 pa.array([[len(each) for each in call] for call in audio], pa.list_(pa.int32())),
                 _flat(text),
-                pa.array([[len(each) for each in call] for call in text], pa.list_(pa.int32())),
+                batch["tokens"],
+                batch["round_tokens"],
             ],
             schema=EMBEDDED,
         )
 
     @torch.inference_mode()
     def _states(self, calls: Sequence[CallRounds]) -> tuple[list[States], list[States]]:
-        """(A, D) of the audio and (T, D) of the text of all rounds, in order; float16, which keeps three digits."""
+        """(A, D) of the audio and (T, D) of the text of all rounds, in order; float16, which keeps three digits.
+
+        Those of the text are empty where they are not wanted.
+        """
         samples = [each for call in calls for each in call.samples]
         tokens = [each for call in calls for each in call.tokens]
         audio_states: list[States] = [np.zeros((0, 0), np.float16)] * len(samples)
@@ -68,14 +74,21 @@ class Embedder:
         groups = group_rounds(np.array([len(each) for each in samples]), self.budget)
         batches = feed_rounds(groups, samples, tokens, self.network.config.text.pad_token_id, self.device)
         for group, batch in zip(groups, batches, strict=True):
-            audio, audio_mask, text, text_mask = self.network.embed_rounds(
-                batch.samples.float() / FULL_SCALE, batch.num_samples, batch.input_ids, batch.num_tokens, padded=False
-            )
-            heard, read = audio.half().cpu().numpy(), text.half().cpu().numpy()
-            for place, index in enumerate(group):
-                audio_states[index] = heard[place, : int(audio_mask[place].sum())]
-                text_states[index] = read[place, : int(text_mask[place].sum())]
+            waveforms = batch.samples.float() / FULL_SCALE
+            heard = _cut(*self.network.hear_rounds(waveforms, batch.num_samples, padded=False))
+            for index, states in zip(group, heard, strict=True):
+                audio_states[index] = states
+            if self.with_text:
+                read = _cut(*self.network.read_rounds(batch.input_ids, batch.num_tokens))
+                for index, states in zip(group, read, strict=True):
+                    text_states[index] = states
         return audio_states, text_states
+
+
+def _cut(states: Tensor, mask: Tensor) -> list[States]:
+    """(R, T, D) under its mask (R, T), each round as long as it is."""
+    padded, lengths = states.half().cpu().numpy(), mask.sum(dim=1).tolist()
+    return [each[:length] for each, length in zip(padded, lengths, strict=True)]
 
 
 def _flat(calls: Sequence[Sequence[States]]) -> pa.Array:

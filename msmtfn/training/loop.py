@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from msmtfn.model.precision import autocast
 from msmtfn.scoring.feed import group_rounds
 from msmtfn.scoring.scorer import CallRounds
 from msmtfn.training.augmentation import Augmenter
-from msmtfn.training.calls import CallBatch, LabelledCall, collate, split_by_budget
+from msmtfn.training.calls import STATES_NDIM, CallBatch, LabelledCall, collate, split_by_budget
 from msmtfn.training.metrics import class_targets
 from msmtfn.training.recipe import ROUNDS_AT_ONCE, Recipe, balanced_weights, freeze, make_optimizer
 
@@ -150,7 +150,7 @@ class Loop:
         self.pad_token_id: int = network.config.text.pad_token_id
         freeze(network, recipe.frozen)
         self.budget = recipe.samples_per_batch or network.config.max_round_samples * ROUNDS_AT_ONCE[self.device.type]
-        if recipe.frozen == "encoders":  # which are measured in frames
+        if recipe.embedded != "nothing":  # the calls are measured in frames
             self.budget = max(1, network.config.num_frames(self.budget))
         weights = balanced_weights(training_intents) if recipe.class_weights == "balanced" else None
         learner = Learner(
@@ -386,6 +386,10 @@ def _drop_modalities(batch: CallBatch, probability: float) -> CallBatch:
 
 
 def _augment(augmenter: Augmenter, epoch: int, call: LabelledCall) -> LabelledCall:
-    if not isinstance(call.rounds, CallRounds):
+    rounds = call.rounds
+    if isinstance(rounds, CallRounds):
+        return replace(call, rounds=augmenter.augment(call.call_id, epoch, rounds))
+    if any(each.ndim == STATES_NDIM for each in rounds.text):
         return call
-    return replace(call, rounds=augmenter.augment(call.call_id, epoch, call.rounds))
+    texts = CallRounds(samples=[], tokens=cast(list[npt.NDArray[np.int32]], rounds.text))
+    return replace(call, rounds=replace(rounds, text=augmenter.augment(call.call_id, epoch, texts).tokens))

@@ -91,6 +91,13 @@ class Recipe:
             )
 
     @property
+    def embedded(self) -> Literal["nothing", "audio", "encoders"]:
+        """Whose states are computed once, before all epochs and without dropout: they would always be the same."""
+        if self.frozen == "audio" and self.augmentation.augment in ("none", "text"):
+            return "audio"
+        return "encoders" if self.frozen == "encoders" else "nothing"
+
+    @property
     def calls_per_step(self) -> int:
         """Calls of one step, in each worker."""
         return self.batch_calls * self.accumulation_steps

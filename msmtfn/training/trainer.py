@@ -39,7 +39,7 @@ from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import LabelledCall, embedded_calls, prepared_calls
 from msmtfn.training.data import LabelledSplit, keep_ready
-from msmtfn.training.datasets import calls_place, embed_split, open_calls, prepare_split, read_calls
+from msmtfn.training.datasets import embed_split, open_calls, prepare_split, prepared_place, read_calls
 from msmtfn.training.loop import Loop, NotFiniteError
 from msmtfn.training.model_card import write_card
 from msmtfn.training.plots import plot_curves
@@ -102,8 +102,8 @@ class TrainingRun:
         about: a line on where that model came from.
         work: folder of the run's work in progress, local or on S3, that all machines see.
         name: of the run; the same for the same work.
-        calls: folder of the prepared calls, that runs may share whose calls, seed and way of reading them are the same
-            and whose encoders learn; None puts them into the run's own.
+        calls: folder of the prepared calls, that runs may share whose calls, seed and way of reading them are the same;
+            None puts them into the run's own.
     """
 
     training: LabelledSplit
@@ -170,10 +170,11 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
         prepare_split(split, run.model, config.prepare, config.recipe.seed, calls)
         for split in (run.training, run.validation)
     ]
+    places = [prepared_place(calls, split.name) for split in splits]
     if config.recipe.prosody_epochs and run.model.network.config.modalities != "text":
         heard = learn_prosody(
             run.model,
-            calls_place(calls, "training", replace(config.recipe, frozen="audio")),
+            places[0],
             calls,
             num_epochs=config.recipe.prosody_epochs,
             seed=config.recipe.seed,
@@ -182,17 +183,20 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
             max_failures=config.cluster.max_failures,
         )
         run = replace(run, model=heard)
-    if config.recipe.frozen == "encoders":
-        for split in splits:
+    if config.recipe.embedded != "nothing":
+        places = [
             embed_split(
                 split,
                 run.model,
                 calls,
+                with_text=config.recipe.embedded == "encoders",
                 num_actors=config.cluster.num_workers,
                 threads=config.cluster.cpus_per_worker,
                 gpus=config.cluster.gpus_per_worker,
             )
-    state = _fit(run, config, folder, calls, splits, report)
+            for split in splits
+        ]
+    state = _fit(run, config, folder, places, splits, report)
     return _write_model(run, config, splits, state)
 
 
@@ -207,7 +211,7 @@ def _fit(
     run: TrainingRun,
     config: TrainingConfig,
     folder: str,
-    calls: str,
+    places: list[str],
     splits: list[LabelledSplit],
     report: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
@@ -226,13 +230,13 @@ def _fit(
             steps_per_epoch=-(-calls_per_worker // recipe.calls_per_step),
             training_intents=splits[0].intents,
             epochs_file=storage.join(folder, EPOCHS_NAME),
-            validation=calls_place(calls, "validation", recipe),
+            validation=places[1],
             board=board,
         )
         trainer = ray.train.torch.TorchTrainer(
             _work,
             train_loop_config={"settings": settings},
-            datasets={"training": read_calls(calls_place(calls, "training", recipe))},
+            datasets={"training": read_calls(places[0])},
             dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.num_workers,
@@ -341,8 +345,8 @@ class _ShardSource:
 
     def __init__(self, network: MsmtFn, recipe: Recipe, validation: str, rank: int, world_size: int) -> None:
         self.recipe, self.place, self.rank, self.world_size = recipe, validation, rank, world_size
-        self.is_embedded = recipe.frozen == "encoders"
-        self.sizes = (network.config.audio.hidden_size, network.config.text.hidden_size)
+        text_size = network.config.text.hidden_size if recipe.embedded == "encoders" else None
+        self.sizes = network.config.audio.hidden_size, text_size
 
     def training(self, epoch: int, size: int) -> Iterator[list[LabelledCall]]:
         """This worker's share of the training calls, in the epoch's order; all shares have the same size."""
@@ -365,7 +369,7 @@ class _ShardSource:
                 yield self._calls(ready.take(pa.array(mine)))
 
     def _calls(self, batch: pa.Table) -> list[LabelledCall]:
-        return embedded_calls(batch, *self.sizes) if self.is_embedded else prepared_calls(batch)
+        return prepared_calls(batch) if self.recipe.embedded == "nothing" else embedded_calls(batch, *self.sizes)
 
 
 class ProgressBoard:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,7 +93,7 @@ def test_a_batch_is_padded_to_its_longest_round_and_counts_what_is_real() -> Non
     assert batch.audio_lengths.tolist() == [2, 1, 0]
     assert batch.text.tolist() == [[CLS, A, SEP], [9, 9, 9], [B, 9, 9]]
     assert batch.text_lengths.tolist() == [3, 0, 1]
-    assert (batch.rounds_per_call, batch.intents.tolist(), batch.is_embedded) == ([1, 2], [1, 3], False)
+    assert (batch.rounds_per_call, batch.intents.tolist()) == ([1, 2], [1, 3])
 
 
 def test_embedded_rounds_are_padded_with_zeros_and_at_least_one_wide() -> None:
@@ -102,7 +103,6 @@ def test_embedded_rounds_are_padded_with_zeros_and_at_least_one_wide() -> None:
     assert batch.audio.tolist() == [[[1.0] * 3] * 2, [[0.0] * 3] * 2]
     assert batch.text.tolist() == [[[0.0] * 4]] * 2
     assert (batch.audio_lengths.tolist(), batch.text_lengths.tolist()) == ([2, 0], [0, 0])
-    assert batch.is_embedded
 
 
 def test_the_shortest_calls_go_together() -> None:
@@ -137,11 +137,13 @@ def vectors_of(calls: list[LabelledCall], network: MsmtFn) -> Tensor:
         return batch.vectors(network, np.arange(sum(batch.rounds_per_call)))
 
 
-def test_embedded_calls_have_the_vectors_of_the_calls_they_were_made_of() -> None:
-    network = make_tiny_network()
-    table = Embedder(network).embed_batch(THREE_CALLS)
+@pytest.mark.parametrize("with_text", [True, False])
+@pytest.mark.parametrize("modalities", ["both", "text", "audio"])
+def test_embedded_calls_have_the_vectors_of_the_calls_they_were_made_of(modalities: str, with_text: bool) -> None:
+    network = make_tiny_network(modalities=modalities)
+    table = Embedder(network, with_text=with_text).embed_batch(THREE_CALLS)
     network.to("cpu")  # type: ignore[arg-type]
-    embedded = embedded_calls(table, 24, 40)
+    embedded = embedded_calls(table, 24, 40 if with_text else None)
     calls = prepared_calls(THREE_CALLS)
     assert [(call.call_id, call.intent) for call in embedded] == [("c0", 2), ("c1", 0), ("c2", 4)]
     torch.testing.assert_close(vectors_of(embedded, network), vectors_of(calls, network), atol=1e-2, rtol=0)
