@@ -248,7 +248,7 @@ def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_pat
     before, after = make_small_model(0).network.state_dict(), load_model(out).network.state_dict()
     changed = {name.partition(".")[0] for name, weight in after.items() if not torch.equal(weight, before[name])}
     assert changed == {"audio_encoder", "context", "fusion", "heads"}  # the first by its prosody
-    assert len(list((tmp_path / "work").glob("train-*/training-embedded/*.parquet"))) > 0
+    assert len(list((tmp_path / "work").glob("train-*/training-embedded-*/*.parquet"))) > 0
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
@@ -20,7 +21,8 @@ from msmtfn.model.losses import multi_task_loss
 from msmtfn.model.network import MsmtFn
 from msmtfn.scoring.scorer import CallRounds
 from msmtfn.training.augmentation import AugmentationConfig, Augmenter
-from msmtfn.training.calls import EmbeddedRounds, LabelledCall, collate
+from msmtfn.training.calls import EmbeddedRounds, LabelledCall, collate, embedded_calls
+from msmtfn.training.embedding import Embedder
 from msmtfn.training.loop import HeldCalls, Loop, NotFiniteError
 from msmtfn.training.recipe import Recipe
 from tests.conftest import make_tiny_config, make_tiny_network
@@ -385,6 +387,59 @@ def test_calls_are_augmented_in_training_and_not_in_validation() -> None:
     loop.run_epoch()
     assert {(each.in_training, each.loudest > 0) for each in seen} == {(True, False), (False, True)}
     assert sorted(recorder.asked) == sorted((f"c{number}", epoch) for number in range(5) for epoch in (0, 1))
+
+
+class Silencer(Augmenter):
+    """Takes the text away."""
+
+    def __init__(self) -> None:
+        pass
+
+    def augment(self, call_id: str, epoch: int, call: CallRounds) -> CallRounds:
+        return CallRounds(call.samples, [each[:0] for each in call.tokens])
+
+
+def test_text_beside_cached_states_of_the_audio_is_augmented_in_training_and_not_in_validation() -> None:
+    rng, network = np.random.default_rng(0), without_dropout()
+    states = [rng.normal(size=(3, 24)).astype(np.float16)]
+    calls = [LabelledCall(f"c{number}", number, EmbeddedRounds(states, [np.full(4, 7, np.int32)])) for number in (0, 1)]
+    lengths: list[tuple[bool, list[int]]] = []
+    original = network.read_rounds
+
+    def read(input_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        lengths.append((network.training, num_tokens.tolist()))
+        return original(input_ids, num_tokens)
+
+    network.read_rounds = read  # type: ignore[method-assign]
+    recipe = make_recipe(frozen="audio", batch_calls=2, samples_per_batch=100_000)
+    make_loop(network, recipe, calls, augmenter=Silencer()).run_epoch()
+    assert lengths == [(True, [0, 0]), (False, [4, 4])]
+
+
+def test_the_gradient_from_cached_states_of_frozen_audio_is_that_from_its_samples() -> None:
+    network = without_dropout()
+    columns = {
+        "call_id": [each.call_id for each in FIVE_CALLS],
+        "intent": [INTENTS[each.intent] for each in FIVE_CALLS],
+        "samples": [np.concatenate(rounds_of(each).samples) for each in FIVE_CALLS],
+        "round_samples": [[len(samples) for samples in rounds_of(each).samples] for each in FIVE_CALLS],
+        "tokens": [np.concatenate(rounds_of(each).tokens) for each in FIVE_CALLS],
+        "round_tokens": [[len(tokens) for tokens in rounds_of(each).tokens] for each in FIVE_CALLS],
+    }
+    cached = embedded_calls(Embedder(network, with_text=False).embed_batch(pa.table(columns)), 24, None)
+    of_calls = []
+    for calls in (FIVE_CALLS, cached):
+        learning = copy.deepcopy(network)
+        make_loop(learning, make_recipe(frozen="audio", batch_calls=5, samples_per_batch=100_000), calls).step(calls)
+        of_calls.append(gradients(learning))
+    assert of_calls[0].keys() == of_calls[1].keys()
+    for name, gradient in of_calls[0].items():  # the states are float16
+        torch.testing.assert_close(of_calls[1][name], gradient, atol=2e-3, rtol=2e-2, msg=name)
+
+
+def rounds_of(each: LabelledCall) -> CallRounds:
+    assert isinstance(each.rounds, CallRounds)
+    return each.rounds
 
 
 def rounds_of_a_step(modality_dropout: float) -> list[Seen]:
