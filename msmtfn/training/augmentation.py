@@ -51,7 +51,10 @@ class AugmentationConfig:
     tones_respected: bool = True
     """Whether homophones have the same tone, too."""
     masked_tokens: float = 0.0
-    """Share of the tokens, drawn each by itself, that are hidden behind the tokenizer's mask."""
+    """Share of the tokens, on average, that are hidden behind the tokenizer's mask."""
+    masked_together: int = 1
+    """Neighbouring tokens that are hidden together: of a phrase that is hidden whole nothing is left to guess it from,
+    so that the network must learn from the others."""
 
     def __post_init__(self) -> None:
         """Check the choices and ranges.
@@ -70,6 +73,8 @@ class AugmentationConfig:
         for name in ("mask_share", "homophone_probability", "masked_tokens"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if self.masked_together < 1:
+            raise ValueError(f"masked_together is {self.masked_together}; it must be at least 1")
 
 
 class Augmenter:
@@ -130,7 +135,8 @@ class Augmenter:
             samples = [self._augment_round(each, audio_rng) for each in samples]
         if self.homophones:
             tokens = self.homophones.substitute(tokens, self.config.homophone_probability, text_rng)
-            tokens = [mask_tokens(each, self.config.masked_tokens, self.mask, self.kept, text_rng) for each in tokens]
+            share, together = self.config.masked_tokens, self.config.masked_together
+            tokens = [mask_tokens(each, share, together, self.mask, self.kept, text_rng) for each in tokens]
         return CallRounds(samples=samples, tokens=tokens)
 
     def _augment_round(self, samples: Samples, rng: np.random.Generator) -> Samples:
@@ -234,10 +240,16 @@ def mask_stretch(samples: Samples, share: float, rng: np.random.Generator) -> Sa
 
 
 def mask_tokens(
-    tokens: Tokens, share: float, mask: int, kept: npt.NDArray[np.int64], rng: np.random.Generator
+    tokens: Tokens, share: float, together: int, mask: int, kept: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> Tokens:
-    """Hide tokens, each with the probability `share`, but for those of `kept`: (T,) to (T,)."""
-    hidden = (rng.random(len(tokens)) < share) & ~np.isin(tokens, kept)
+    """Hide stretches of `together` tokens, which may overlap, but none of `kept`: (T,) to (T,).
+
+    Each token is hidden with the probability `share`, whichever it is and wherever it stands.
+    """
+    # A token stays if none of the stretches that would hold it begins.
+    begins = rng.random(len(tokens) + together - 1) < 1 - (1 - share) ** (1 / together)
+    ends_before = np.concatenate([[0], np.cumsum(begins)])
+    hidden = (ends_before[together:] > ends_before[:-together]) & ~np.isin(tokens, kept)
     return np.where(hidden, mask, tokens).astype(tokens.dtype)
 
 

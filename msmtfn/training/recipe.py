@@ -114,7 +114,7 @@ SMALL_RECIPE: Final = Recipe(
     patience=14,
     frozen="audio",
     prosody_epochs=8,
-    augmentation=AugmentationConfig(augment="text", tones_respected=False, masked_tokens=0.4),
+    augmentation=AugmentationConfig(augment="text", tones_respected=False, masked_tokens=0.35, masked_together=4),
 )
 """For `model.small`, which learns from scratch, while the paper's recipe fine-tunes what is pretrained."""
 

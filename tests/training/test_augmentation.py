@@ -157,18 +157,22 @@ def test_one_character_in_ten_is_replaced_and_every_homophone_is_used(tokenizer:
     np.testing.assert_allclose(times, 2_000 / len(used), rtol=0.3)
 
 
-def test_three_tokens_in_ten_are_hidden_and_special_ones_never(tokenizer: BertTokenizer) -> None:
+@pytest.mark.parametrize("together", [1, 4])
+def test_three_tokens_in_ten_are_hidden_and_special_ones_never(tokenizer: BertTokenizer, together: int) -> None:
     call = CallRounds(
         samples=[np.zeros(9, np.int16)] * 2,
-        tokens=[np.array(tokenizer(SENTENCES[0] * 150)["input_ids"], np.int32), np.zeros(0, np.int32)],
+        tokens=[np.array(tokenizer(SENTENCES[0] * 1_000)["input_ids"], np.int32), np.zeros(0, np.int32)],
     )
-    masking = augmenter(tokenizer, augment="text", homophone_probability=0, masked_tokens=0.3)
+    masking = augmenter(tokenizer, augment="text", homophone_probability=0, masked_tokens=0.3, masked_together=together)
     hidden, empty = masking.augment("call", 0, call).tokens
     is_masked = hidden == tokenizer.mask_token_id
     assert len(empty) == 0
-    assert is_masked.mean() == pytest.approx(0.3, abs=0.04)
+    assert is_masked.mean() == pytest.approx(0.3, abs=0.03)
     assert hidden[~is_masked].tolist() == call.tokens[0][~is_masked].tolist()
     assert hidden[[0, -1]].tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+    edges = np.flatnonzero(np.diff(is_masked.astype(int)))
+    stretches = (edges[1::2] - edges[::2])[1:-1]  # the outermost may be cut off by what is never hidden
+    assert stretches.min() == together
 
 
 def test_text_of_a_tokenizer_without_chinese_characters_cannot_be_augmented(tiny_tokenizer: BertTokenizer) -> None:
@@ -272,6 +276,7 @@ def test_empty_short_silent_and_loud_rounds_are_no_trouble(
         {"speed": (0.0, 1.0)},
         {"speed": (1.1, 0.9)},
         {"mask_share": 1.5},
+        {"masked_together": 0},
         {"homophone_probability": -0.1},
     ],
 )
