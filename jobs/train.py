@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -81,6 +81,8 @@ class Arguments:
     """With --start encoders: a folder or a name on the hub, of a HuBERT or wav2vec 2.0."""
     text_encoder: str = MsmtFnConfig.text_encoder
     """With --start encoders: a folder or a name on the hub, of a BERT or RoBERTa, with its tokenizer."""
+    freeze_encoders: bool = False
+    """Short for --frozen encoders --augment none: the encoders' states are computed once, and the rest is trained."""
     gate: Annotated[GateConfig, tyro.conf.arg(name="")] = field(default_factory=GateConfig)
     """With --register: when the new model becomes the current one."""
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
@@ -103,6 +105,14 @@ class Arguments:
         if not 0 < self.validation_share < 1:
             raise UsageError(f"--validation-share is {self.validation_share}; it must be between 0 and 1")
 
+    def complete(self) -> Arguments:
+        """The same with what the short forms stand for."""
+        if not self.freeze_encoders:
+            return self
+        recipe = self.training.recipe
+        recipe = replace(recipe, frozen="encoders", augmentation=replace(recipe.augmentation, augment="none"))
+        return replace(self, training=replace(self.training, recipe=recipe))
+
 
 RECIPES: Final = {
     "paper": ("The paper's recipe, for pretrained encoders.", Arguments()),
@@ -122,7 +132,7 @@ def _train() -> None:
     arguments = tyro.extras.overridable_config_cli(RECIPES, config=(tyro.conf.OmitArgPrefixes,))
     arguments.check()
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        _run(arguments, Path(scratch), Console())
+        _run(arguments.complete(), Path(scratch), Console())
 
 
 def _run(arguments: Arguments, scratch: Path, console: Console) -> None:

@@ -240,7 +240,7 @@ def test_a_loss_that_is_no_number_ends_the_job_with_its_reason_and_without_a_mod
 @pytest.mark.long
 def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    options = ("--frozen", "encoders", "--augment", "none", "--max-epochs", 2, "--work", tmp_path / "work", *FEW_STEPS)
+    options = ("--freeze-encoders", "--max-epochs", 2, "--work", tmp_path / "work", *FEW_STEPS)
     code, output = run_train("--corpus", corpus, "--out", out, *options)
     assert code == 0, output
     assert "prosody, epoch 0 in" in output
