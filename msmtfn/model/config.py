@@ -145,6 +145,9 @@ class MsmtFnConfig(PreTrainedConfig):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and less than 1")
         has_adapter = bool(getattr(self.audio, "add_adapter", False))
         _require(not has_adapter, "audio_config.add_adapter", has_adapter, "False, since an adapter drops frames")
+        has_norm = bool(getattr(self.audio, "conv_pos_batch_norm", False))
+        cure = "False, since what it makes of silence, trained, would depend on the padding"
+        _require(not has_norm, "audio_config.conv_pos_batch_norm", has_norm, cure)
         heads = self.num_attention_heads
         _require(
             self.hidden_size % heads == 0,

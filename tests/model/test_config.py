@@ -158,6 +158,11 @@ def test_the_width_is_a_multiple_of_the_heads(tiny_config: MakeConfig) -> None:
         tiny_config(hidden_size=33)
 
 
+def test_positions_are_placed_without_a_batch_norm(tiny_config: MakeConfig) -> None:
+    with pytest.raises(ValueError, match=r"^audio_config.conv_pos_batch_norm is True; it must be False, "):
+        tiny_config(audio_config={"model_type": "hubert", "conv_pos_batch_norm": True})
+
+
 def test_a_round_holds_at_least_one_frame(tiny_config: MakeConfig) -> None:
     with pytest.raises(ValueError, match=r"^max_round_sec is 0.04; it must be at least .* 400 samples$"):
         tiny_config(max_round_sec=0.04)
