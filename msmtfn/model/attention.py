@@ -135,3 +135,11 @@ class CrossLayer(nn.Module):
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """True for the first `lengths` of `size` places: (R,) to (R, size) bool."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def attended(mask: Tensor) -> Tensor | None:
+    """A mask (R, K) as PyTorch's attention takes it, (R, 1, 1, K) bool; None where all of it is seen to be True.
+
+    A GPU is not asked: the host would wait for all that it has been given to do.
+    """
+    return None if not mask.is_cuda and bool(mask.all()) else mask[:, None, None, :]

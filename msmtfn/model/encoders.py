@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
-from msmtfn.model.attention import length_mask
+from msmtfn.model.attention import attended, length_mask
 from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.unpadded import unpadded_features
+from msmtfn.model.unpadded import unpadded_context, unpadded_features
 
 VARIANCE_FLOOR = 1e-7
 """Added to a round's variance, as transformers' feature extractor for wav2vec 2.0 does; keeps silence finite."""
@@ -70,11 +70,12 @@ class AudioEncoder(nn.Module):
         if padded:
             states = self.model(normalized, attention_mask=length_mask(heard, width).long()).last_hidden_state
         else:
-            features = unpadded_features(self.model.feature_extractor, normalized, limit)
-            projected = self.model.feature_projection(features)
+            projection = self.model.feature_projection
+            dtype = projection.projection.weight.dtype
+            projected = projection(unpadded_features(self.model.feature_extractor, normalized, limit, dtype))
             states = projected[0] if isinstance(projected, tuple) else projected  # wav2vec 2.0 gives two, HuBERT one
             mask = length_mask(self._num_frames(heard), states.shape[1])
-            states = self.model.encoder(states, attention_mask=mask).last_hidden_state
+            states = unpadded_context(self.model.encoder, states, mask)
         return states, length_mask(self._num_frames(num_samples), states.shape[1])
 
     def _num_frames(self, num_samples: Tensor) -> Tensor:
@@ -106,7 +107,9 @@ class TextEncoder(nn.Module):
         input_ids = F.pad(input_ids, (0, max(0, 1 - input_ids.shape[1])), value=self.model.config.pad_token_id)
         mask = length_mask(num_tokens, input_ids.shape[1])
         read = length_mask(num_tokens.clamp(min=1), input_ids.shape[1])
-        return self.model(input_ids, attention_mask=read.long()).last_hidden_state, mask
+        # RoFormer has an attention of its own, which takes a mask of two dimensions.
+        seen = read.long() if self.model.config.model_type == "roformer" else attended(read)
+        return self.model(input_ids, attention_mask=seen).last_hidden_state, mask
 
 
 def without_pooling(config: PreTrainedConfig) -> dict[str, bool]:

@@ -1,4 +1,4 @@
-"""Number formats of the matrix products: fp32, or bf16 where the hardware has it; norms and softmax stay in fp32."""
+"""Number formats of the matrix products: fp32, or bf16 where the hardware has it; norms and softmax compute in fp32."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 from torch.nn.utils.parametrize import is_parametrized
 
 from msmtfn.model.network import MsmtFn
@@ -30,13 +31,30 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 
 
 def narrow_weights(network: MsmtFn) -> None:
-    """Keep in bf16 the weights whose products are taken in it, in place; under `autocast` no result changes.
+    """Take encoders and fusion to bf16 in place, states between the layers included, for rounds that are not padded.
 
-    Autocast makes such a copy of every weight for each batch, on two cores a fifth of the time. Left as they are: the
-    first convolution, into which a round's norm may be folded in double precision, and what has a weight norm.
+    Autocast, which training needs, turns states to fp32 for each norm and back after it, and copies every weight for
+    each batch. Norms and softmax compute in fp32 within themselves either way. Left as it is: the first convolution,
+    into which a round's norm is folded in double precision.
     """
-    first, *_ = network.audio_encoder.model.feature_extractor.conv_layers
-    for part in (network.audio_encoder, network.text_encoder, network.fusion):
-        for module in part.modules():
-            if isinstance(module, nn.Linear | nn.Conv1d) and module is not first.conv and not is_parametrized(module):
-                module.to(torch.bfloat16)
+    audio = network.audio_encoder.model
+    _, *convolutions = audio.feature_extractor.conv_layers
+    for part in (*convolutions, audio.feature_projection, audio.encoder, network.text_encoder, network.fusion):
+        part.to(torch.bfloat16)
+
+
+@torch.no_grad()
+def merge_weight_norm(network: MsmtFn) -> None:
+    """Multiply out, in place, the weights that are kept as a direction and a length to train well.
+
+    Not by PyTorch's `remove_parametrizations`, which takes them from every copy of the network too.
+    """
+    embedding = network.audio_encoder.model.encoder.pos_conv_embed
+    conv = embedding.conv
+    if not is_parametrized(conv, "weight"):
+        return
+    sizes = conv.in_channels, conv.out_channels, conv.kernel_size
+    merged = skip_init(nn.Conv1d, *sizes, padding=conv.padding, groups=conv.groups, device=conv.weight.device)
+    merged.weight.copy_(conv.weight)
+    merged.bias.copy_(conv.bias)
+    embedding.conv = merged

@@ -1,12 +1,16 @@
-"""The audio encoder's convolutions over rounds as long as they are, equal to those over rounds padded to the longest.
+"""HuBERT and wav2vec 2.0 over rounds as long as they are, equal to rounds padded to the longest.
 
 A padded round costs what the longest costs. Leaving the padding away alone changes the result, since the GroupNorm
 behind the first convolution of HuBERT-base and wav2vec 2.0-base takes its statistics over the padded length. Those
 statistics follow from the round's own samples: a window of padding adds nothing to any sum. So each round's norm is
 folded into the first convolution, or follows it where that costs less, and the rest is computed without padding. On a
-CPU the layers go over a round a stretch at a time, so that their states stay in its cache.
+CPU the convolutions go over a round a stretch at a time, so that their states stay in its cache.
 
-Shapes: R rounds, S samples, A audio frames, W windows of the first convolution, K its kernel, C channels.
+States lie in memory with their channels last, as the transformer wants them, and the convolutions are taken of them so
+by the two-dimensional ones of PyTorch: those of one dimension copy, and take four to six times as long on a GPU.
+
+Shapes: R rounds, S samples, A audio frames, W windows of the first convolution, K its kernel, C channels, D width of
+the transformer.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from msmtfn.model.attention import attended
 
 Convolve = Callable[[slice], Tensor]
 """Gives the states (R, w, C) of w windows, of all rounds the same."""
@@ -29,22 +35,26 @@ PRODUCTS_PER_OUTPUT: Final = 50
 """Products of two samples that cost as much as to square one output of the convolution, measured on a CPU: a window
 has K^2 of the former and C of the latter, so that for a large kernel and few channels the outputs are squared."""
 
+ALIGNMENT: Final = 8
+"""Numbers a row of a matrix must be a multiple of for a GPU to take products of 16 bits in its fast way."""
 
-def unpadded_features(extractor: Any, waveforms: Tensor, padded_samples: int) -> Tensor:
+
+def unpadded_features(extractor: Any, waveforms: Tensor, padded_samples: int, dtype: torch.dtype) -> Tensor:
     """Run the convolutions of HuBERT or wav2vec 2.0 as if each round were padded with silence.
 
     Args:
-        extractor: `feature_extractor` of the model.
-        waveforms: (R, S), normalised, zero after each round's samples; S is a receptive field at least.
+        extractor: `feature_extractor` of the model; all of its layers but the first have weights of `dtype`.
+        waveforms: (R, S) float32, normalised, zero after each round's samples; S is a receptive field at least.
         padded_samples: samples that the padded rounds would have; at least S.
+        dtype: of the states.
 
     Returns:
         (R, A, C), A frames of the longest round; those that lie in a round wholly are what the padded run gives, those
         after them are of no use.
     """
     first, *others = extractor.conv_layers
-    convolve = _first_layer(first, waveforms, padded_samples)
-    weights = [_as_matrix(layer.conv) for layer in others]
+    convolve = _first_layer(first, waveforms, padded_samples, dtype)
+    weights = [_channels_last(layer.conv) for layer in others]
     frames, stride, field = _frames(extractor.conv_layers, waveforms.shape[1])
     at_once = frames if waveforms.is_cuda else max(1, STRETCH_WINDOWS // (stride * len(waveforms)))
     stretches = []
@@ -55,6 +65,46 @@ def unpadded_features(extractor: Any, waveforms: Tensor, padded_samples: int) ->
             states = _layer(layer, states, weight)
         stretches.append(states)
     return torch.cat(stretches, dim=1)
+
+
+def unpadded_context(encoder: Any, states: Tensor, mask: Tensor) -> Tensor:
+    """Run the transformer of HuBERT or wav2vec 2.0.
+
+    It is the model's own `forward` but for the positional convolution, and for what is asked of the mask.
+
+    Args:
+        encoder: `encoder` of the model.
+        states: (R, A, D).
+        mask: (R, A) bool, True for the frames of a round; at least one in each.
+
+    Returns:
+        (R, A, D); of the masked frames of no use.
+    """
+    is_stable = encoder.config.do_stable_layer_norm
+    states = states.masked_fill(~mask[..., None], 0.0)
+    states = states + _positions(encoder.pos_conv_embed, states)
+    states = encoder.dropout(states if is_stable else encoder.layer_norm(states))
+    for layer in encoder.layers:
+        states = layer(states, attention_mask=attended(mask))
+    normed: Tensor = encoder.layer_norm(states) if is_stable else states
+    return normed
+
+
+def _positions(embedding: Any, states: Tensor) -> Tensor:
+    """The convolution that tells a frame its place, (R, A, D) to the same, with its activation.
+
+    Group by group: cuDNN takes one with few channels a group in a slow way, in bf16 longer than all the rest of the
+    encoder.
+    """
+    conv = embedding.conv
+    before = conv.padding[0]
+    after = conv.kernel_size[0] - 1 - before  # one less than before, where the kernel is even
+    parts = F.pad(states.transpose(1, 2), (before, after)).unsqueeze(2).chunk(conv.groups, dim=1)
+    weights = conv.weight.unsqueeze(2).chunk(conv.groups)
+    placed = [F.conv2d(_packed(part), _packed(weight)) for part, weight in zip(parts, weights, strict=True)]
+    places = torch.cat(placed, dim=1).squeeze(2).transpose(1, 2)
+    activated: Tensor = embedding.activation(places + conv.bias)
+    return activated
 
 
 def _frames(layers: Any, num_samples: int) -> tuple[int, int, int]:
@@ -69,36 +119,40 @@ def _frames(layers: Any, num_samples: int) -> tuple[int, int, int]:
     return frames, stride, field
 
 
-def _first_layer(layer: Any, waveforms: Tensor, padded_samples: int) -> Convolve:
+def _first_layer(layer: Any, waveforms: Tensor, padded_samples: int, dtype: torch.dtype) -> Convolve:
     """The first convolution and its norm, over all of the padded round, of a stretch of windows."""
     conv, norm = layer.conv, getattr(layer, "layer_norm", None)
     (kernel,), (stride,) = conv.kernel_size, conv.stride
     weight = conv.weight[:, 0]  # (C, K)
     if not isinstance(norm, nn.GroupNorm):
         windows, then = waveforms.unfold(1, kernel, stride), norm or nn.Identity()
-        return lambda stretch: then(F.linear(windows[:, stretch], weight, conv.bias))
+        return lambda stretch: then(F.linear(windows[:, stretch], weight, conv.bias)).to(dtype)
     num_windows = (padded_samples - kernel) // stride + 1
     # A window that begins in the round and ends after it is one of the padded run's.
     reaching_over = F.pad(waveforms, (0, min(kernel, padded_samples - waveforms.shape[1])))
     windows = reaching_over.unfold(1, kernel, stride)  # (R, W, K), a view
     folds = kernel**2 <= PRODUCTS_PER_OUTPUT * len(weight)
     # A bias of the convolution is part of the mean, and goes with it.
-    return (_fold_norm if folds else _convolve_then_norm)(windows, num_windows, weight, norm)
+    return (_fold_norm if folds else _convolve_then_norm)(windows, num_windows, weight, norm, dtype)
 
 
-def _fold_norm(windows: Tensor, num_windows: int, weight: Tensor, norm: nn.GroupNorm) -> Convolve:
-    """Norm and convolution as one matrix product."""
+def _fold_norm(windows: Tensor, num_windows: int, weight: Tensor, norm: nn.GroupNorm, dtype: torch.dtype) -> Convolve:
+    """Norm and convolution as one matrix product; what is added to a channel is the weight of a sample that is one."""
     scale, shift = _scale_and_shift(*_moments_through_windows(windows, weight, num_windows), norm)
-    folded = (weight * scale[..., None]).transpose(1, 2)  # (R, K, C)
-    return lambda stretch: torch.baddbmm(shift[:, None], windows[:, stretch], folded)
+    folded = torch.cat([weight * scale[..., None], shift[..., None]], dim=2)  # (R, C, K + 1)
+    ones = 1 - folded.shape[2] % -ALIGNMENT  # those but the first are multiplied with zero
+    folded = F.pad(folded, (0, ones - 1)).to(dtype).transpose(1, 2)
+    return lambda stretch: torch.bmm(F.pad(windows[:, stretch].to(dtype), (0, ones), value=1.0), folded)
 
 
-def _convolve_then_norm(windows: Tensor, num_windows: int, weight: Tensor, norm: nn.GroupNorm) -> Convolve:
+def _convolve_then_norm(
+    windows: Tensor, num_windows: int, weight: Tensor, norm: nn.GroupNorm, dtype: torch.dtype
+) -> Convolve:
     """What `_fold_norm` gives, the convolution first."""
-    states = F.linear(windows, weight)
+    states = F.linear(windows.to(dtype), weight.to(dtype))
     mean = windows.sum(dim=1, dtype=torch.float64) @ weight.double().T / num_windows
     scale, shift = _scale_and_shift(mean, _variance_of_states(states, mean, num_windows), norm)
-    return lambda stretch: torch.addcmul(shift[:, None], states[:, stretch], scale[:, None])
+    return lambda stretch: torch.addcmul(shift[:, None], states[:, stretch], scale[:, None]).to(dtype)
 
 
 def _scale_and_shift(mean: Tensor, variance: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
@@ -134,25 +188,19 @@ def _moments_through_windows(windows: Tensor, weight: Tensor, num_windows: int) 
 
 def _layer(layer: Any, states: Tensor, weight: Tensor) -> Tensor:
     """Convolution, norm if there is one, activation, channels last: (R, A, C) to (R, A', C')."""
-    states = _convolve(states, layer.conv, weight)
+    conv = layer.conv
+    states = F.conv2d(states.transpose(1, 2).unsqueeze(2), weight, conv.bias, stride=(1, *conv.stride))
+    states = states.squeeze(2).transpose(1, 2)
     if hasattr(layer, "layer_norm"):
         states = layer.layer_norm(states)
     activated: Tensor = layer.activation(states)
     return activated
 
 
-def _convolve(states: Tensor, conv: nn.Conv1d, weight: Tensor) -> Tensor:
-    """Convolution as one matrix product, of overlapping views of the array as it lies: (R, A, C) to (R, A', C')."""
-    (kernel,), (stride,) = conv.kernel_size, conv.stride
-    rounds, frames, channels = states.shape
-    after = (frames - kernel) // stride + 1
-    states = states.contiguous()
-    views = states.as_strided(
-        (rounds, after, kernel * channels), (frames * channels, stride * channels, 1), states.storage_offset()
-    )
-    return F.linear(views, weight, conv.bias)
+def _channels_last(conv: nn.Conv1d) -> Tensor:
+    """The weights (C', C, K) as those (C', C, 1, K) of a convolution of two dimensions."""
+    return _packed(conv.weight.unsqueeze(2))
 
 
-def _as_matrix(conv: nn.Conv1d) -> Tensor:
-    """The weights (C', C, K) as (C', K C)."""
-    return conv.weight.transpose(1, 2).flatten(1)
+def _packed(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=torch.channels_last)

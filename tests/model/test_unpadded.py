@@ -33,6 +33,7 @@ KINDS = {
         "conv_kernel": [160, 8, 8],
         "conv_stride": [40, 4, 5],
     },
+    "hubert-odd": {"model_type": "hubert", **AUDIO, "num_conv_pos_embeddings": 15},
     "hubert-layer": {"model_type": "hubert", "feat_extract_norm": "layer", "do_stable_layer_norm": True, **AUDIO},
     "wav2vec2-group": {"model_type": "wav2vec2", **AUDIO},
     "wav2vec2-layer": {"model_type": "wav2vec2", "feat_extract_norm": "layer", "conv_bias": True, **AUDIO},
