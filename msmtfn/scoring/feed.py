@@ -75,14 +75,15 @@ def feed_rounds(
     Yields:
         Each group, in order.
     """
+    on_gpu = device.type == "cuda"
     padded = (
         RoundBatch(
-            *pad_rows([samples[index] for index in group], 0, np.int16),
-            *pad_rows([tokens[index] for index in group], pad_token_id, np.int64),
+            *pad_rows([samples[index] for index in group], 0, np.int16, pinned=on_gpu),
+            *pad_rows([tokens[index] for index in group], pad_token_id, np.int64, pinned=on_gpu),
         )
         for group in groups
     )
-    return _copied_ahead(padded, device) if device.type == "cuda" else padded
+    return _copied_ahead(padded, device) if on_gpu else padded
 
 
 def _copied_ahead(batches: Iterator[RoundBatch], device: torch.device) -> Iterator[RoundBatch]:
@@ -90,7 +91,7 @@ def _copied_ahead(batches: Iterator[RoundBatch], device: torch.device) -> Iterat
     waiting: tuple[RoundBatch, torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(stream):
-            on_device = RoundBatch(*(each.pin_memory().to(device, non_blocking=True) for each in batch))
+            on_device = RoundBatch(*(each.to(device, non_blocking=True) for each in batch))
             copied = stream.record_event()
         if waiting is not None:
             yield _handed_over(*waiting, network_stream)
@@ -107,10 +108,22 @@ def _handed_over(batch: RoundBatch, copied: torch.cuda.Event, stream: torch.cuda
     return batch
 
 
-def pad_rows(rows: Sequence[npt.NDArray[Any]], fill: int, dtype: type[np.generic]) -> tuple[Tensor, Tensor]:
-    """Rows of different lengths as one array with `fill` after each, at least one wide; and their lengths."""
-    lengths = np.array([len(row) for row in rows])
-    padded = np.full((len(rows), max(int(lengths.max()), 1)), fill, dtype)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-    return torch.from_numpy(padded), torch.from_numpy(lengths)
+def pad_rows(
+    rows: Sequence[npt.NDArray[Any]], fill: int, dtype: type[np.generic], *, pinned: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Rows of different lengths as one array with `fill` after each, at least one wide; and their lengths.
+
+    Args:
+        rows: of numbers.
+        fill: follows each row.
+        dtype: of the array.
+        pinned: whether both lie in memory that a GPU copies from by itself.
+    """
+    lengths = torch.tensor([len(row) for row in rows], pin_memory=pinned)
+    padded = torch.empty(
+        (len(rows), max(int(lengths.max()), 1)), dtype=getattr(torch, np.dtype(dtype).name), pin_memory=pinned
+    )
+    for place, row in zip(padded.numpy(), rows, strict=True):
+        place[: len(row)] = row
+        place[len(row) :] = fill
+    return padded, lengths

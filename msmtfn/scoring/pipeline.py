@@ -36,7 +36,7 @@ from msmtfn.model.checkpoint import PackedNetwork, unpack_network
 from msmtfn.scoring.counter import Batch, RunFigures, open_counter, prepare_counted
 from msmtfn.scoring.guard import UNSETTLED, GuardedPreparer
 from msmtfn.scoring.prepare import PREPARED, Preparer
-from msmtfn.scoring.scorer import Scorer, ScorerConfig
+from msmtfn.scoring.scorer import BATCH_CALLS, BATCH_CALLS_OF_GPU, Scorer, ScorerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,6 @@ WAITING_RATIO: Final = 2.0
 """Bytes of prepared calls that may wait for the scorers, to those of the batches that are at the scorers."""
 
 BLOCKS_PER_CPU: Final = 4
-BATCH_CALLS: Final = 16
-BATCH_CALLS_OF_GPU: Final = 64
-"""Enough rounds for several full batches of about the same length; 200 rounds, 55 MB of samples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,7 +238,8 @@ class ScoringActor:
         """Score a batch of prepared calls, but for the unsettled ones, which are left out."""
         is_unsettled = pc.fill_null(pc.equal(batch["status"], UNSETTLED), False)
         unsettled = batch["error_code"].filter(is_unsettled).to_pylist()
-        batch = batch.filter(pc.invert(is_unsettled))
+        if unsettled:  # to filter is to copy all samples
+            batch = batch.filter(pc.invert(is_unsettled))
         started = time.monotonic()
         try:
             scored = self.scorer.score_batch(batch, self.task.schema)

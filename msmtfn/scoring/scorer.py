@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -26,13 +26,18 @@ from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.ranking import LeadWeights, lead_scores
 from msmtfn.leads.schema import REJECTED, SCORED
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.precision import Precision, autocast, narrow_weights, uses_bf16
+from msmtfn.model.precision import Precision, autocast, merge_weight_norm, narrow_weights, uses_bf16
 from msmtfn.scoring.feed import RoundBatch, feed_rounds, group_rounds
 from msmtfn.scoring.prepare import FULL_SCALE
 
 logger = logging.getLogger(__name__)
 
-ROUNDS_PER_GPU_BATCH: Final = 16
+Device = Literal["auto", "cpu", "cuda"]
+BATCH_CALLS: Final = 16
+BATCH_CALLS_OF_GPU: Final = 64
+"""Enough rounds for several full batches of about the same length; 200 rounds, 55 MB of samples."""
+
+ROUNDS_PER_GPU_BATCH: Final = 32
 VERDICT: Final = ("status", "error_code", "error_detail")
 """Columns that the stage before fills for the calls it rejects, and this one for all others."""
 
@@ -41,7 +46,7 @@ VERDICT: Final = ("status", "error_code", "error_detail")
 class ScorerConfig:
     """How the network is run and what its probabilities are worth."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where the network runs; auto takes a GPU where there is one."""
     encoding: Literal["unpadded", "padded"] = "unpadded"
     """Whether rounds are encoded as long as they are, or all padded to the longest as the paper has it: the same
@@ -50,7 +55,7 @@ class ScorerConfig:
     """Of the encoders' and the fusion's matrix products; auto takes bf16 on a GPU that has it."""
     samples_per_batch: int = 0
     """Samples, padding included, that go through the encoders at once; 0 takes one round of the greatest length on a
-    CPU and 16 on a GPU."""
+    CPU and 32 on a GPU."""
     lead_weights: LeadWeights = field(default_factory=LeadWeights)
     """What a call of each intent is worth."""
 
@@ -84,11 +89,13 @@ class Scorer:
         on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.network = network.train(False).to(self.device)
-        if uses_bf16(config.precision, self.device):
-            narrow_weights(self.network)
         self.config = config
         longest = network.config.max_round_samples
         self.padded_length = longest if config.encoding == "padded" else None
+        if self.padded_length is None:
+            merge_weight_norm(self.network)
+            if uses_bf16(config.precision, self.device):
+                narrow_weights(self.network)
         self.budget = config.samples_per_batch or longest * (ROUNDS_PER_GPU_BATCH if on_gpu else 1)
         self.model_version = model_version
         self.run_id = run_id
@@ -104,9 +111,7 @@ class Scorer:
             The columns of `schema`, one row for each row of the batch, in its order.
         """
         ready = pc.is_null(batch["status"]).to_numpy(zero_copy_only=False)
-        calls = list(
-            split_calls(batch.filter(pa.array(ready)).select(["samples", "round_samples", "tokens", "round_tokens"]))
-        )
+        calls = list(split_calls(batch, np.flatnonzero(ready)))
         outcomes = iter(self._probabilities_or_errors(calls))
         scored_at = dt.datetime.now(dt.UTC)
         rows = [
@@ -127,20 +132,21 @@ class Scorer:
             tokens = [ids for call in calls for ids in call.tokens]
             groups = group_rounds(np.array([len(each) for each in samples]), self.budget, self.padded_length)
             batches = feed_rounds(groups, samples, tokens, self.network.config.text.pad_token_id, self.device)
-            vectors = torch.cat([self._encode(batch) for batch in batches])
+            vectors = torch.cat([self.encode(batch) for batch in batches])
             order = torch.from_numpy(np.argsort(np.concatenate(groups))).to(self.device)
             logits = self.network.classify_calls(vectors[order], [len(call.samples) for call in calls])
             return {task: torch.softmax(logits[task].float(), dim=1).cpu().numpy() for task in TASKS}
 
-    def _encode(self, batch: RoundBatch) -> Tensor:
-        """Vectors (R, D) of rounds."""
-        with autocast(self.config.precision, self.device):
+    def encode(self, batch: RoundBatch) -> Tensor:
+        """Give each of some rounds its vector (R, D), float32."""
+        is_padded = self.padded_length is not None
+        with autocast(self.config.precision if is_padded else "fp32", self.device):
             vectors: Tensor = self.network.encode_rounds(
                 batch.samples.float() / FULL_SCALE,
                 batch.num_samples,
                 batch.input_ids,
                 batch.num_tokens,
-                padded=self.padded_length is not None,
+                padded=is_padded,
             )
         return vectors.float()
 
@@ -187,10 +193,12 @@ class Scorer:
         return {"model_version": self.model_version, "run_id": self.run_id, "scored_at": scored_at}
 
 
-def split_calls(batch: pa.Table) -> Iterator[CallRounds]:
-    """Cut the flat columns of prepared calls into rounds, without a copy."""
-    samples, round_samples, tokens, round_tokens = (column.combine_chunks() for column in batch.columns)
-    for row in range(len(batch)):
+def split_calls(batch: pa.Table, rows: Iterable[int] | None = None) -> Iterator[CallRounds]:
+    """Cut the flat columns of prepared calls, of all rows or of some, into rounds, without a copy."""
+    samples, round_samples, tokens, round_tokens = (
+        batch[name] for name in ("samples", "round_samples", "tokens", "round_tokens")
+    )
+    for row in range(len(batch)) if rows is None else map(int, rows):
         yield CallRounds(
             samples=_split(samples[row].values, round_samples[row].values),
             tokens=_split(tokens[row].values, round_tokens[row].values),

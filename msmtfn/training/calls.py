@@ -127,7 +127,7 @@ class CallBatch:
 
 def prepared_calls(batch: pa.Table) -> list[LabelledCall]:
     """The calls of prepared rows, which must be ready and labelled; views of the table's memory."""
-    rounds = split_calls(batch.select(["samples", "round_samples", "tokens", "round_tokens"]))
+    rounds = split_calls(batch)
     return list(map(LabelledCall, batch["call_id"].to_pylist(), _intents(batch), rounds))
 
 

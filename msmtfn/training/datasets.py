@@ -29,9 +29,9 @@ from msmtfn.calls.manifest import ROW_ID
 from msmtfn.errors import RejectCode, StorageError, TrainingDataError
 from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, unpack_network, weights_digest
 from msmtfn.scoring.counter import open_counter
-from msmtfn.scoring.pipeline import BATCH_CALLS, PipelineConfig, fit_to_cpus, prepared_dataset
+from msmtfn.scoring.pipeline import PipelineConfig, fit_to_cpus, prepared_dataset
 from msmtfn.scoring.prepare import INPUTS, PrepareConfig, Preparer
-from msmtfn.scoring.scorer import split_calls
+from msmtfn.scoring.scorer import BATCH_CALLS, split_calls
 from msmtfn.training.data import LabelledSplit, keep_ready
 from msmtfn.training.embedding import Embedder
 
@@ -105,7 +105,7 @@ def read_rounds(place: str) -> Iterator[list[npt.NDArray[np.int16]]]:
     """The samples of all rounds of a prepared split's ready calls, those of some calls at a time, in one order."""
     for batch in open_calls(place).to_batches(columns=["status", *INPUTS.names], batch_size=CALLS_AT_ONCE):
         ready = pa.Table.from_batches([batch.filter(pc.is_null(batch["status"]))])
-        yield [each for call in split_calls(ready.select(INPUTS.names)) for each in call.samples]
+        yield [each for call in split_calls(ready) for each in call.samples]
 
 
 def longest_round(place: str) -> int:

@@ -41,7 +41,7 @@ class Embedder:
         Returns:
             The same calls in the schema `EMBEDDED`.
         """
-        calls = list(split_calls(batch.select(["samples", "round_samples", "tokens", "round_tokens"])))
+        calls = list(split_calls(batch))
         rounds = iter(zip(*self._states(calls), strict=True))
         audio, text = [], []
         for call in calls:

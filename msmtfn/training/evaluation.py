@@ -138,7 +138,7 @@ def shuffle_rounds(batches: Sequence[pa.Table], side: Literal["audio", "text"], 
         TrainingDataError: there is one round only.
     """
     values, lengths = _SIDES[side]
-    calls = [[_rounds_of(call, side) for call in split_calls(batch.select(INPUTS.names))] for batch in batches]
+    calls = [[_rounds_of(call, side) for call in split_calls(batch)] for batch in batches]
     rounds = [each for batch in calls for call in batch for each in call]
     if len(rounds) == 1:
         raise TrainingDataError(f"there is one round only, and no other to take its {side} from; give more calls")

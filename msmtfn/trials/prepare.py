@@ -20,8 +20,8 @@ from msmtfn.calls.manifest import iter_calls, open_manifest, turns_of
 from msmtfn.calls.rounds import find_rounds
 from msmtfn.model.small import make_small_model
 from msmtfn.scoring.guard import GuardedPreparer
-from msmtfn.scoring.pipeline import BATCH_CALLS
 from msmtfn.scoring.prepare import PREPARED, PrepareConfig, Preparer
+from msmtfn.scoring.scorer import BATCH_CALLS
 from msmtfn.trials.mix import DATE, draw_lengths, write_day
 
 RECORDINGS: Final = {"PCM": "PCM_16", "mu-law": "ULAW"}

@@ -18,9 +18,9 @@ from msmtfn.leads.publish import PARTS_FOLDER
 from msmtfn.leads.schema import ROW_ID, SCORED, parts_schema
 from msmtfn.model.checkpoint import Model, pack_network
 from msmtfn.scoring.counter import RunFigures
-from msmtfn.scoring.pipeline import BATCH_CALLS, PipelineConfig, ScoringTask, score_calls
+from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask, score_calls
 from msmtfn.scoring.prepare import PrepareConfig, Preparer
-from msmtfn.scoring.scorer import Scorer, ScorerConfig
+from msmtfn.scoring.scorer import BATCH_CALLS, Scorer, ScorerConfig
 from msmtfn.trials.mix import DATE, draw_lengths, write_day
 
 PASSED: Final = (ROW_ID, "call_id")

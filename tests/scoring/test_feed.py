@@ -59,11 +59,27 @@ def test_a_gpu_is_given_the_same_batches() -> None:
 
 
 @pytest.mark.gpu
+def test_the_host_never_waits_for_a_gpu_between_two_batches(tiny_network: Callable[..., MsmtFn]) -> None:
+    rng = np.random.default_rng(0)
+    samples = [rng.integers(-3000, 3000, length).astype(np.int16) for length in (16_000, 9000, 300, 7000)]
+    scorer = Scorer(tiny_network(), ScorerConfig(device="cuda"), model_version="", run_id="")
+    with torch.inference_mode():
+        for batch in feed_rounds(GROUPS, samples, TOKENS, 0, scorer.device):
+            scorer.encode(batch)  # libraries are loaded
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for batch in feed_rounds(GROUPS, samples, TOKENS, 0, scorer.device):
+                scorer.encode(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
 def test_a_gpu_says_what_the_cpu_says(tiny_network: Callable[..., MsmtFn]) -> None:
     rng = np.random.default_rng(0)
     calls = [
         CallRounds(
-            [rng.integers(-3000, 3000, int(length)).astype(np.int16) for length in rng.integers(300, 20_000, 3)],
+            [rng.integers(-3000, 3000, int(length)).astype(np.int16) for length in rng.integers(300, 16_000, 3)],
             [rng.integers(1, 9, 5).astype(np.int32) for _ in range(3)],
         )
         for _ in range(20)

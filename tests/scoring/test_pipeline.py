@@ -24,9 +24,9 @@ from msmtfn.leads.publish import read_leads
 from msmtfn.model.checkpoint import PackedNetwork, load_model, pack_network
 from msmtfn.scoring.day import Run, ScoringConfig, finish_run, open_run, plan_day
 from msmtfn.scoring.guard import TRIES, GuardConfig
-from msmtfn.scoring.pipeline import BATCH_CALLS, PipelineConfig, ScoringActor, fit_to_cpus, score_calls
+from msmtfn.scoring.pipeline import PipelineConfig, ScoringActor, fit_to_cpus, score_calls
 from msmtfn.scoring.prepare import PrepareConfig, PreparedCall, Preparer
-from msmtfn.scoring.scorer import Scorer, ScorerConfig
+from msmtfn.scoring.scorer import BATCH_CALLS, Scorer, ScorerConfig
 from tests.integration.job import DATE, write_short_calls
 
 NUM_CALLS = 6

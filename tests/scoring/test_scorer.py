@@ -20,7 +20,7 @@ from msmtfn.leads.ranking import LeadWeights
 from msmtfn.leads.schema import OUTCOME, parts_schema
 from msmtfn.model.checkpoint import load_model
 from msmtfn.model.network import MsmtFn
-from msmtfn.scoring.prepare import INPUTS, PREPARED, PrepareConfig, Preparer
+from msmtfn.scoring.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig, split_calls
 
 PASSED = [pa.field("call_id", pa.string()), pa.field("tags", pa.list_(pa.string()))]
@@ -415,7 +415,7 @@ def test_bf16_says_of_real_speech_what_fp32_says(tmp_path: Path) -> None:
     preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
     rows = pa.Table.from_batches(iter_calls(open_manifest(str(root), dt.date(2026, 1, 5))))
     prepared = preparer.prepare_batch(rows, ["row_id"])
-    calls = list(split_calls(prepared.filter(pc.is_null(prepared["status"])).select(INPUTS.names)))
+    calls = list(split_calls(prepared.filter(pc.is_null(prepared["status"]))))
     full, half = (
         Scorer(
             model.network, ScorerConfig(device="cpu", precision=precision), model_version="", run_id=""

@@ -76,7 +76,7 @@ def rounds_of(batches: list[pa.Table]) -> tuple[list[bytes], list[bytes]]:
     """Audio and tokens of all rounds in order."""
     calls: list[CallRounds] = []
     for batch in batches:
-        calls += split_calls(batch.select(["samples", "round_samples", "tokens", "round_tokens"]))
+        calls += split_calls(batch)
     audio = [each.tobytes() for call in calls for each in call.samples]
     return audio, [each.tobytes() for call in calls for each in call.tokens]
 
