@@ -25,6 +25,7 @@ from msmtfn.model.checkpoint import Model
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.small import make_small_model, small_config
+from msmtfn.scoring.scorer import Device
 from msmtfn.trials.encode import measure_encode
 from msmtfn.trials.faults import FaultsConfig, run_faults
 from msmtfn.trials.flops import matrix_rate
@@ -82,13 +83,17 @@ class Encode(OfTheMix):
     """
 
     round_sec: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0)
-    """Lengths of single rounds to measure beside the mix, in seconds."""
+    """Lengths of rounds to measure beside the mix, in seconds."""
+    num_rounds: int = 1
+    """Rounds of each of these lengths; a GPU needs some 64 to have enough to do."""
     network: Sizes = "base"
     """Sizes: those of HuBERT-base and RoBERTa-base, or the demo's small ones."""
     num_calls: int = 8
     """Calls of the mix."""
     bf16: bool = False
     """Measure the unpadded way in bf16 too; it takes long on a processor without instructions for it."""
+    device: Device = "auto"
+    """Where to measure; auto takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -97,6 +102,8 @@ class Encode(OfTheMix):
             ValueError: one is out of range.
         """
         OfTheMix.__post_init__(self)
+        if self.num_rounds < 1:
+            raise ValueError(f"num_rounds is {self.num_rounds}; it must be at least 1")
         if not all(SHORTEST_SEC <= seconds <= LONGEST_SEC for seconds in self.round_sec):
             raise ValueError(
                 f"round_sec is {self.round_sec}; each must be between {SHORTEST_SEC:g} and {LONGEST_SEC:g}"
@@ -105,7 +112,13 @@ class Encode(OfTheMix):
     def measure(self) -> list[dict[str, Any]]:
         """A row for each length of round, and for the mix."""
         return measure_encode(
-            _network(self.network, self.seed), self.round_sec, self.num_calls, self.seed, bf16=self.bf16
+            _network(self.network, self.seed),
+            self.round_sec,
+            self.num_rounds,
+            self.num_calls,
+            self.seed,
+            bf16=self.bf16,
+            device=self.device,
         )
 
 
@@ -249,9 +262,14 @@ def about_this_machine() -> dict[str, Any]:
             "architecture": platform.machine(),
             "processor": _processor(),
             "torch_threads": torch.get_num_threads(),
+            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         },
         "matrix_product_tflops": {
-            name: round(matrix_rate(dtype), 4) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+            device: {
+                name: round(matrix_rate(dtype, torch.device(device)), 4)
+                for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+            }
+            for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
         },
     }
 

@@ -1,10 +1,11 @@
-"""What it costs to encode rounds: as long as they are, and padded to the longest as the paper has it."""
+"""What it costs to score rounds: as long as they are, and padded to the longest as the paper has it."""
 
 from __future__ import annotations
 
 import copy
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from msmtfn.labels import TASKS
 from msmtfn.model.network import MsmtFn
-from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig
+from msmtfn.scoring.scorer import BATCH_CALLS, BATCH_CALLS_OF_GPU, CallRounds, Device, Scorer, ScorerConfig
 from msmtfn.trials.flops import encoder_flops, matrix_rate
 from msmtfn.trials.mix import SAMPLE_RATE, draw_lengths, make_call
 
@@ -21,10 +22,18 @@ WAYS: Final = {
     "unpadded": ScorerConfig(precision="fp32"),
     "bf16": ScorerConfig(precision="bf16"),
 }
+MIB: Final = 2**20
 
 
 def measure_encode(
-    network: MsmtFn, round_sec: Sequence[float], num_calls: int, seed: int, *, bf16: bool
+    network: MsmtFn,
+    round_sec: Sequence[float],
+    num_rounds: int,
+    num_calls: int,
+    seed: int,
+    *,
+    bf16: bool,
+    device: Device = "auto",
 ) -> list[dict[str, Any]]:
     """Time both encodings of the same calls, and the faster in bf16 too; a row a length of round, and one for the mix.
 
@@ -33,21 +42,26 @@ def measure_encode(
 
     Args:
         network: to score with.
-        round_sec: lengths of single rounds to measure beside the mix, in seconds.
+        round_sec: lengths of rounds to measure beside the mix, in seconds.
+        num_rounds: of each length.
         num_calls: of the mix.
         seed: of lengths, samples and tokens.
         bf16: whether the faster way is measured in bf16 too.
+        device: to measure.
     """
     rng = np.random.default_rng(seed)
-    days = {f"{seconds:g} s": [make_call(rng, [seconds])] for seconds in round_sec}
+    days = {f"{seconds:g} s": [make_call(rng, [seconds]) for _ in range(num_rounds)] for seconds in round_sec}
     days["mix"] = [make_call(rng, lengths) for lengths in draw_lengths(num_calls, rng)]
-    rates = {way: matrix_rate(torch.bfloat16 if way == "bf16" else torch.float32) for way in _ways(bf16=bf16)}
-    scorers = {way: Scorer(copy.deepcopy(network), WAYS[way], model_version="", run_id="") for way in rates}
+    scorers = {
+        way: Scorer(copy.deepcopy(network), replace(config, device=device), model_version="", run_id="")
+        for way, config in WAYS.items()
+        if bf16 or way != "bf16"
+    }
+    rates = {
+        way: matrix_rate(torch.bfloat16 if way == "bf16" else torch.float32, scorer.device)
+        for way, scorer in scorers.items()
+    }
     return [_compare(name, calls, scorers, rates) for name, calls in days.items()]
-
-
-def _ways(*, bf16: bool) -> list[str]:
-    return [way for way in WAYS if bf16 or way != "bf16"]
 
 
 def _compare(
@@ -59,33 +73,57 @@ def _compare(
         name: of the row.
         calls: to score.
         scorers: of each way.
-        rates: TFLOP/s of this machine's matrix products, a way.
+        rates: TFLOP/s of the machine's matrix products, a way.
     """
-    seconds, results = {}, {}
+    seconds, memory, results = {}, {}, {}
     for way, scorer in scorers.items():
-        scorer.probabilities(calls[:1])
-        started = time.perf_counter()
-        results[way] = scorer.probabilities(calls)
-        seconds[way] = time.perf_counter() - started
+        seconds[way], memory[way], results[way] = _measure(scorer, calls)
     tflop = encoder_flops(scorers["padded"].network.config, calls) / 1e12
     audio_sec = sum(len(samples) for call in calls for samples in call.samples) / SAMPLE_RATE
-    row = {
+    number = sum(len(call.samples) for call in calls)
+    row: dict[str, Any] = {
         "rounds": name,
-        "number": sum(len(call.samples) for call in calls),
+        "number": number,
         "audio_sec": round(audio_sec, 1),
-        "padded_sec": round(seconds["padded"], 3),
-        "unpadded_sec": round(seconds["unpadded"], 3),
-        "ratio": round(seconds["padded"] / seconds["unpadded"], 2),
-        "times_real_time": round(audio_sec / seconds["unpadded"], 1),
-        "share_of_rate": round(tflop / seconds["unpadded"] / rates["unpadded"], 2),
-        "largest_difference": _largest_difference(results["padded"], results["unpadded"]),
+        "padded_sec": _rounded(seconds["padded"]),
     }
-    if "bf16" in rates:
-        row["bf16_sec"] = round(seconds["bf16"], 3)
-        row["bf16_ratio"] = round(seconds["padded"] / seconds["bf16"], 2)
-        row["bf16_share_of_rate"] = round(tflop / seconds["bf16"] / rates["bf16"], 2)
+    for way, before in (("unpadded", ""), ("bf16", "bf16_")):
+        if way in seconds:
+            row |= {
+                f"{way}_sec": _rounded(seconds[way]),
+                f"{before}ratio": round(seconds["padded"] / seconds[way], 2),
+                f"{before}rounds_per_sec": round(number / seconds[way], 1),
+                f"{before}times_real_time": round(audio_sec / seconds[way], 1),
+                f"{before}share_of_rate": round(tflop / seconds[way] / rates[way], 2),
+            }
+    row["largest_difference"] = _largest_difference(results["padded"], results["unpadded"])
+    if "bf16" in results:
         row["bf16_difference"] = _largest_difference(results["unpadded"], results["bf16"])
-    return row
+    return row | {f"{way}_peak_mib": peak for way, peak in memory.items() if peak}
+
+
+def _measure(scorer: Scorer, calls: list[CallRounds]) -> tuple[float, int, dict[str, Any]]:
+    """Seconds that some calls take in batches of the job's size, the GPU's memory at its peak in MiB, and the results.
+
+    A GPU's libraries choose their kernels, and reserve memory, by the shapes that they meet: it is shown all of them
+    before.
+    """
+    on_gpu = scorer.device.type == "cuda"
+    size = BATCH_CALLS_OF_GPU if on_gpu else BATCH_CALLS
+    batches = [calls[start : start + size] for start in range(0, len(calls), size)]
+    for batch in batches if on_gpu else [calls[:1]]:
+        scorer.probabilities(batch)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(scorer.device)
+    started = time.perf_counter()
+    results = [scorer.probabilities(batch) for batch in batches]
+    seconds = time.perf_counter() - started
+    peak = torch.cuda.max_memory_allocated(scorer.device) // MIB if on_gpu else 0
+    return seconds, peak, {task: np.concatenate([result[task] for result in results]) for task in TASKS}
+
+
+def _rounded(seconds: float) -> float:
+    return round(seconds, 3 if seconds > 1 else 5)
 
 
 def _largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:

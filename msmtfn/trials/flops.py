@@ -11,11 +11,11 @@ Norms, activations, softmax, and the fusion and what follows it, less than a ten
 
 from __future__ import annotations
 
-import timeit
 from collections.abc import Sequence
 from typing import Final
 
 import torch
+from torch.utils.benchmark import Timer
 from transformers import PreTrainedConfig
 
 from msmtfn.model.config import MsmtFnConfig
@@ -60,12 +60,13 @@ def _layer_flops(config: PreTrainedConfig, states: int) -> int:
     return 8 * states * size**2 + 4 * states**2 * size + 4 * states * size * inner
 
 
-def matrix_rate(dtype: torch.dtype) -> float:
-    """TFLOP/s of the product of two square matrices; of small ones where the format is emulated."""
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """TFLOP/s of the product of two square matrices on a device; of small ones where the format is emulated."""
     rate = 0.0
     for size in MATRIX_SIZES:
-        left, right = (torch.randn(size, size, dtype=dtype) for _ in range(2))
-        seconds = min(timeit.repeat(lambda: left @ right, number=1, repeat=9))  # noqa: B023
+        left, right = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+        timer = Timer("left @ right", globals={"left": left, "right": right}, num_threads=torch.get_num_threads())
+        seconds = min(timer.timeit(1).mean for _ in range(3))
         rate = 2 * size**3 / seconds / 1e12
         if seconds > SLOW_SEC:
             break

@@ -46,4 +46,4 @@ def test_calls_are_the_sum_of_their_rounds() -> None:
 
 def test_this_machine_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("msmtfn.trials.flops.MATRIX_SIZES", (256,))
-    assert 0 < matrix_rate(torch.float32) < 1000
+    assert 0 < matrix_rate(torch.float32, torch.device("cpu")) < 1000
