@@ -7,7 +7,7 @@ folded into the first convolution, or follows it where that costs less, and the 
 CPU the convolutions go over a round a stretch at a time, so that their states stay in its cache.
 
 States lie in memory with their channels last, as the transformer wants them, and the convolutions are taken of them so
-by the two-dimensional ones of PyTorch: those of one dimension copy, and take four to six times as long on a GPU.
+by the two-dimensional ones of PyTorch: those of one dimension copy, and take six to eight times as long on a GPU.
 
 Shapes: R rounds, S samples, A audio frames, W windows of the first convolution, K its kernel, C channels, D width of
 the transformer.
@@ -70,7 +70,8 @@ def unpadded_features(extractor: Any, waveforms: Tensor, padded_samples: int, dt
 def unpadded_context(encoder: Any, states: Tensor, mask: Tensor) -> Tensor:
     """Run the transformer of HuBERT or wav2vec 2.0.
 
-    It is the model's own `forward` but for the positional convolution, and for what is asked of the mask.
+    It is the model's own `forward` but for the positional convolution, and for what is asked of the mask; no layer is
+    left out in training (`MsmtFnConfig` sees to that).
 
     Args:
         encoder: `encoder` of the model.
@@ -84,8 +85,9 @@ def unpadded_context(encoder: Any, states: Tensor, mask: Tensor) -> Tensor:
     states = states.masked_fill(~mask[..., None], 0.0)
     states = states + _positions(encoder.pos_conv_embed, states)
     states = encoder.dropout(states if is_stable else encoder.layer_norm(states))
+    seen = attended(mask)
     for layer in encoder.layers:
-        states = layer(states, attention_mask=attended(mask))
+        states = layer(states, attention_mask=seen)
     normed: Tensor = encoder.layer_norm(states) if is_stable else states
     return normed
 
@@ -93,8 +95,8 @@ def unpadded_context(encoder: Any, states: Tensor, mask: Tensor) -> Tensor:
 def _positions(embedding: Any, states: Tensor) -> Tensor:
     """The convolution that tells a frame its place, (R, A, D) to the same, with its activation.
 
-    Group by group: cuDNN takes one with few channels a group in a slow way, in bf16 longer than all the rest of the
-    encoder.
+    Group by group: cuDNN takes one with few channels a group in a slow way, in bf16 longer than all layers of
+    the transformer together.
     """
     conv = embedding.conv
     before = conv.padding[0]

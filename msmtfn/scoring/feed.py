@@ -78,8 +78,8 @@ def feed_rounds(
     on_gpu = device.type == "cuda"
     padded = (
         RoundBatch(
-            *pad_rows([samples[index] for index in group], 0, np.int16, pinned=on_gpu),
-            *pad_rows([tokens[index] for index in group], pad_token_id, np.int64, pinned=on_gpu),
+            *pad_rows([samples[index] for index in group], 0, torch.int16, pinned=on_gpu),
+            *pad_rows([tokens[index] for index in group], pad_token_id, torch.int64, pinned=on_gpu),
         )
         for group in groups
     )
@@ -109,7 +109,7 @@ def _handed_over(batch: RoundBatch, copied: torch.cuda.Event, stream: torch.cuda
 
 
 def pad_rows(
-    rows: Sequence[npt.NDArray[Any]], fill: int, dtype: type[np.generic], *, pinned: bool = False
+    rows: Sequence[npt.NDArray[Any]], fill: int, dtype: torch.dtype, *, pinned: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Rows of different lengths as one array with `fill` after each, at least one wide; and their lengths.
 
@@ -120,9 +120,7 @@ def pad_rows(
         pinned: whether both lie in memory that a GPU copies from by itself.
     """
     lengths = torch.tensor([len(row) for row in rows], pin_memory=pinned)
-    padded = torch.empty(
-        (len(rows), max(int(lengths.max()), 1)), dtype=getattr(torch, np.dtype(dtype).name), pin_memory=pinned
-    )
+    padded = torch.empty((len(rows), max(int(lengths.max()), 1)), dtype=dtype, pin_memory=pinned)
     for place, row in zip(padded.numpy(), rows, strict=True):
         place[: len(row)] = row
         place[len(row) :] = fill

@@ -150,10 +150,10 @@ def collate(calls: Sequence[LabelledCall], pad_token_id: int) -> CallBatch:
     if audio[0].ndim == STATES_NDIM:
         heard, heard_lengths = _pad_states(audio)
     else:
-        samples, heard_lengths = pad_rows(audio, 0, np.int16)
+        samples, heard_lengths = pad_rows(audio, 0, torch.int16)
         heard = samples.float() / FULL_SCALE
     is_read = text[0].ndim == STATES_NDIM
-    read, read_lengths = _pad_states(text) if is_read else pad_rows(text, pad_token_id, np.int64)
+    read, read_lengths = _pad_states(text) if is_read else pad_rows(text, pad_token_id, torch.int64)
     intents = torch.tensor([call.intent for call in calls])
     return CallBatch(heard, heard_lengths, read, read_lengths, [call.num_rounds for call in calls], intents)
 
