@@ -20,9 +20,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import ray
 import torch
 from ray.data import ActorPoolStrategy
+from ray.data.block import BlockAccessor
+from ray.data.datasource import BlockBasedFileDatasink
 
 from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ID
@@ -69,10 +72,9 @@ def prepare_split(split: LabelledSplit, model: Model, prepare: PrepareConfig, se
         storage.make_folder(calls)
         storage.write_parquet(storage.join(calls, "calls.parquet"), rows)
         preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
-        filesystem, path = storage.arrow_filesystem_of(place)
         with open_counter(split.name) as counter:
             prepared = prepared_dataset(calls, preparer, PASSED, fit_to_cpus(PipelineConfig(), len(rows)), counter)
-            prepared.write_parquet(path, filesystem=filesystem, compression="lz4")  # sound hardly gets smaller
+            prepared.write_datasink(OrderedParquet(place))
     seen = open_calls(place).to_table(columns=[ROW_ID, "status", "error_code"])
     reasons = Counter(seen["error_code"].drop_null().to_pylist())
     if failed := reasons[RejectCode.STORAGE_UNAVAILABLE]:
@@ -121,6 +123,21 @@ def prepared_figures(folder: str, name: str) -> pa.Table:
     return columns.filter(pc.is_null(columns["status"]))
 
 
+class OrderedParquet(BlockBasedFileDatasink):
+    """Writes a dataset to a folder so that its rows are read back in its order, where the engine preserves that.
+
+    `Dataset.write_parquet` has several threads write the blocks of a file, in whatever order they get there.
+    """
+
+    def __init__(self, place: str) -> None:
+        filesystem, path = storage.arrow_filesystem_of(place)
+        super().__init__(path, filesystem=filesystem, file_format="parquet")
+
+    def write_block_to_file(self, block: BlockAccessor, file: pa.NativeFile) -> None:
+        """Write what one task has to write."""
+        pq.write_table(block.to_arrow(), file, compression="lz4")  # sound hardly gets smaller
+
+
 def read_calls(place: str) -> ray.data.Dataset:
     """The ready calls of a prepared or embedded split, for shards of them."""
     filesystem, path = storage.arrow_filesystem_of(place)
@@ -153,7 +170,6 @@ def embed_split(
     if storage.exists(marker):
         return place
     storage.delete(place)
-    filesystem, path = storage.arrow_filesystem_of(place)
     started = time.monotonic()
     read_calls(prepared_place(folder, split.name)).map_batches(
         EmbeddingActor,
@@ -163,7 +179,7 @@ def embed_split(
         compute=ActorPoolStrategy(size=num_actors),
         num_cpus=0,  # its threads are set by hand
         num_gpus=gpus,
-    ).write_parquet(path, filesystem=filesystem, compression="lz4")
+    ).write_datasink(OrderedParquet(place))
     seconds = time.monotonic() - started
     logger.info("%s: %d calls embedded in %.1f s", split.name, len(split.rows), seconds)
     storage.write_text(marker, json.dumps({"seconds": round(seconds, 3)}) + "\n")
