@@ -25,6 +25,7 @@ from msmtfn.model.checkpoint import Model
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.small import make_small_model, small_config
+from msmtfn.scoring.pipeline import PipelineConfig
 from msmtfn.scoring.scorer import Device
 from msmtfn.trials.encode import measure_encode
 from msmtfn.trials.faults import FaultsConfig, run_faults
@@ -142,11 +143,20 @@ class Score(OfTheMix):
     """Sizes: those of HuBERT-base and RoBERTa-base, or the demo's small ones."""
     num_calls: int = 100
     """Calls of the mix."""
+    num_scorers: int = 0
+    """As of the job: processes that hold the network; 0 lets the job choose."""
+    threads_per_scorer: int = 0
+    """As of the job: threads of each of them; 0 lets the job choose."""
+    batch_calls: int = 0
+    """As of the job: calls that are scored together; 0 lets the job choose."""
 
     def measure(self) -> list[dict[str, Any]]:
         """One row."""
-        tokenizer = make_small_model(self.seed).tokenizer
-        return measure_score(Model(_network(self.network, self.seed), tokenizer), self.num_calls, self.seed)
+        model = Model(_network(self.network, self.seed), make_small_model(self.seed).tokenizer)
+        pipeline = PipelineConfig(
+            num_scorers=self.num_scorers, threads_per_scorer=self.threads_per_scorer, batch_calls=self.batch_calls
+        )
+        return measure_score(model, self.num_calls, self.seed, pipeline)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

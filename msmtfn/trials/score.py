@@ -26,7 +26,7 @@ from msmtfn.trials.mix import DATE, draw_lengths, write_day
 PASSED: Final = (ROW_ID, "call_id")
 
 
-def measure_score(model: Model, num_calls: int, seed: int) -> list[dict[str, Any]]:
+def measure_score(model: Model, num_calls: int, seed: int, pipeline: PipelineConfig) -> list[dict[str, Any]]:
     """Score calls of the mix by the graph on a Ray of its own, and in a loop; one row.
 
     The loop gets calls that are prepared already, the graph prepares them as it goes.
@@ -35,6 +35,7 @@ def measure_score(model: Model, num_calls: int, seed: int) -> list[dict[str, Any
         model: the network, and the tokenizer of its text.
         num_calls: of the mix of real calls.
         seed: of lengths, samples and text.
+        pipeline: how the graph spreads the work; the loop is one scorer with all threads of the machine.
 
     Returns:
         Seconds of both; the graph's count from the first batch at a scorer, and what came before stands beside them.
@@ -47,7 +48,7 @@ def measure_score(model: Model, num_calls: int, seed: int) -> list[dict[str, Any
         started = time.perf_counter()
         with start_engine():
             engine_sec = time.perf_counter() - started
-            figures, graph_sec = timed_graph(task, preparer, model)
+            figures, graph_sec = timed_graph(task, preparer, model, pipeline)
         loop_sec = _timed_loop(task, preparer, model)
     startup_sec = figures.startup_sec or 0.0
     return [
@@ -83,11 +84,13 @@ def make_task(root: Path, run: Path, num_calls: int) -> ScoringTask:
     return task
 
 
-def timed_graph(task: ScoringTask, preparer: Preparer, model: Model) -> tuple[RunFigures, float]:
+def timed_graph(
+    task: ScoringTask, preparer: Preparer, model: Model, pipeline: PipelineConfig
+) -> tuple[RunFigures, float]:
     """What the graph has done, and its seconds; Ray must be up."""
     started = time.perf_counter()
     figures = score_calls(
-        task, preparer, pack_network(model.network), ScorerConfig(), PipelineConfig(), lambda _done, _rejected: None
+        task, preparer, pack_network(model.network), ScorerConfig(), pipeline, lambda _done, _rejected: None
     )
     seconds = time.perf_counter() - started
     if figures.done != task.num_calls or figures.rejected:

@@ -57,7 +57,9 @@ def test_prepare_measures_each_step_and_all_of_them_in_both_processes(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.long
 def test_score_sets_the_graph_beside_a_loop(tmp_path: Path) -> None:
-    figures = run_benchmark(tmp_path / "figures.json", "score", "--network", "demo", "--num-calls", "6")
+    figures = run_benchmark(
+        tmp_path / "figures.json", "score", "--network", "demo", "--num-calls", "6", "--num-scorers", "2"
+    )
     (row,) = figures["score"]
     assert (row["calls"], row["rounds"]) == (6, 20)
     assert row["ratio"] == pytest.approx(row["job_sec"] / row["loop_sec"], rel=0.2)
