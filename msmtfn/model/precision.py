@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 from torch.nn.utils.parametrize import is_parametrized
 
+from msmtfn.model.attention import PRODUCTS
 from msmtfn.model.network import MsmtFn
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -41,6 +42,8 @@ def narrow_weights(network: MsmtFn) -> None:
     _, *convolutions = audio.feature_extractor.conv_layers
     for part in (*convolutions, audio.feature_projection, audio.encoder, network.text_encoder, network.fusion):
         part.to(torch.bfloat16)
+    if network.device.type == "cpu":
+        audio.set_attn_implementation(PRODUCTS)
 
 
 @torch.no_grad()

@@ -4,9 +4,19 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msmtfn.model.attention import Attention, CrossLayer, FeedForward, TransformerLayer, length_mask
+from msmtfn.model import attention as attention_module
+from msmtfn.model.attention import (
+    Attention,
+    CrossLayer,
+    FeedForward,
+    TransformerLayer,
+    attend_by_products,
+    attended,
+    length_mask,
+)
 
 UP, DOWN = [30.0, 10.0], [10.0, 30.0]
 """What a norm makes [1, -1] and [-1, 1] of."""
@@ -211,3 +221,34 @@ def test_a_cross_layer_keeps_to_both_masks() -> None:
 
 def test_a_length_mask_is_true_for_what_is_real() -> None:
     assert length_mask(torch.tensor([0, 2, 3]), 3).tolist() == [[False] * 3, [True, True, False], [True] * 3]
+
+
+# ---- attention of plain products
+
+
+@pytest.mark.parametrize("scores_at_once", [1, 2**20])
+@pytest.mark.parametrize("lengths", [[7, 7], [7, 3], [1, 7]])
+@torch.inference_mode()
+def test_attention_by_products_is_that_of_pytorch_in_each_round(
+    lengths: list[int], scores_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", scores_at_once)
+    query, key, value = random_states(3, 2, 5, 7, 6)
+    mask = length_mask(torch.tensor(lengths), 7)
+    answers, _ = attend_by_products(nn.Identity(), query, key, value, attended(mask), scaling=0.3)
+    expected = F.scaled_dot_product_attention(query, key, value, mask[:, None, None], scale=0.3).transpose(1, 2)
+    torch.testing.assert_close(answers[mask], expected[mask], atol=1e-5, rtol=0)
+    assert not answers[~mask].any()
+
+
+@torch.inference_mode()
+def test_attention_by_products_in_bf16_does_not_suffer_from_what_all_keys_share() -> None:
+    query, key, value = random_states(3, 1, 4, 60, 64)
+    query, key, value = (each.bfloat16() for each in (query + 1, key + 3, value))
+    exact = F.scaled_dot_product_attention(*(each.double() for each in (query, key, value)))
+    by_pytorch = F.scaled_dot_product_attention(query, key, value)
+    by_products = attend_by_products(nn.Identity(), query, key, value, None, scaling=64**-0.5)[0].transpose(1, 2)
+    uncentred = torch.softmax((query * 64**-0.5) @ key.transpose(2, 3), dim=-1) @ value
+    errors = [float((each - exact).norm() / exact.norm()) for each in (by_products, by_pytorch, uncentred)]
+    assert errors[0] < 3 * errors[1] < 0.01
+    assert errors[2] > 5 * errors[0]
