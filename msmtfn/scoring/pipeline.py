@@ -41,7 +41,7 @@ from msmtfn.scoring.scorer import BATCH_CALLS, BATCH_CALLS_OF_GPU, Scorer, Score
 logger = logging.getLogger(__name__)
 
 CPUS_PER_SCORER: Final = 8
-"""Where there is no GPU: more threads than this gain a network of this size little."""
+"""Where there is no GPU: threads, each with rounds of its own, for which a batch of calls has enough."""
 
 WAITING_RATIO: Final = 2.0
 """Bytes of prepared calls that may wait for the scorers, to those of the batches that are at the scorers."""

@@ -1,7 +1,8 @@
 """The network over batches of prepared calls. A plain callable, no Ray; the actor of the graph holds one.
 
-A batch of calls is taken apart into rounds, the rounds go through the encoders and the fusion in batches under a
-budget of samples, and the results are put together again by call.
+A batch of calls is taken apart into rounds, the rounds go through the encoders and the fusion in groups under a
+budget of samples, and the results are put together again by call. On a CPU each thread has a group of its own: threads
+that share one wait for each other at the end of every product.
 
 Shapes: R rounds, C calls, D width of the fusion.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -37,7 +39,10 @@ BATCH_CALLS: Final = 16
 BATCH_CALLS_OF_GPU: Final = 64
 """Enough rounds for several full batches of about the same length; 200 rounds, 55 MB of samples."""
 
-ROUNDS_PER_GPU_BATCH: Final = 32
+ROUNDS_PER_GPU_GROUP: Final = 32
+GROUPS_PER_ROUND: Final = 4
+"""Of the greatest length, on a CPU: small enough that all threads are done at about the same time."""
+
 VERDICT: Final = ("status", "error_code", "error_detail")
 """Columns that the stage before fills for the calls it rejects, and this one for all others."""
 
@@ -54,8 +59,8 @@ class ScorerConfig:
     precision: Precision = "auto"
     """Of the encoders' and the fusion's matrix products; auto takes bf16 on a GPU that has it."""
     samples_per_batch: int = 0
-    """Samples, padding included, that go through the encoders at once; 0 takes one round of the greatest length on a
-    CPU and 32 on a GPU."""
+    """Samples, padding included, that go through the encoders at once; 0 takes a quarter of the longest round for each
+    thread of a CPU, and 32 of them on a GPU."""
     lead_weights: LeadWeights = field(default_factory=LeadWeights)
     """What a call of each intent is worth."""
 
@@ -96,7 +101,11 @@ class Scorer:
             merge_weight_norm(self.network)
             if uses_bf16(config.precision, self.device):
                 narrow_weights(self.network)
-        self.budget = config.samples_per_batch or longest * (ROUNDS_PER_GPU_BATCH if on_gpu else 1)
+        budget = longest * ROUNDS_PER_GPU_GROUP if on_gpu else longest // GROUPS_PER_ROUND
+        self.budget = config.samples_per_batch or budget
+        self.threads = None
+        if not on_gpu and self.padded_length is None:
+            self.threads = _single_threads(torch.get_num_threads())
         self.model_version = model_version
         self.run_id = run_id
 
@@ -132,7 +141,8 @@ class Scorer:
             tokens = [ids for call in calls for ids in call.tokens]
             groups = group_rounds(np.array([len(each) for each in samples]), self.budget, self.padded_length)
             batches = feed_rounds(groups, samples, tokens, self.network.config.text.pad_token_id, self.device)
-            vectors = torch.cat([self.encode(batch) for batch in batches])
+            run = self.threads.map if self.threads and len(groups) > 1 else map
+            vectors = torch.cat(list(run(self.encode, batches)))
             order = torch.from_numpy(np.argsort(np.concatenate(groups))).to(self.device)
             logits = self.network.classify_calls(vectors[order], [len(call.samples) for call in calls])
             return {task: torch.softmax(logits[task].float(), dim=1).cpu().numpy() for task in TASKS}
@@ -140,7 +150,8 @@ class Scorer:
     def encode(self, batch: RoundBatch) -> Tensor:
         """Give each of some rounds its vector (R, D), float32."""
         is_padded = self.padded_length is not None
-        with autocast(self.config.precision if is_padded else "fp32", self.device):
+        # Both are known to the thread that entered them alone.
+        with torch.inference_mode(), autocast(self.config.precision if is_padded else "fp32", self.device):
             vectors: Tensor = self.network.encode_rounds(
                 batch.samples.float() / FULL_SCALE,
                 batch.num_samples,
@@ -203,6 +214,11 @@ def split_calls(batch: pa.Table, rows: Iterable[int] | None = None) -> Iterator[
             samples=_split(samples[row].values, round_samples[row].values),
             tokens=_split(tokens[row].values, round_tokens[row].values),
         )
+
+
+def _single_threads(number: int) -> ThreadPoolExecutor:
+    """Threads in each of which PyTorch computes by itself; what it uses in the thread that asks stays as it is."""
+    return ThreadPoolExecutor(number, "network", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _split(values: pa.Array, lengths: pa.Array) -> list[npt.NDArray[Any]]:

@@ -1,5 +1,6 @@
 import datetime as dt
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,32 @@ def test_no_more_rounds_are_encoded_at_once_than_the_budget_holds(
     assert sizes == expected
 
 
+def test_each_thread_of_a_cpu_has_rounds_of_its_own(make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        scorer = make_scorer(samples_per_batch=1)
+        encode: Encode = scorer.network.encode_rounds
+        together = threading.Barrier(3)  # passed when all three threads are at it at once
+        threads = []
+
+        def meet(*arguments: Tensor, padded: bool) -> Tensor:
+            together.wait(timeout=60)
+            threads.append((threading.get_ident(), torch.get_num_threads()))
+            return encode(*arguments, padded=padded)
+
+        monkeypatch.setattr(scorer.network, "encode_rounds", meet)
+        shared = score(scorer, three_calls())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(threads)) == 3
+    assert {number for _, number in threads} == {1}
+    alone = score(make_scorer(samples_per_batch=100 * ROUND_SAMPLES), three_calls())
+    for one, other in zip(shared, alone, strict=True):
+        assert numbers(one) == pytest.approx(numbers(other), abs=1e-5)
+
+
 def test_a_score_is_that_of_the_network_on_tensors_made_by_hand(
     scorer: Scorer, tiny_network: Callable[..., MsmtFn]
 ) -> None:
@@ -339,15 +366,21 @@ def test_a_failing_batch_is_logged_with_its_size(fails_on_marked: Scorer, caplog
     assert "a batch of 3 calls could not be scored" in caplog.records[0].getMessage()
 
 
+@pytest.mark.parametrize("samples_per_batch", [1, 100 * ROUND_SAMPLES])
 def test_what_a_failed_batch_held_in_memory_is_free_when_its_calls_are_tried_again(
-    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+    samples_per_batch: int,
+    make_scorer: MakeScorer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    scorer = make_scorer(samples_per_batch=samples_per_batch)
     encode: Encode = scorer.network.encode_rounds
     held: list[weakref.ref[Tensor]] = []
     alive: list[bool] = []
 
     def fail_at_first(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
-        alive.extend(reference() is not None for reference in held)
+        if caplog.records:  # that the calls are tried again
+            alive.extend(reference() is not None for reference in held)
         if not held:
             activations = waveforms.clone()
             held.append(weakref.ref(activations))
