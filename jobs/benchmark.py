@@ -93,6 +93,8 @@ class Encode(OfTheMix):
     """Calls of the mix."""
     bf16: bool = False
     """Measure the unpadded way in bf16 too; it takes long on a processor without instructions for it."""
+    int8: bool = False
+    """Measure it in int8 too; for CPUs."""
     device: Device = "auto"
     """Where to measure; auto takes a GPU where there is one."""
 
@@ -105,6 +107,8 @@ class Encode(OfTheMix):
         OfTheMix.__post_init__(self)
         if self.num_rounds < 1:
             raise ValueError(f"num_rounds is {self.num_rounds}; it must be at least 1")
+        if self.int8 and self.device != "cpu":
+            raise ValueError(f"int8 is measured on a CPU only and device is {self.device}; say cpu with it")
         if not all(SHORTEST_SEC <= seconds <= LONGEST_SEC for seconds in self.round_sec):
             raise ValueError(
                 f"round_sec is {self.round_sec}; each must be between {SHORTEST_SEC:g} and {LONGEST_SEC:g}"
@@ -119,6 +123,7 @@ class Encode(OfTheMix):
             self.num_calls,
             self.seed,
             bf16=self.bf16,
+            int8=self.int8,
             device=self.device,
         )
 

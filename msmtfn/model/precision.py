@@ -1,4 +1,4 @@
-"""Number formats of the matrix products: fp32, or bf16 where the hardware has it; norms and softmax compute in fp32."""
+"""Number formats of the matrix products, as the hardware has them; norms and softmax compute in fp32."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from torch.nn.utils import skip_init
 from torch.nn.utils.parametrize import is_parametrized
 
 from msmtfn.model.attention import PRODUCTS
+from msmtfn.model.int8 import quantize_layers
 from msmtfn.model.network import MsmtFn
 
 Precision = Literal["auto", "fp32", "bf16"]
+ScoringPrecision = Literal["auto", "fp32", "bf16", "int8"]
 
 
-def uses_bf16(precision: Precision, device: torch.device) -> bool:
+def uses_bf16(precision: ScoringPrecision, device: torch.device) -> bool:
     """Whether the matrix products are taken in bf16.
 
     Args:
         precision: `auto` takes bf16 on a GPU that has it, and fp32 on a CPU: few have instructions for bf16, and on the
-            others it is slower.
+            others it is slower; with `int8`, bf16 is for the products that are not taken in it.
         device: that computes.
     """
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return precision in {"bf16", "int8"} or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+def autocast(precision: ScoringPrecision, device: torch.device) -> torch.autocast:
     """A context in which the matrix products are taken in that precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device))
 
@@ -44,6 +48,12 @@ def narrow_weights(network: MsmtFn) -> None:
         part.to(torch.bfloat16)
     if network.device.type == "cpu":
         audio.set_attn_implementation(PRODUCTS)
+
+
+def quantize_encoders(network: MsmtFn) -> None:
+    """Take the linear layers of both encoders' transformers to int8 in place; everything else stays as it is."""
+    for part in (network.audio_encoder.model.encoder.layers, network.text_encoder.model.encoder):
+        quantize_layers(part)
 
 
 @torch.no_grad()

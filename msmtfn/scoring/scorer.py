@@ -28,7 +28,14 @@ from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.ranking import LeadWeights, lead_scores
 from msmtfn.leads.schema import REJECTED, SCORED
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.precision import Precision, autocast, merge_weight_norm, narrow_weights, uses_bf16
+from msmtfn.model.precision import (
+    ScoringPrecision,
+    autocast,
+    merge_weight_norm,
+    narrow_weights,
+    quantize_encoders,
+    uses_bf16,
+)
 from msmtfn.scoring.feed import RoundBatch, feed_rounds, group_rounds
 from msmtfn.scoring.prepare import FULL_SCALE
 
@@ -56,8 +63,9 @@ class ScorerConfig:
     encoding: Literal["unpadded", "padded"] = "unpadded"
     """Whether rounds are encoded as long as they are, or all padded to the longest as the paper has it: the same
     results to rounding error; the second is the slow way to check the first."""
-    precision: Precision = "auto"
-    """Of the encoders' and the fusion's matrix products; auto takes bf16 on a GPU that has it."""
+    precision: ScoringPrecision = "auto"
+    """Of the encoders' and the fusion's matrix products; auto takes bf16 on a GPU that has it. int8, for CPUs, is that
+    of the encoders' linear layers, with bf16 for the rest."""
     samples_per_batch: int = 0
     """Samples, padding included, that go through the encoders at once; 0 takes a quarter of the longest round for each
     thread of a CPU, and 32 of them on a GPU."""
@@ -65,13 +73,18 @@ class ScorerConfig:
     """What a call of each intent is worth."""
 
     def __post_init__(self) -> None:
-        """Check the budget.
+        """Check the budget, and that the precision is to be had.
 
         Raises:
-            ValueError: it is not positive.
+            ValueError: the budget is negative, or the precision is one for rounds that are not padded, on a CPU.
         """
         if self.samples_per_batch < 0:
             raise ValueError(f"samples_per_batch is {self.samples_per_batch}; it must be at least 0")
+        if self.precision == "int8" and (self.device, self.encoding) != ("cpu", "unpadded"):
+            raise ValueError(
+                f"precision is int8, device is {self.device} and encoding is {self.encoding}; int8 is for rounds that "
+                "are not padded, on a CPU: say device cpu and encoding unpadded with it"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,8 @@ class Scorer:
         self.padded_length = longest if config.encoding == "padded" else None
         if self.padded_length is None:
             merge_weight_norm(self.network)
+            if config.precision == "int8":
+                quantize_encoders(self.network)
             if uses_bf16(config.precision, self.device):
                 narrow_weights(self.network)
         budget = longest * ROUNDS_PER_GPU_GROUP if on_gpu else longest // GROUPS_PER_ROUND

@@ -21,6 +21,7 @@ WAYS: Final = {
     "padded": ScorerConfig(encoding="padded", precision="fp32"),
     "unpadded": ScorerConfig(precision="fp32"),
     "bf16": ScorerConfig(precision="bf16"),
+    "int8": ScorerConfig(precision="int8", device="cpu"),
 }
 MIB: Final = 2**20
 
@@ -33,12 +34,13 @@ def measure_encode(
     seed: int,
     *,
     bf16: bool,
+    int8: bool = False,
     device: Device = "auto",
 ) -> list[dict[str, Any]]:
-    """Time both encodings of the same calls, and the faster in bf16 too; a row a length of round, and one for the mix.
+    """Time both encodings of the same calls, the faster in bf16 and int8 too; a row a length of round, one for the mix.
 
     `share_of_rate` is the share of the machine's matrix-product rate that the encoders' operations reach, all other
-    work's time included.
+    work's time included; for int8, of the rate in bf16.
 
     Args:
         network: to score with.
@@ -47,6 +49,7 @@ def measure_encode(
         num_calls: of the mix.
         seed: of lengths, samples and tokens.
         bf16: whether the faster way is measured in bf16 too.
+        int8: whether in int8 too, which is for CPUs.
         device: to measure.
     """
     rng = np.random.default_rng(seed)
@@ -55,10 +58,10 @@ def measure_encode(
     scorers = {
         way: Scorer(copy.deepcopy(network), replace(config, device=device), model_version="", run_id="")
         for way, config in WAYS.items()
-        if bf16 or way != "bf16"
+        if {"bf16": bf16, "int8": int8}.get(way, True)
     }
     rates = {
-        way: matrix_rate(torch.bfloat16 if way == "bf16" else torch.float32, scorer.device)
+        way: matrix_rate(torch.bfloat16 if way in {"bf16", "int8"} else torch.float32, scorer.device)
         for way, scorer in scorers.items()
     }
     return [_compare(name, calls, scorers, rates) for name, calls in days.items()]
@@ -87,7 +90,7 @@ def _compare(
         "audio_sec": round(audio_sec, 1),
         "padded_sec": _rounded(seconds["padded"]),
     }
-    for way, before in (("unpadded", ""), ("bf16", "bf16_")):
+    for way, before in (("unpadded", ""), ("bf16", "bf16_"), ("int8", "int8_")):
         if way in seconds:
             row |= {
                 f"{way}_sec": _rounded(seconds[way]),
@@ -97,8 +100,9 @@ def _compare(
                 f"{before}share_of_rate": round(tflop / seconds[way] / rates[way], 2),
             }
     row["largest_difference"] = _largest_difference(results["padded"], results["unpadded"])
-    if "bf16" in results:
-        row["bf16_difference"] = _largest_difference(results["unpadded"], results["bf16"])
+    for way in ("bf16", "int8"):
+        if way in results:
+            row[f"{way}_difference"] = _largest_difference(results["unpadded"], results[way])
     return row | {f"{way}_peak_mib": peak for way, peak in memory.items() if peak}
 
 

@@ -421,6 +421,19 @@ def test_a_budget_below_zero_is_refused() -> None:
         ScorerConfig(samples_per_batch=-1)
 
 
+@pytest.mark.parametrize("options", [{}, {"device": "cuda"}, {"device": "cpu", "encoding": "padded"}])
+def test_int8_is_for_rounds_that_are_not_padded_on_a_cpu(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="say device cpu and encoding unpadded with it"):
+        ScorerConfig(precision="int8", **options)
+
+
+def test_int8_says_nearly_what_fp32_says(make_scorer: MakeScorer) -> None:
+    rough = score(make_scorer(precision="int8"), three_calls())
+    for row, expected in zip(rough, score(make_scorer(), three_calls()), strict=True):
+        assert numbers(row) != numbers(expected)
+        assert numbers(row) == pytest.approx(numbers(expected), abs=0.02)
+
+
 ENCODINGS: tuple[Literal["padded"], Literal["unpadded"]] = ("padded", "unpadded")
 
 
