@@ -47,6 +47,7 @@ def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> I
             num_cpus=num_cpus or max(LEAST_CPUS, os.cpu_count() or 1),
             logging_level=logging.WARNING,
             log_to_driver=show_workers,
+            include_dashboard=False,  # nobody looks, and its six processes compute beside the network
         )
     try:
         yield
