@@ -152,7 +152,7 @@ def score_calls(
     if alone:
         config = replace(config, batch_calls=1, block_calls=1)
     filesystem, parts = storage.arrow_filesystem_of(task.parts)
-    _configure_engine(task, filesystem)
+    _configure_engine()
     pool = _plan_scorers(config, scorer)
     config = _fit_to_machines(config, pool, task.num_calls)
     make = partial(make_scorer, config=scorer)
@@ -160,6 +160,7 @@ def score_calls(
         open_counter(task.run_id, task.num_calls if num_left is None else num_left) as counter,
         _progress(counter, report, config.progress_sec),
         _explained(),
+        _noting_what_is_committed(task, filesystem),
     ):
         (
             prepared_dataset(task.calls, preparer, _passed(task.schema), config, counter)
@@ -273,7 +274,7 @@ def _passed(schema: pa.Schema) -> list[str]:
     return list(schema.names[: schema.names.index("status")])
 
 
-def _configure_engine(task: ScoringTask, filesystem: pa.fs.FileSystem) -> None:
+def _configure_engine() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
@@ -284,9 +285,19 @@ def _configure_engine(task: ScoringTask, filesystem: pa.fs.FileSystem) -> None:
     DownstreamCapacityBackpressurePolicy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD = 0.0
     # It would say every half minute how much memory a network takes.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
+
+
+@contextlib.contextmanager
+def _noting_what_is_committed(task: ScoringTask, filesystem: pa.fs.FileSystem) -> Iterator[None]:
+    """Leave out what earlier runs have committed, of this graph's rows and of no other dataset of the process."""
+    context = DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         ROW_ID, task.checkpoint, override_filesystem=filesystem, delete_checkpoint_on_success=False
     )
+    try:
+        yield
+    finally:
+        context.checkpoint_config = None
 
 
 def fit_to_cpus(config: PipelineConfig, num_calls: int, batch_calls: int = BATCH_CALLS) -> PipelineConfig:

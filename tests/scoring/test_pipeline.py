@@ -157,6 +157,14 @@ def test_every_call_is_written_once_in_the_schema_of_the_parts(
     )  # Parquet names a list's items its own way
 
 
+@pytest.mark.usefixtures("ray_address")
+def test_what_is_committed_is_left_out_of_no_other_dataset(
+    run: Run, preparer: Preparer, network: PackedNetwork
+) -> None:
+    score(run, preparer, network)
+    assert len(ray.data.read_parquet(run.task.calls, partitioning=None).take_all()) == NUM_CALLS
+
+
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
