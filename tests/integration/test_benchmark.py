@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from msmtfn.model.int8 import multiplies_rightly
 from tests.integration.job import ROOT
 
 
 @pytest.mark.slow
-def test_encode_measures_both_encodings_of_the_same_calls(tmp_path: Path) -> None:
+def test_encode_measures_both_encodings_of_the_same_calls_and_the_faster_in_fewer_bits(tmp_path: Path) -> None:
+    fewer_bits = ["bf16", "int8"] if multiplies_rightly() else ["bf16"]
     command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), "encode", "--network", "demo"]
     command += ["--round-sec", "2", "40", "--num-calls", "2", "--json", str(tmp_path / "figures.json")]
+    command += ["--device", "cpu", *(f"--{precision}" for precision in fewer_bits)]
     job = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert job.returncode == 0, job.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -24,6 +27,9 @@ def test_encode_measures_both_encodings_of_the_same_calls(tmp_path: Path) -> Non
     assert max(row["largest_difference"] for row in figures["encode"]) < 1e-5
     for row in figures["encode"]:
         assert row["ratio"] == pytest.approx(row["padded_sec"] / row["unpadded_sec"], rel=0.2)
+        for precision in fewer_bits:
+            assert row[f"{precision}_ratio"] == pytest.approx(row["padded_sec"] / row[f"{precision}_sec"], rel=0.2)
+            assert 0 < row[f"{precision}_difference"] < 0.05
     assert figures["versions"]["torch"].startswith("2.11.")
 
 

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from msmtfn.model.int8 import ROWS_AT_ONCE, Int8Linear
+from msmtfn.model.int8 import ROWS_AT_ONCE, Int8Linear, multiplies_rightly
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.precision import merge_weight_norm, narrow_weights, quantize_encoders
+
+needs_vnni = pytest.mark.skipif(not multiplies_rightly(), reason="the CPU has no VNNI")
 
 
 def random_states(*shape: int) -> Tensor:
@@ -28,6 +33,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(5, 64), (2, 3, 64), (1, ROWS_AT_ONCE + 3, 64)])
+@needs_vnni
 @torch.inference_mode()
 def test_a_layer_gives_nearly_what_it_gave(linear: nn.Linear, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     states = random_states(*shape).to(dtype)
@@ -37,6 +43,7 @@ def test_a_layer_gives_nearly_what_it_gave(linear: nn.Linear, shape: tuple[int, 
     assert 1e-3 < error(found, linear(states.float())) < 0.015
 
 
+@needs_vnni
 @torch.inference_mode()
 def test_whole_numbers_that_need_no_rounding_are_multiplied_exactly() -> None:
     linear = nn.Linear(3, 2)
@@ -50,6 +57,7 @@ def test_whole_numbers_that_need_no_rounding_are_multiplied_exactly() -> None:
     ]
 
 
+@needs_vnni
 @torch.inference_mode()
 def test_a_layer_may_have_no_bias_and_an_output_no_weight() -> None:
     linear = nn.Linear(64, 48, bias=False)
@@ -60,6 +68,7 @@ def test_a_layer_may_have_no_bias_and_an_output_no_weight() -> None:
     assert not found[:, 3].any()
 
 
+@needs_vnni
 @torch.inference_mode()
 def test_a_large_state_costs_its_own_row_only(linear: nn.Linear) -> None:
     layer, states = Int8Linear(linear), random_states(4, 64)
@@ -70,6 +79,7 @@ def test_a_large_state_costs_its_own_row_only(linear: nn.Linear) -> None:
     assert error(after[1], linear(states[1])) < 0.015
 
 
+@needs_vnni
 @torch.inference_mode()
 def test_the_encoders_layers_are_taken_to_int8_and_nothing_else(tiny_network: Callable[..., MsmtFn]) -> None:
     network = tiny_network()
@@ -93,3 +103,11 @@ def test_the_encoders_layers_are_taken_to_int8_and_nothing_else(tiny_network: Ca
     config = network.config
     assert len(layers) == 6 * (config.audio.num_hidden_layers + config.text.num_hidden_layers)
     assert 0 < error(network.encode_rounds(*rounds, padded=False), exact) < 0.02
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])
+def test_a_cpu_without_vnni_is_refused_and_gives_no_wrong_products(instructions: str) -> None:
+    code = "from torch import nn; from msmtfn.model.int8 import Int8Linear; Int8Linear(nn.Linear(64, 48))"
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "UsageError: this machine's CPU has no VNNI" in run.stderr

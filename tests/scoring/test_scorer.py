@@ -20,6 +20,7 @@ from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.ranking import LeadWeights
 from msmtfn.leads.schema import OUTCOME, parts_schema
 from msmtfn.model.checkpoint import load_model
+from msmtfn.model.int8 import multiplies_rightly
 from msmtfn.model.network import MsmtFn
 from msmtfn.scoring.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.scoring.scorer import CallRounds, Scorer, ScorerConfig, split_calls
@@ -427,6 +428,7 @@ def test_int8_is_for_rounds_that_are_not_padded_on_a_cpu(options: dict[str, Any]
         ScorerConfig(precision="int8", **options)
 
 
+@pytest.mark.skipif(not multiplies_rightly(), reason="the CPU has no VNNI")
 def test_int8_says_nearly_what_fp32_says(make_scorer: MakeScorer) -> None:
     rough = score(make_scorer(precision="int8"), three_calls())
     for row, expected in zip(rough, score(make_scorer(), three_calls()), strict=True):
