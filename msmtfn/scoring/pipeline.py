@@ -303,7 +303,9 @@ def _noting_what_is_committed(task: ScoringTask, filesystem: pa.fs.FileSystem) -
 def fit_to_cpus(config: PipelineConfig, num_calls: int, batch_calls: int = BATCH_CALLS) -> PipelineConfig:
     """The configuration with sizes of batches and blocks for so many calls on the CPUs of the cluster.
 
-    Enough blocks for every CPU to have several, none larger than the configuration says; a batch may span several.
+    Enough blocks for every CPU to have several, none larger than the configuration says. A batch is several whole
+    blocks, or a block several whole batches: the engine hands over whole blocks, and would cut what does not fit into
+    batches with a small one at the end.
 
     Args:
         config: how the work is spread.
@@ -311,8 +313,11 @@ def fit_to_cpus(config: PipelineConfig, num_calls: int, batch_calls: int = BATCH
         batch_calls: calls of a batch where the configuration leaves that open.
     """
     blocks = BLOCKS_PER_CPU * int(ray.cluster_resources().get("CPU", 1))
+    batch_calls = config.batch_calls or batch_calls
     block_calls = max(1, min(config.block_calls, -(-num_calls // blocks)))
-    return replace(config, block_calls=block_calls, batch_calls=config.batch_calls or batch_calls)
+    while batch_calls % block_calls and block_calls % batch_calls:
+        block_calls -= 1
+    return replace(config, block_calls=block_calls, batch_calls=batch_calls)
 
 
 def _fit_to_machines(config: PipelineConfig, pool: _ScorerPool, num_calls: int) -> PipelineConfig:

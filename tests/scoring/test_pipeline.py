@@ -114,6 +114,23 @@ def make_slow_scorer(*args: Any, notes: Path, **options: Any) -> Scorer:
     return scorer
 
 
+class MeasuringScorer(Scorer):
+    """Notes how many calls each batch has."""
+
+    notes: Path
+
+    def score_batch(self, batch: pa.Table, schema: pa.Schema) -> pa.Table:
+        with self.notes.open("a") as file:
+            file.write(f"{len(batch)}\n")
+        return super().score_batch(batch, schema)
+
+
+def make_measuring_scorer(*args: Any, notes: Path, **options: Any) -> Scorer:
+    scorer = MeasuringScorer(*args, **options)
+    scorer.notes = notes
+    return scorer
+
+
 @pytest.fixture
 def run(tmp_path: Path, tiny_model: Path) -> Run:
     manifests = write_short_calls(tmp_path / "manifests", NUM_CALLS)
@@ -299,6 +316,34 @@ def test_batches_and_blocks_fit_the_calls_and_the_cpus() -> None:
     assert (many.block_calls, many.batch_calls) == (64, BATCH_CALLS)
     own = fit_to_cpus(PipelineConfig(batch_calls=5, block_calls=20), 1000 * blocks)
     assert (own.block_calls, own.batch_calls) == (20, 5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "calls_a_block", "block"),
+    [(16, 64, 7, 4), (16, 64, 20, 16), (16, 64, 33, 32), (10, 64, 100, 60), (17, 64, 9, 1), (64, 20, 100, 16)],
+)
+@pytest.mark.usefixtures("ray_address")
+def test_a_batch_is_whole_blocks_or_a_block_whole_batches(
+    batch: int, most: int, calls_a_block: int, block: int
+) -> None:
+    blocks = 4 * int(ray.cluster_resources()["CPU"])
+    fitted = fit_to_cpus(PipelineConfig(batch_calls=batch, block_calls=most), calls_a_block * blocks)
+    assert (fitted.batch_calls, fitted.block_calls) == (batch, block)
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_the_scorer_gets_batches_of_the_size_that_was_chosen(
+    network: PackedNetwork, tiny_model: Path, tmp_path: Path
+) -> None:
+    num_calls = 7 * BATCH_CALLS
+    assert num_calls == 7 * 4 * int(ray.cluster_resources()["CPU"])  # 7 calls a block, but for the batches
+    manifests = write_short_calls(tmp_path / "manifests", num_calls)
+    run = open_run(plan_day(DATE, str(manifests), str(tmp_path / "leads"), tiny_model, ScoringConfig()))
+    model = load_model(tiny_model)
+    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(manifests))
+    make = partial(make_measuring_scorer, notes=tmp_path / "sizes")
+    score_calls(run.task, preparer, network, ScorerConfig(), PipelineConfig(), lambda *_: None, make_scorer=make)
+    assert (tmp_path / "sizes").read_text().split() == 7 * [str(BATCH_CALLS)]
 
 
 def test_numbers_that_make_no_sense_are_refused() -> None:
