@@ -26,6 +26,11 @@ ZERO: Final = 128
 ROWS_AT_ONCE: Final = 256
 """Rows whose steps follow each other in a CPU's cache."""
 
+BITS: Final = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+
+ROUNDER: Final = 1.5 * 2**23
+"""A float32 of this size has ones for its last digit."""
+
 SMALLEST_SCALE: Final = 1e-12
 """Of a row of zeros."""
 
@@ -45,7 +50,7 @@ class Int8Linear(nn.Module):
         scales = (weight.abs().amax(dim=1) / LARGEST).clamp(min=SMALLEST_SCALE)
         codes = (weight / scales[:, None]).round().to(torch.int8)
         self.out_features = linear.out_features
-        self.register_buffer("bias", torch.zeros(len(scales)) if linear.bias is None else linear.bias.detach())
+        self.register_buffer("bias", torch.zeros(len(scales)) if linear.bias is None else linear.bias.detach().float())
         self.scales = scales
         self.zeros = torch.zeros(len(scales), dtype=torch.int64)
         self.packed = torch.ops.onednn.qlinear_prepack(codes, None)
@@ -55,18 +60,30 @@ class Int8Linear(nn.Module):
         rows = states.flatten(0, -2)
         outputs = rows.new_empty(len(rows), self.out_features)
         for some, place in zip(rows.split(ROWS_AT_ONCE), outputs.split(ROWS_AT_ONCE), strict=True):
-            scales = (some.abs().amax(dim=1, keepdim=True).float() / LARGEST).clamp(min=SMALLEST_SCALE)
-            codes = (some / scales).round_().add_(ZERO).to(torch.uint8)
-            torch.addcmul(
-                self.bias, _product(codes, self.packed, self.scales, self.zeros, states.dtype), scales, out=place
-            )
+            codes, scales = _encode(some)
+            product = _product(codes, self.packed, self.scales, self.zeros)
+            place.copy_(product.mul_(scales).add_(self.bias))
         return outputs.view(*states.shape[:-1], self.out_features)
 
 
-def _product(codes: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
-    """Inputs' codes (N, K) times the packed ones of a weight (M, K), whose scales are its outputs'; (N, M)."""
+def _encode(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes (N, K) uint8 of rows, and the scales (N, 1) float32 that they were divided by.
+
+    In few and fast steps: they are a fifth of a layer's time.
+    """
+    # Without their signs, numbers are in the order of their bits; what is no number comes last.
+    bits = BITS[rows.dtype]
+    largest = rows.view(bits).bitwise_and(torch.iinfo(bits).max).amax(dim=1, keepdim=True).view(rows.dtype)
+    scales = largest.float().div_(LARGEST).clamp_(min=SMALLEST_SCALE)
+    # So large a number leaves its last bits to the codes, to which what is added is rounded.
+    codes = (rows * scales.reciprocal()).add_(ROUNDER + ZERO).view(torch.int32).to(torch.uint8)
+    return codes, scales
+
+
+def _product(codes: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+    """Inputs' codes (N, K) times the packed ones of a weight (M, K), whose scales are its outputs'; (N, M) float32."""
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        codes, 1.0, ZERO, packed, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
+        codes, 1.0, ZERO, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
     return product
 
@@ -78,7 +95,7 @@ def multiplies_rightly() -> bool:
     codes = torch.full((size, size), ZERO + LARGEST, dtype=torch.uint8)
     try:
         packed = torch.ops.onednn.qlinear_prepack(torch.full((size, size), LARGEST, dtype=torch.int8), None)
-        product = _product(codes, packed, torch.ones(size), torch.zeros(size, dtype=torch.int64), torch.float32)
+        product = _product(codes, packed, torch.ones(size), torch.zeros(size, dtype=torch.int64))
     except RuntimeError:  # this build of PyTorch has no such operators
         return False
     return bool((product == size * LARGEST**2).all())

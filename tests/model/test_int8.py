@@ -79,6 +79,21 @@ def test_a_large_state_costs_its_own_row_only(linear: nn.Linear) -> None:
     assert error(after[1], linear(states[1])) < 0.015
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+@needs_vnni
+@torch.inference_mode()
+def test_a_state_that_is_no_number_makes_nothing_of_its_row_a_number(
+    linear: nn.Linear, odd: float, dtype: torch.dtype
+) -> None:
+    layer, states = Int8Linear(linear), random_states(4, 64).to(dtype)
+    before = layer(states)
+    states[1, 5] = odd
+    after = layer(states)
+    assert torch.equal(after[[0, 2, 3]], before[[0, 2, 3]])
+    assert not after[1].isfinite().any()
+
+
 @needs_vnni
 @torch.inference_mode()
 def test_the_encoders_layers_are_taken_to_int8_and_nothing_else(tiny_network: Callable[..., MsmtFn]) -> None:
