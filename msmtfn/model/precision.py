@@ -1,4 +1,7 @@
-"""Number formats of the matrix products, as the hardware has them; norms and softmax compute in fp32."""
+"""Number formats of the matrix products, and weights laid out, as the hardware has them.
+
+Norms and softmax compute in fp32.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from msmtfn.model.attention import PRODUCTS
 from msmtfn.model.int8 import quantize_layers
 from msmtfn.model.network import MsmtFn
+from msmtfn.model.packed import pack_convolution, packs
 
 Precision = Literal["auto", "fp32", "bf16"]
 ScoringPrecision = Literal["auto", "fp32", "bf16", "int8"]
@@ -71,3 +75,16 @@ def merge_weight_norm(network: MsmtFn) -> None:
     merged.weight.copy_(conv.weight)
     merged.bias.copy_(conv.bias)
     embedding.conv = merged
+
+
+def pack_convolutions(network: MsmtFn) -> None:
+    """Pack the audio encoder's convolutions in place for a CPU that can, for rounds that are not padded.
+
+    Their weights stay in the number format that they have, and their norms must be multiplied out. Left as it is: the
+    first, into which each round's norm is folded.
+    """
+    audio = network.audio_encoder.model
+    _, *layers = audio.feature_extractor.conv_layers
+    if network.device.type == "cpu" and packs(layers[0].conv.weight.dtype):
+        for layer in (*layers, audio.encoder.pos_conv_embed):
+            pack_convolution(layer)

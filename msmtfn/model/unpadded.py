@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msmtfn.model.attention import attended
+from msmtfn.model.packed import PackedConv1d
 
 Convolve = Callable[[slice], Tensor]
 """Gives the states (R, w, C) of w windows, of all rounds the same."""
@@ -54,15 +55,18 @@ def unpadded_features(extractor: Any, waveforms: Tensor, padded_samples: int, dt
     """
     first, *others = extractor.conv_layers
     convolve = _first_layer(first, waveforms, padded_samples, dtype)
-    weights = [_channels_last(layer.conv) for layer in others]
+    convolutions = [_channels_last(layer.conv) for layer in others]
     frames, stride, field = _frames(extractor.conv_layers, waveforms.shape[1])
     at_once = frames if waveforms.is_cuda else max(1, STRETCH_WINDOWS // (stride * len(waveforms)))
     stretches = []
     for start in range(0, frames, at_once):
         last = min(start + at_once, frames) - 1
         states = first.activation(convolve(slice(start * stride, last * stride + field)))
-        for layer, weight in zip(others, weights, strict=True):
-            states = _layer(layer, states, weight)
+        for layer, convolution in zip(others, convolutions, strict=True):
+            states = convolution(states)
+            if hasattr(layer, "layer_norm"):
+                states = layer.layer_norm(states)
+            states = layer.activation(states)
         stretches.append(states)
     return torch.cat(stretches, dim=1)
 
@@ -95,17 +99,23 @@ def unpadded_context(encoder: Any, states: Tensor, mask: Tensor) -> Tensor:
 def _positions(embedding: Any, states: Tensor) -> Tensor:
     """The convolution that tells a frame its place, (R, A, D) to the same, with its activation.
 
-    Group by group: cuDNN takes one with few channels a group in a slow way, in bf16 longer than all layers of
-    the transformer together.
+    Where its weights are not packed, group by group: cuDNN takes one with few channels a group in a slow way, in bf16
+    longer than all layers of the transformer together.
     """
     conv = embedding.conv
     before = conv.padding[0]
     after = conv.kernel_size[0] - 1 - before  # one less than before, where the kernel is even
-    parts = F.pad(states.transpose(1, 2), (before, after)).unsqueeze(2).chunk(conv.groups, dim=1)
-    weights = conv.weight.unsqueeze(2).chunk(conv.groups)
-    placed = [F.conv2d(_packed(part), _packed(weight)) for part, weight in zip(parts, weights, strict=True)]
-    places = torch.cat(placed, dim=1).squeeze(2).transpose(1, 2)
-    activated: Tensor = embedding.activation(places + conv.bias)
+    padded = F.pad(states, (0, 0, before, after))
+    if isinstance(conv, PackedConv1d):
+        places = conv(padded)
+    else:
+        parts = padded.transpose(1, 2).unsqueeze(2).chunk(conv.groups, dim=1)
+        weights = conv.weight.unsqueeze(2).chunk(conv.groups)
+        placed = [
+            F.conv2d(_interleaved(part), _interleaved(weight)) for part, weight in zip(parts, weights, strict=True)
+        ]
+        places = torch.cat(placed, dim=1).squeeze(2).transpose(1, 2) + conv.bias
+    activated: Tensor = embedding.activation(places)
     return activated
 
 
@@ -188,21 +198,13 @@ def _moments_through_windows(windows: Tensor, weight: Tensor, num_windows: int) 
     return mean, variance.clamp(min=0)
 
 
-def _layer(layer: Any, states: Tensor, weight: Tensor) -> Tensor:
-    """Convolution, norm if there is one, activation, channels last: (R, A, C) to (R, A', C')."""
-    conv = layer.conv
-    states = F.conv2d(states.transpose(1, 2).unsqueeze(2), weight, conv.bias, stride=(1, *conv.stride))
-    states = states.squeeze(2).transpose(1, 2)
-    if hasattr(layer, "layer_norm"):
-        states = layer.layer_norm(states)
-    activated: Tensor = layer.activation(states)
-    return activated
+def _channels_last(conv: nn.Conv1d | PackedConv1d) -> Callable[[Tensor], Tensor]:
+    """A convolution, and what is packed with it, of states whose channels are last: (R, A, C) to (R, A', C')."""
+    if isinstance(conv, PackedConv1d):
+        return conv
+    weight, bias, stride = _interleaved(conv.weight.unsqueeze(2)), conv.bias, (1, *conv.stride)
+    return lambda states: F.conv2d(states.transpose(1, 2).unsqueeze(2), weight, bias, stride).squeeze(2).transpose(1, 2)
 
 
-def _channels_last(conv: nn.Conv1d) -> Tensor:
-    """The weights (C', C, K) as those (C', C, 1, K) of a convolution of two dimensions."""
-    return _packed(conv.weight.unsqueeze(2))
-
-
-def _packed(image: Tensor) -> Tensor:
+def _interleaved(image: Tensor) -> Tensor:
     return image.contiguous(memory_format=torch.channels_last)

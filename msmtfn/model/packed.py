@@ -1,0 +1,54 @@
+"""Convolutions for CPUs, with weights that are packed once and a GELU in the same pass over the states.
+
+By itself PyTorch lays the weights out for each call anew, which for a short round costs as much as to multiply with
+them, and takes the GELU in a second pass. The operators are those that torch.compile uses on CPUs
+(torch/_inductor/fx_passes/mkldnn_fusion.py).
+
+Shapes: R rounds, A frames in, A' frames out, C channels in, C' channels out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+
+
+class PackedConv1d(nn.Module):
+    """What a convolution gives, and a GELU of it if there is one; for inference."""
+
+    def __init__(self, conv: nn.Conv1d, *, gelu: bool) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.groups = conv.kernel_size, conv.stride, conv.groups
+        self.padding = conv.padding
+        self.activation = "gelu" if gelu else "none"
+        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
+        weight = conv.weight.detach().unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(
+            weight, (0, 0), (1, *self.stride), (1, 1), self.groups
+        )
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map (R, A, C) to (R, A', C'), without padding; channels are last, in memory too."""
+        image = states.transpose(1, 2).unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        mapped: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            image, self.packed, self.bias, (0, 0), (1, *self.stride), (1, 1), self.groups, self.activation, [], "none"
+        )
+        return mapped.squeeze(2).transpose(1, 2)
+
+
+def packs(dtype: torch.dtype) -> bool:
+    """Whether this CPU, and this build of PyTorch, have convolutions with packed weights of a number format."""
+    return torch.backends.mkldnn.is_available() and (
+        dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
+def pack_convolution(layer: Any) -> None:
+    """Pack the convolution `conv` of a layer in place, with its activation where that is a GELU right behind it."""
+    gelu = isinstance(layer.activation, GELUActivation) and not hasattr(layer, "layer_norm")
+    layer.conv = PackedConv1d(layer.conv, gelu=gelu)
+    if gelu:
+        layer.activation = nn.Identity()
