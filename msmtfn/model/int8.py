@@ -12,7 +12,7 @@ Shapes: N rows, K inputs, M outputs of a layer.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -99,13 +99,3 @@ def multiplies_rightly() -> bool:
     except RuntimeError:  # this build of PyTorch has no such operators
         return False
     return bool((product == size * LARGEST**2).all())
-
-
-def quantize_layers(module: nn.Module) -> None:
-    """Replace all linear layers below a module, in place."""
-    children: list[tuple[str, Any]] = list(module.named_children())
-    for name, child in children:
-        if isinstance(child, nn.Linear):
-            setattr(module, name, Int8Linear(child))
-        else:
-            quantize_layers(child)

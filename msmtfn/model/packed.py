@@ -1,10 +1,11 @@
-"""Convolutions for CPUs, with weights that are packed once and a GELU in the same pass over the states.
+"""Layers for CPUs whose weights are packed once, for inference.
 
-By itself PyTorch lays the weights out for each call anew, which for a short round costs as much as to multiply with
-them, and takes the GELU in a second pass. The operators are those that torch.compile uses on CPUs
+By itself PyTorch lays the weights of a convolution out anew for each call, which for a short round costs as much as to
+multiply with them, and takes the GELU behind it in a second pass. Linear layers go to oneDNN in bf16 alone, and there
+with weights that are not packed. The operators are those that torch.compile uses on CPUs
 (torch/_inductor/fx_passes/mkldnn_fusion.py).
 
-Shapes: R rounds, A frames in, A' frames out, C channels in, C' channels out.
+Shapes: R rounds, A frames in, A' frames out, C channels in, C' channels out; N rows, K inputs, M outputs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from transformers.activations import GELUActivation
 
 
 class PackedConv1d(nn.Module):
-    """What a convolution gives, and a GELU of it if there is one; for inference."""
+    """What a convolution gives, and a GELU of it if there is one."""
 
     def __init__(self, conv: nn.Conv1d, *, gelu: bool) -> None:
         super().__init__()
@@ -39,8 +40,22 @@ class PackedConv1d(nn.Module):
         return mapped.squeeze(2).transpose(1, 2)
 
 
+class PackedLinear(nn.Module):
+    """What a linear layer gives."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map (..., N, K) to (..., N, M)."""
+        mapped: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.packed, self.bias, "none", [], "")
+        return mapped
+
+
 def packs(dtype: torch.dtype) -> bool:
-    """Whether this CPU, and this build of PyTorch, have convolutions with packed weights of a number format."""
+    """Whether this CPU, and this build of PyTorch, have layers with packed weights of a number format."""
     return torch.backends.mkldnn.is_available() and (
         dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )

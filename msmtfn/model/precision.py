@@ -5,7 +5,8 @@ Norms and softmax compute in fp32.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,9 +14,9 @@ from torch.nn.utils import skip_init
 from torch.nn.utils.parametrize import is_parametrized
 
 from msmtfn.model.attention import PRODUCTS
-from msmtfn.model.int8 import quantize_layers
+from msmtfn.model.int8 import Int8Linear
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.packed import pack_convolution, packs
+from msmtfn.model.packed import PackedLinear, pack_convolution, packs
 
 Precision = Literal["auto", "fp32", "bf16"]
 ScoringPrecision = Literal["auto", "fp32", "bf16", "int8"]
@@ -57,7 +58,7 @@ def narrow_weights(network: MsmtFn) -> None:
 def quantize_encoders(network: MsmtFn) -> None:
     """Take the linear layers of both encoders' transformers to int8 in place; everything else stays as it is."""
     for part in (network.audio_encoder.model.encoder.layers, network.text_encoder.model.encoder):
-        quantize_layers(part)
+        _replace_linear_layers(part, Int8Linear)
 
 
 @torch.no_grad()
@@ -77,14 +78,27 @@ def merge_weight_norm(network: MsmtFn) -> None:
     embedding.conv = merged
 
 
-def pack_convolutions(network: MsmtFn) -> None:
-    """Pack the audio encoder's convolutions in place for a CPU that can, for rounds that are not padded.
+def pack_weights(network: MsmtFn) -> None:
+    """Pack the weights of encoders and fusion in place for a CPU that can, for rounds that are not padded.
 
-    Their weights stay in the number format that they have, and their norms must be multiplied out. Left as it is: the
-    first, into which each round's norm is folded.
+    They stay in the number format that they have, and their norms must be multiplied out. Left as they are: the first
+    convolution, into which each round's norm is folded, and the pooling, of whose weight a part is used.
     """
-    audio = network.audio_encoder.model
+    audio, text, fusion = network.audio_encoder.model, network.text_encoder.model, network.fusion
     _, *layers = audio.feature_extractor.conv_layers
-    if network.device.type == "cpu" and packs(layers[0].conv.weight.dtype):
-        for layer in (*layers, audio.encoder.pos_conv_embed):
-            pack_convolution(layer)
+    if network.device.type != "cpu" or not packs(layers[0].conv.weight.dtype):
+        return
+    for layer in (*layers, audio.encoder.pos_conv_embed):
+        pack_convolution(layer)
+    for part in (audio.encoder, text, fusion.text_pathway, fusion.complementary_pathway, fusion.bottleneck):
+        _replace_linear_layers(part, PackedLinear)
+
+
+def _replace_linear_layers(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
+    """Put what is made of them in the place of all linear layers below a module."""
+    children: list[tuple[str, Any]] = list(module.named_children())
+    for name, child in children:
+        if isinstance(child, nn.Linear):
+            setattr(module, name, make(child))
+        else:
+            _replace_linear_layers(child, make)

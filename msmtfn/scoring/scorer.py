@@ -33,7 +33,7 @@ from msmtfn.model.precision import (
     autocast,
     merge_weight_norm,
     narrow_weights,
-    pack_convolutions,
+    pack_weights,
     quantize_encoders,
     uses_bf16,
 )
@@ -117,7 +117,7 @@ class Scorer:
                 quantize_encoders(self.network)
             if uses_bf16(config.precision, self.device):
                 narrow_weights(self.network)
-            pack_convolutions(self.network)
+            pack_weights(self.network)
         budget = longest * ROUNDS_PER_GPU_GROUP if on_gpu else longest // GROUPS_PER_ROUND
         self.budget = config.samples_per_batch or budget
         self.threads = None

@@ -10,11 +10,19 @@ from torch import nn
 from transformers.activations import GELUActivation
 
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.packed import PackedConv1d, pack_convolution, packs
-from msmtfn.model.precision import merge_weight_norm, narrow_weights, pack_convolutions
+from msmtfn.model.packed import PackedConv1d, PackedLinear, pack_convolution, packs
+from msmtfn.model.precision import merge_weight_norm, narrow_weights, pack_weights
 
 needs_packing = pytest.mark.skipif(not packs(torch.float32), reason="this build of PyTorch has no oneDNN")
 CHANNELS, OUTPUTS = 12, 24
+UNPACKED = (
+    "audio_encoder.model.feature_projection",
+    "fusion.audio_token",
+    "fusion.text_token",
+    "fusion.pooling",
+    "context",
+    "heads",
+)
 
 
 @pytest.mark.parametrize("gelu", [False, True])
@@ -45,6 +53,21 @@ def test_states_of_any_layout_are_taken(rounds: int) -> None:
     torch.testing.assert_close(conv(states), conv(states.contiguous()))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, CHANNELS), (50, CHANNELS), (3, 7, CHANNELS), (1, 1, CHANNELS)])
+@needs_packing
+@torch.inference_mode()
+def test_a_packed_linear_layer_gives_what_the_plain_one_gives(shape: tuple[int, ...], *, bias: bool) -> None:
+    torch.manual_seed(0)
+    linear, states = nn.Linear(CHANNELS, OUTPUTS, bias=bias), torch.randn(*shape)
+    packed = PackedLinear(linear)
+    torch.testing.assert_close(packed(states), linear(states), atol=1e-5, rtol=0)
+    turned = states.transpose(0, -1).contiguous().transpose(0, -1)
+    torch.testing.assert_close(packed(turned), linear(states), atol=1e-5, rtol=0)
+    cut = torch.cat([states, states], dim=-1)[..., :CHANNELS]
+    torch.testing.assert_close(packed(cut), linear(states), atol=1e-5, rtol=0)
+
+
 @needs_packing
 def test_an_activation_that_is_no_gelu_or_follows_a_norm_stays_in_its_place() -> None:
     class Layer(nn.Module):
@@ -66,6 +89,24 @@ def test_an_activation_that_is_no_gelu_or_follows_a_norm_stays_in_its_place() ->
     assert fused.conv.activation == "gelu"
 
 
+@needs_packing
+@torch.inference_mode()
+def test_a_packed_network_says_the_same(tiny_network: Callable[..., MsmtFn]) -> None:
+    network = tiny_network()
+    packed = copy.deepcopy(network)
+    merge_weight_norm(packed)
+    pack_weights(packed)
+    torch.manual_seed(0)
+    rounds = torch.randn(3, 9000), torch.tensor([9000, 5000, 20]), torch.tensor([[2, 5, 3], [2, 3, 0], [0, 0, 0]])
+    lengths = torch.tensor([3, 2, 0])
+    expected = network.encode_rounds(*rounds, lengths)
+    torch.testing.assert_close(packed.encode_rounds(*rounds, lengths, padded=False), expected, atol=1e-4, rtol=0)
+    left = {name for name, module in packed.named_modules() if type(module) is nn.Linear}
+    assert left == {
+        name for name, module in network.named_modules() if type(module) is nn.Linear and name.startswith(UNPACKED)
+    }
+
+
 @pytest.mark.skipif(not packs(torch.bfloat16), reason="this CPU, or this build of PyTorch, packs no bf16")
 @torch.inference_mode()
 def test_a_narrowed_network_is_as_near_to_full_precision_packed(tiny_network: Callable[..., MsmtFn]) -> None:
@@ -74,7 +115,7 @@ def test_a_narrowed_network_is_as_near_to_full_precision_packed(tiny_network: Ca
     merge_weight_norm(narrowed)
     narrow_weights(narrowed)
     packed = copy.deepcopy(narrowed)
-    pack_convolutions(packed)
+    pack_weights(packed)
     assert any(isinstance(module, PackedConv1d) for module in packed.modules())
     rounds = (
         torch.randn(2, 9000),

@@ -14,7 +14,7 @@ from msmtfn.model import unpadded
 from msmtfn.model.encoders import AudioEncoder
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.packed import PackedConv1d
-from msmtfn.model.precision import merge_weight_norm, pack_convolutions
+from msmtfn.model.precision import merge_weight_norm, pack_weights
 
 MAX_SAMPLES = 16_000  # two seconds at 8 kHz, the longest round of the tiny network
 AUDIO = {
@@ -64,7 +64,7 @@ def fast(request: pytest.FixtureRequest, network: MsmtFn) -> AudioEncoder:
         return network.audio_encoder
     packed = copy.deepcopy(network)
     merge_weight_norm(packed)
-    pack_convolutions(packed)
+    pack_weights(packed)
     assert any(isinstance(module, PackedConv1d) for module in packed.modules())
     return packed.audio_encoder
 
