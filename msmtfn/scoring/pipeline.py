@@ -48,6 +48,9 @@ WAITING_RATIO: Final = 2.0
 
 BLOCKS_PER_CPU: Final = 4
 
+LONGEST_CAUSE: Final = 300
+"""Characters of what ended the engine, in the job's last line."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineConfig:
@@ -353,8 +356,10 @@ def _explained() -> Iterator[None]:
         yield
     except (RayError, pa.ArrowException, OSError, ValueError) as exc:
         logger.exception("the scoring graph failed")
+        cause = str(exc).strip().rpartition("\n")[2][:LONGEST_CAUSE]  # behind the traces of all processes between
         raise ScoringError(
-            f"the scoring graph failed ({type(exc).__name__}, above); the same command goes on where it stopped"
+            f"the scoring graph failed ({type(exc).__name__}: {cause}; more above); once that is mended, the same "
+            "command goes on where it stopped"
         ) from exc
 
 

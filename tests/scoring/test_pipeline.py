@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from msmtfn.errors import ScoringError, StorageError
+from msmtfn.errors import ScoringError, StorageError, UsageError
 from msmtfn.leads.publish import read_leads
 from msmtfn.model.checkpoint import PackedNetwork, load_model, pack_network
 from msmtfn.scoring.day import Run, ScoringConfig, finish_run, open_run, plan_day
@@ -289,6 +289,22 @@ def test_no_more_calls_are_prepared_than_the_scorers_will_soon_need(
     waiting = [int(line) for line in (tmp_path / "waiting").read_text().split()]
     assert len(rows_of(run)) == 600
     assert max(waiting) < 100, waiting
+
+
+def refuse_to_score(*_args: Any, **_options: Any) -> Scorer:
+    raise UsageError("this machine cannot do that; choose another --precision")
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_what_ended_the_graph_stands_in_the_last_line(
+    run: Run, preparer: DyingPreparer, network: PackedNetwork
+) -> None:
+    with pytest.raises(
+        ScoringError,
+        match=r"^the scoring graph failed \(.*UsageError: this machine cannot do that; choose another --precision; "
+        r"more above\); once that is mended, the same command goes on where it stopped$",
+    ):
+        score_calls(run.task, preparer, network, ScorerConfig(), CONFIG, lambda *_: None, make_scorer=refuse_to_score)
 
 
 @pytest.mark.slow
