@@ -7,6 +7,7 @@ Shape letters: C calls, K classes of a task, R rounds.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections import Counter
@@ -98,7 +99,7 @@ def evaluate_calls(
     """Score labelled calls, `BATCH_CALLS` in memory at once; all of them where a side is shuffled.
 
     Args:
-        model: to judge.
+        model: to judge; it stays as it is.
         split: the calls.
         prepare: how recordings are read.
         scorer: how the network is run.
@@ -115,7 +116,7 @@ def evaluate_calls(
     batches = _prepare(split.rows, guarded, report)
     if shuffle != "none":
         batches = shuffle_rounds(list(batches), shuffle, seed)
-    judge = Scorer(model.network, scorer, model_version="", run_id="")
+    judge = Scorer(copy.deepcopy(model.network), scorer, model_version="", run_id="")  # it keeps what it is given
     judged: list[pa.Table] = []
     for batch in batches:
         judged.append(judge.score_batch(batch, _JUDGED))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import soundfile as sf
+import torch
 from transformers import BertTokenizer
 
 from msmtfn.calls.audio import AudioConfig
@@ -195,6 +196,14 @@ def test_shuffling_leaves_all_other_columns(model: Model, tmp_path: Path, side: 
         kept = [name for name in old.schema.names if name not in changed]
         assert new.select(kept).equals(old.select(kept))
         assert pc.list_value_length(new["round_samples"]).equals(pc.list_value_length(old["round_samples"]))
+
+
+def test_the_model_that_is_judged_stays_as_it_is(model: Model, tmp_path: Path) -> None:
+    before = {name: weight.clone() for name, weight in model.network.state_dict().items()}
+    evaluate(model, labelled_calls(tmp_path, 2))
+    after = model.network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
 @pytest.mark.parametrize("shuffle", SIDES)
