@@ -38,8 +38,6 @@ SMALLEST_SCALE: Final = 1e-12
 class Int8Linear(nn.Module):
     """What a linear layer gives, to about one part in a hundred; for inference."""
 
-    bias: Tensor
-
     def __init__(self, linear: nn.Linear) -> None:
         if not multiplies_rightly():
             raise UsageError(
@@ -50,7 +48,8 @@ class Int8Linear(nn.Module):
         scales = (weight.abs().amax(dim=1) / LARGEST).clamp(min=SMALLEST_SCALE)
         codes = (weight / scales[:, None]).round().to(torch.int8)
         self.out_features = linear.out_features
-        self.register_buffer("bias", torch.zeros(len(scales)) if linear.bias is None else linear.bias.detach().float())
+        # No buffers, which would be narrowed with the rest of the network.
+        self.bias = torch.zeros(len(scales)) if linear.bias is None else linear.bias.detach().float()
         self.scales = scales
         self.zeros = torch.zeros(len(scales), dtype=torch.int64)
         self.packed = torch.ops.onednn.qlinear_prepack(codes, None)

@@ -114,7 +114,9 @@ def test_the_encoders_layers_are_taken_to_int8_and_nothing_else(tiny_network: Ca
     merge_weight_norm(network)
     quantize_encoders(network)
     narrow_weights(network)
-    assert [name for name, module in network.named_modules() if isinstance(module, Int8Linear)] == layers
+    found = {name: module for name, module in network.named_modules() if isinstance(module, Int8Linear)}
+    assert list(found) == layers
+    assert {layer.bias.dtype for layer in found.values()} == {torch.float32}
     config = network.config
     assert len(layers) == 6 * (config.audio.num_hidden_layers + config.text.num_hidden_layers)
     assert 0 < error(network.encode_rounds(*rounds, padded=False), exact) < 0.02
