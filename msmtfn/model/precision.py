@@ -16,7 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from msmtfn.model.attention import PRODUCTS
 from msmtfn.model.int8 import Int8Linear
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.packed import PackedLinear, pack_convolution, packs
+from msmtfn.model.packed import PackedConv1d, PackedLinear, pack_convolution, packs
 
 Precision = Literal["auto", "fp32", "bf16"]
 ScoringPrecision = Literal["auto", "fp32", "bf16", "int8"]
@@ -83,9 +83,14 @@ def pack_weights(network: MsmtFn) -> None:
 
     They stay in the number format that they have, and their norms must be multiplied out. Left as they are: the first
     convolution, into which each round's norm is folded, and the pooling, of whose weight a part is used.
+
+    Raises:
+        ValueError: they are packed already.
     """
     audio, text, fusion = network.audio_encoder.model, network.text_encoder.model, network.fusion
     _, *layers = audio.feature_extractor.conv_layers
+    if isinstance(layers[0].conv, PackedConv1d):
+        raise ValueError("the network's weights are packed already: a second scorer needs a copy from before the first")
     if network.device.type != "cpu" or not packs(layers[0].conv.weight.dtype):
         return
     for layer in (*layers, audio.encoder.pos_conv_embed):

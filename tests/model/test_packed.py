@@ -107,6 +107,15 @@ def test_a_packed_network_says_the_same(tiny_network: Callable[..., MsmtFn]) -> 
     }
 
 
+@needs_packing
+def test_a_network_is_packed_once_only(tiny_network: Callable[..., MsmtFn]) -> None:
+    network = tiny_network()
+    merge_weight_norm(network)
+    pack_weights(network)
+    with pytest.raises(ValueError, match="packed already"):
+        pack_weights(network)
+
+
 @pytest.mark.skipif(not packs(torch.bfloat16), reason="this CPU, or this build of PyTorch, packs no bf16")
 @torch.inference_mode()
 def test_a_narrowed_network_is_as_near_to_full_precision_packed(tiny_network: Callable[..., MsmtFn]) -> None:

@@ -1,3 +1,4 @@
+import copy
 import datetime as dt
 import logging
 import threading
@@ -466,7 +467,7 @@ def test_bf16_says_of_real_speech_what_fp32_says(tmp_path: Path) -> None:
     calls = list(split_calls(prepared.filter(pc.is_null(prepared["status"]))))
     full, half = (
         Scorer(
-            model.network, ScorerConfig(device="cpu", precision=precision), model_version="", run_id=""
+            copy.deepcopy(model.network), ScorerConfig(device="cpu", precision=precision), model_version="", run_id=""
         ).probabilities(calls)
         for precision in ("fp32", "bf16")
     )
