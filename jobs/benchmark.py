@@ -276,6 +276,7 @@ def about_this_machine() -> dict[str, Any]:
             "cpus": os.cpu_count(),
             "architecture": platform.machine(),
             "processor": _processor(),
+            "instructions": sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True),
             "torch_threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         },

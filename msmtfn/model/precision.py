@@ -6,7 +6,7 @@ Norms and softmax compute in fp32.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
@@ -21,18 +21,27 @@ from msmtfn.model.packed import PackedConv1d, PackedLinear, pack_convolution, pa
 Precision = Literal["auto", "fp32", "bf16"]
 ScoringPrecision = Literal["auto", "fp32", "bf16", "int8"]
 
+BF16_INSTRUCTIONS: Final = ("amx_bf16", "avx512_bf16", "bf16")
+"""As `torch.cpu.get_capabilities` names them; the last is ARM's."""
+
 
 def uses_bf16(precision: ScoringPrecision, device: torch.device) -> bool:
     """Whether the matrix products are taken in bf16.
 
     Args:
-        precision: `auto` takes bf16 on a GPU that has it, and fp32 on a CPU: few have instructions for bf16, and on the
-            others it is slower; with `int8`, bf16 is for the products that are not taken in it.
+        precision: `auto` takes bf16 on a GPU that has it, and fp32 on a CPU, so that leads do not depend on which; with
+            `int8`, the products that are not taken in it are taken in bf16 where the CPU has instructions for it.
         device: that computes.
     """
-    return precision in {"bf16", "int8"} or (
-        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bf16" or (precision == "int8" and cpu_has_bf16())
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this machine's CPU has instructions for products in bf16; without them they take four times as long."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in BF16_INSTRUCTIONS)
 
 
 def autocast(precision: ScoringPrecision, device: torch.device) -> torch.autocast:

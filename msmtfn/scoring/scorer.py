@@ -31,6 +31,7 @@ from msmtfn.model.network import MsmtFn
 from msmtfn.model.precision import (
     ScoringPrecision,
     autocast,
+    cpu_has_bf16,
     merge_weight_norm,
     narrow_weights,
     pack_weights,
@@ -66,7 +67,7 @@ class ScorerConfig:
     results to rounding error; the second is the slow way to check the first."""
     precision: ScoringPrecision = "auto"
     """Of the encoders' and the fusion's matrix products; auto takes bf16 on a GPU that has it. int8, for CPUs, is that
-    of the encoders' linear layers, with bf16 for the rest."""
+    of the encoders' linear layers, with bf16 for the rest where the CPU has instructions for it, else fp32."""
     samples_per_batch: int = 0
     """Samples, padding included, that go through the encoders at once; 0 takes a quarter of the longest round for each
     thread of a CPU, and 32 of them on a GPU."""
@@ -109,6 +110,8 @@ class Scorer:
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.network = network.train(False).to(self.device)
         self.config = config
+        if config.precision == "bf16" and not on_gpu and not cpu_has_bf16():
+            logger.warning("this CPU has no instructions for bf16, which takes longer here than fp32: choose that")
         longest = network.config.max_round_samples
         self.padded_length = longest if config.encoding == "padded" else None
         if self.padded_length is None:

@@ -13,6 +13,7 @@ import torch
 
 from msmtfn.labels import TASKS
 from msmtfn.model.network import MsmtFn
+from msmtfn.model.precision import uses_bf16
 from msmtfn.scoring.scorer import BATCH_CALLS, BATCH_CALLS_OF_GPU, CallRounds, Device, Scorer, ScorerConfig
 from msmtfn.trials.flops import encoder_flops, matrix_rate
 from msmtfn.trials.mix import SAMPLE_RATE, draw_lengths, make_call
@@ -40,7 +41,7 @@ def measure_encode(
     """Time both encodings of the same calls, the faster in bf16 and int8 too; a row a length of round, one for the mix.
 
     `share_of_rate` is the share of the machine's matrix-product rate that the encoders' operations reach, all other
-    work's time included; for int8, of the rate in bf16.
+    work's time included; for int8, of the rate in bf16, or in fp32 where the CPU has no instructions for bf16.
 
     Args:
         network: to score with.
@@ -61,7 +62,9 @@ def measure_encode(
         if {"bf16": bf16, "int8": int8}.get(way, True)
     }
     rates = {
-        way: matrix_rate(torch.bfloat16 if way in {"bf16", "int8"} else torch.float32, scorer.device)
+        way: matrix_rate(
+            torch.bfloat16 if uses_bf16(scorer.config.precision, scorer.device) else torch.float32, scorer.device
+        )
         for way, scorer in scorers.items()
     }
     return [_compare(name, calls, scorers, rates) for name, calls in days.items()]

@@ -31,6 +31,7 @@ def test_encode_measures_both_encodings_of_the_same_calls_and_the_faster_in_fewe
             assert row[f"{precision}_ratio"] == pytest.approx(row["padded_sec"] / row[f"{precision}_sec"], rel=0.2)
             assert 0 < row[f"{precision}_difference"] < 0.05
     assert figures["versions"]["torch"].startswith("2.11.")
+    assert figures["machine"]["instructions"]
 
 
 def run_benchmark(figures: Path, *arguments: str) -> dict[str, Any]:

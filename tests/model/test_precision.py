@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,22 @@ from msmtfn.model.precision import Precision, autocast, merge_weight_norm, narro
 def test_auto_takes_full_precision_on_a_cpu() -> None:
     cpu = torch.device("cpu")
     assert [uses_bf16(precision, cpu) for precision in ("auto", "fp32", "bf16")] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_vnni": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"architecture": "aarch64", "neon": True, "bf16": True}, True),
+    ],
+)
+def test_beside_int8_stands_bf16_where_the_cpu_has_it_and_full_precision_elsewhere(
+    capabilities: dict[str, Any], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert uses_bf16("int8", torch.device("cpu")) is expected
 
 
 def test_matrix_products_are_taken_in_the_precision_that_is_asked_for() -> None:

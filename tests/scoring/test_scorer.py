@@ -429,12 +429,32 @@ def test_int8_is_for_rounds_that_are_not_padded_on_a_cpu(options: dict[str, Any]
         ScorerConfig(precision="int8", **options)
 
 
+@pytest.mark.parametrize("has_bf16", [False, True])
 @pytest.mark.skipif(not multiplies_rightly(), reason="the CPU has no VNNI")
-def test_int8_says_nearly_what_fp32_says(make_scorer: MakeScorer) -> None:
+def test_int8_says_nearly_what_fp32_says(
+    make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch, *, has_bf16: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16})
     rough = score(make_scorer(precision="int8"), three_calls())
     for row, expected in zip(rough, score(make_scorer(), three_calls()), strict=True):
         assert numbers(row) != numbers(expected)
         assert numbers(row) == pytest.approx(numbers(expected), abs=0.02)
+
+
+@pytest.mark.parametrize(("precision", "has_bf16"), [("bf16", False), ("bf16", True), ("fp32", False), ("int8", False)])
+@pytest.mark.skipif(not multiplies_rightly(), reason="the CPU has no VNNI")
+def test_bf16_on_a_cpu_without_its_instructions_is_warned_of(
+    precision: str,
+    make_scorer: MakeScorer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    has_bf16: bool,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16})
+    make_scorer(precision=precision)
+    warned = [record.getMessage() for record in caplog.records if "no instructions for bf16" in record.getMessage()]
+    assert len(warned) == (precision == "bf16" and not has_bf16)
 
 
 ENCODINGS: tuple[Literal["padded"], Literal["unpadded"]] = ("padded", "unpadded")
