@@ -10,12 +10,11 @@ from typing import Final
 
 import ray
 
+from msmtfn.compat.ray import QUIET_LOGGERS
 from msmtfn.errors import JobError
 
 LOCAL: Final = "local"
 LEAST_CPUS: Final = 4
-QUIET_LOGGERS: Final = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
-"""They warn, every night, that authentication is on and that the job shows progress in its own way."""
 
 
 @contextlib.contextmanager

@@ -59,6 +59,10 @@ class UsageError(JobError):
     exit_code = 2
 
 
+class BrokenEnvironmentError(JobError):
+    """Installed packages do not work together, or lack what msmtfn uses of them."""
+
+
 class ManifestError(JobError):
     """The day's manifest is missing, unreadable or lacks a required column."""
 

@@ -3,8 +3,7 @@
 A weight has a scale for each output, found once; an input has one for each row, found as it comes. Nothing has to be
 calibrated on calls, and one large state makes the others of its own row coarse, not those of the batch.
 
-The operators are those that torch.compile uses for such layers (torch/_inductor/fx_passes/quantization.py); the ones of
-eager PyTorch know no scale for each row and are going away.
+The operators are those of `compat`: eager PyTorch's own know no scale for each row and are going away.
 
 Shapes: N rows, K inputs, M outputs of a layer.
 """
@@ -17,6 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from msmtfn.compat import pytorch as compat
 from msmtfn.errors import UsageError
 
 LARGEST: Final = 127
@@ -52,7 +52,7 @@ class Int8Linear(nn.Module):
         self.bias = torch.zeros(len(scales)) if linear.bias is None else linear.bias.detach().float()
         self.scales = scales
         self.zeros = torch.zeros(len(scales), dtype=torch.int64)
-        self.packed = torch.ops.onednn.qlinear_prepack(codes, None)
+        self.packed = compat.qlinear_prepack(codes, None)
 
     def forward(self, states: Tensor) -> Tensor:
         """Map (..., K) to (..., M), both in the number format of the layer that this was."""
@@ -81,7 +81,7 @@ def _encode(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _product(codes: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
     """Inputs' codes (N, K) times the packed ones of a weight (M, K), whose scales are its outputs'; (N, M) float32."""
-    product: Tensor = torch.ops.onednn.qlinear_pointwise(
+    product: Tensor = compat.qlinear_pointwise(
         codes, 1.0, ZERO, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
     return product
@@ -93,7 +93,7 @@ def multiplies_rightly() -> bool:
     size = 64
     codes = torch.full((size, size), ZERO + LARGEST, dtype=torch.uint8)
     try:
-        packed = torch.ops.onednn.qlinear_prepack(torch.full((size, size), LARGEST, dtype=torch.int8), None)
+        packed = compat.qlinear_prepack(torch.full((size, size), LARGEST, dtype=torch.int8), None)
         product = _product(codes, packed, torch.ones(size), torch.zeros(size, dtype=torch.int64))
     except RuntimeError:  # this build of PyTorch has no such operators
         return False

@@ -2,8 +2,7 @@
 
 By itself PyTorch lays the weights of a convolution out anew for each call, which for a short round costs as much as to
 multiply with them, and takes the GELU behind it in a second pass. Linear layers go to oneDNN in bf16 alone, and there
-with weights that are not packed. The operators are those that torch.compile uses on CPUs
-(torch/_inductor/fx_passes/mkldnn_fusion.py).
+with weights that are not packed.
 
 Shapes: R rounds, A frames in, A' frames out, C channels in, C' channels out; N rows, K inputs, M outputs.
 """
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
+from msmtfn.compat import pytorch as compat
+
 
 class PackedConv1d(nn.Module):
     """What a convolution gives, and a GELU of it if there is one."""
@@ -27,14 +28,12 @@ class PackedConv1d(nn.Module):
         self.activation = "gelu" if gelu else "none"
         self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
         weight = conv.weight.detach().unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        self.packed = torch.ops.mkldnn._reorder_convolution_weight(
-            weight, (0, 0), (1, *self.stride), (1, 1), self.groups
-        )
+        self.packed = compat.reorder_convolution_weight(weight, (0, 0), (1, *self.stride), (1, 1), self.groups)
 
     def forward(self, states: Tensor) -> Tensor:
         """Map (R, A, C) to (R, A', C'), without padding; channels are last, in memory too."""
         image = states.transpose(1, 2).unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        mapped: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        mapped: Tensor = compat.convolution_pointwise(
             image, self.packed, self.bias, (0, 0), (1, *self.stride), (1, 1), self.groups, self.activation, [], "none"
         )
         return mapped.squeeze(2).transpose(1, 2)
@@ -46,18 +45,18 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        self.packed = compat.reorder_linear_weight(linear.weight.detach(), None)
 
     def forward(self, states: Tensor) -> Tensor:
         """Map (..., N, K) to (..., N, M)."""
-        mapped: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.packed, self.bias, "none", [], "")
+        mapped: Tensor = compat.linear_pointwise(states, self.packed, self.bias, "none", [], "")
         return mapped
 
 
 def packs(dtype: torch.dtype) -> bool:
     """Whether this CPU, and this build of PyTorch, have layers with packed weights of a number format."""
     return torch.backends.mkldnn.is_available() and (
-        dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        dtype == torch.float32 or (dtype == torch.bfloat16 and compat.is_bf16_supported())
     )
 
 

@@ -23,13 +23,11 @@ import pyarrow.compute as pc
 import ray
 import torch
 from ray.data import ActorPoolStrategy, DataContext, SaveMode
-from ray.data._internal.execution.backpressure_policy.downstream_capacity_backpressure_policy import (
-    DownstreamCapacityBackpressurePolicy,
-)
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
 from msmtfn import storage
+from msmtfn.compat.ray import limit_waiting_blocks
 from msmtfn.errors import RejectCode, ScoringError
 from msmtfn.leads.schema import ROW_ID, SCORED
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
@@ -281,11 +279,8 @@ def _configure_engine() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
-    # No more calls are prepared than the scorers will soon need, however many the day has. By itself the engine holds
-    # tasks back only when half of the object store is full, and has no setting for that but a variable of the
-    # environment, read when it is imported.
-    context.downstream_capacity_backpressure_ratio = WAITING_RATIO
-    DownstreamCapacityBackpressurePolicy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD = 0.0
+    # No more calls are prepared than the scorers will soon need, however many the day has.
+    limit_waiting_blocks(context, WAITING_RATIO)
     # It would say every half minute how much memory a network takes.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
 

@@ -1,0 +1,54 @@
+"""PyTorch's private operators for packed weights on CPUs.
+
+PyTorch has no public way to lay a weight out for oneDNN once and reuse it; `torch.compile` uses these operators for
+that (torch/_inductor/fx_passes/mkldnn_fusion.py and quantization.py). They exist in every build that has oneDNN, under
+these names in torch 2.11 and 2.14.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+
+from msmtfn.compat.versions import install_command
+from msmtfn.errors import BrokenEnvironmentError
+
+
+def find_operator(namespace: str, name: str) -> Callable[..., Any]:
+    """Return a private operator of `torch.ops`.
+
+    Args:
+        namespace: the operator's library.
+        name: of the operator.
+
+    Returns:
+        The operator; in a build of PyTorch without oneDNN, a function that raises `RuntimeError` when it is called.
+
+    Raises:
+        BrokenEnvironmentError: this PyTorch has oneDNN and not the operator.
+    """
+    try:
+        operator: Callable[..., Any] = getattr(getattr(torch.ops, namespace), name)
+    except AttributeError as exc:
+        if torch.backends.mkldnn.is_available():
+            raise BrokenEnvironmentError(
+                f"torch {torch.__version__} has no private operator {namespace}.{name}, which msmtfn uses on CPUs; "
+                f"install a version that is tested with it: {install_command('torch', 'torchaudio')}"
+            ) from exc
+
+        def unavailable(*_arguments: Any) -> NoReturn:
+            raise RuntimeError("this build of PyTorch has no oneDNN")
+
+        return unavailable
+    return operator
+
+
+is_bf16_supported = find_operator("mkldnn", "_is_mkldnn_bf16_supported")
+reorder_convolution_weight = find_operator("mkldnn", "_reorder_convolution_weight")
+convolution_pointwise = find_operator("mkldnn", "_convolution_pointwise")
+reorder_linear_weight = find_operator("mkldnn", "_reorder_linear_weight")
+linear_pointwise = find_operator("mkldnn", "_linear_pointwise")
+qlinear_prepack = find_operator("onednn", "qlinear_prepack")
+qlinear_pointwise = find_operator("onednn", "qlinear_pointwise")

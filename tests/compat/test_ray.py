@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from ray.data import DataContext
+from ray.data._internal.execution.backpressure_policy.downstream_capacity_backpressure_policy import (
+    DownstreamCapacityBackpressurePolicy,
+)
+
+from msmtfn.compat.ray import limit_waiting_blocks
+
+
+def test_a_stage_that_is_ahead_is_held_back_whatever_room_the_object_store_has() -> None:
+    context = DataContext()
+    limit_waiting_blocks(context, 3.0)
+    assert context.downstream_capacity_backpressure_ratio == 3.0
+    assert DownstreamCapacityBackpressurePolicy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD == 0.0
