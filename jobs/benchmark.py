@@ -20,7 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from msmtfn.command import run_command
+from msmtfn.cli.command import run_command
 from msmtfn.model.checkpoint import Model
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn

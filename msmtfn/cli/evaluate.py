@@ -8,11 +8,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msmtfn import storage
-from msmtfn.command import run_command
+from msmtfn.cli.command import run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import TrainingDataError, UsageError
@@ -135,20 +135,24 @@ class _LogReporter:
         logger.info("%d of %d calls %s, after %.0f s", done, self.num_calls, step, now - self.started)
 
 
-def main() -> int:
-    """Run the job; the result is its exit code."""
-    return run_command(_evaluate)
+def main(program: str, arguments: Sequence[str]) -> int:
+    """Run the job and return its exit code.
+
+    Args:
+        program: the command's name in its help.
+        arguments: its options.
+    """
+    return run_command(partial(_evaluate, program, arguments), job="evaluate")
 
 
-def _evaluate() -> None:
-    options = sys.argv[1:]
-    if ABLATIONS_OPTION in options:  # of which the other options are others, --model not among them
-        options.remove(ABLATIONS_OPTION)
-        program = f"evaluate.py {ABLATIONS_OPTION}"
-        config = (tyro.conf.OmitArgPrefixes,)
+def _evaluate(program: str, given: Sequence[str]) -> None:
+    config = (tyro.conf.OmitArgPrefixes,)
+    if ABLATIONS_OPTION in given:  # it has other options, and no --model among them
+        options = [each for each in given if each != ABLATIONS_OPTION]
+        program = f"{program} {ABLATIONS_OPTION}"
         _run_ablations(tyro.cli(AblationArguments, prog=program, args=options, config=config), Console())
         return
-    arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
+    arguments = tyro.cli(Arguments, prog=program, args=given, config=config)
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
         _run(arguments, Path(scratch), Console())
 
@@ -301,7 +305,3 @@ def _table_of(metrics: Mapping[str, TaskMetrics], ceilings: Mapping[str, Any] | 
             figures += [f"{100 * of_split[reader]:.1f} ({100 * of_all[reader]:.1f})" for reader in SHOWN_READERS]
         table.add_row(task, *figures)
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import tyro
 from rich.console import Console
 
 from msmtfn import storage
-from msmtfn.command import run_command
+from msmtfn.cli.command import run_command
 from msmtfn.model.registry import list_records, promote, read_current, roll_back
 
 
@@ -36,13 +36,18 @@ class Promote(List):
     """Its name, as `list` shows it."""
 
 
-def main() -> int:
-    """Run a command; the result is the exit code."""
-    return run_command(_run)
+def main(program: str, arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        program: the command's name in its help.
+        arguments: its options.
+    """
+    return run_command(partial(_run, program, arguments))
 
 
-def _run() -> None:
-    command = tyro.cli(List | Promote | Rollback, description=__doc__)
+def _run(program: str, arguments: Sequence[str]) -> None:
+    command = tyro.cli(List | Promote | Rollback, prog=program, args=arguments, description=__doc__)
     root = storage.absolute(command.models)
     match command:
         case Promote():
@@ -72,7 +77,3 @@ def _line(record: Mapping[str, Any], current: str | None) -> str:
         figures += f", {decision['compared_with']} {100 * decision['present']:.1f} %"
     verdict = "passed" if decision["passed"] else "did not pass"
     return f"{record['version']}{mark}  {record.get('added_at', '')}  {verdict}: {figures}; {decision['reason']}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
 import logging
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from msmtfn import storage
-from msmtfn.command import EXIT_DONE, exit_code_of, start_log
+from msmtfn.cli.command import EXIT_DONE, exit_code_of, print_result, start_log
 from msmtfn.corpora.demo import demo_model, write_demo_day
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, LockedError, UsageError
@@ -182,18 +180,23 @@ class _Job:
             return finish_run(run, self.arguments.scoring, report, check)
 
 
-def main() -> int:
-    """Run the job; the result is its exit code."""
+def main(program: str, arguments: Sequence[str]) -> int:
+    """Run the job and return its exit code.
+
+    Args:
+        program: the command's name in its help.
+        arguments: its options.
+    """
     start_log()
     told: list[dict[str, Any]] = []
     try:
-        arguments = tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,))
+        options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
         with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-            code = _run(arguments, Path(scratch), told)
+            code = _run(options, Path(scratch), told)
     except JobError as exc:
         code = exit_code_of(exc)
         told.append({"error": str(exc)})
-    print(json.dumps({"job": "score_daily", "exit_code": code, "days": told}), flush=True)
+    print_result("score_daily", code, days=told)
     return code
 
 
@@ -326,7 +329,3 @@ def _exit_code(success: dict[str, Any], max_rejected_share: float) -> int:
         100 * max_rejected_share,
     )
     return EXIT_TOO_MANY_REJECTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

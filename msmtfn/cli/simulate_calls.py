@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from msmtfn.command import run_command
+from msmtfn.cli.command import run_command
 from msmtfn.corpora.simulation.ceilings import READERS
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
@@ -56,9 +56,19 @@ class Arguments:
             raise UsageError(f"--workers is {self.workers}; give 1 or more, or 0 for one a core")
 
 
-def main() -> int:
-    """Run the job; the result is its exit code."""
-    return run_command(lambda: _run(tyro.cli(Arguments, config=(tyro.conf.OmitArgPrefixes,)), Console()))
+def main(program: str, arguments: Sequence[str]) -> int:
+    """Run the job and return its exit code.
+
+    Args:
+        program: the command's name in its help.
+        arguments: its options.
+    """
+    return run_command(partial(_simulate, program, arguments), job="simulate_calls")
+
+
+def _simulate(program: str, arguments: Sequence[str]) -> None:
+    options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    _run(options, Console())
 
 
 def _run(arguments: Arguments, console: Console) -> None:
@@ -137,7 +147,3 @@ def _table_of(title: str, ceilings: Mapping[str, Mapping[str, float]]) -> Table:
     for task in TASKS:
         table.add_row(task, *(f"{100 * ceilings[task][reader]:.1f}" for reader in READERS))
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,12 +6,12 @@ import datetime as dt
 import json
 import logging
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from msmtfn import storage
-from msmtfn.command import run_command
+from msmtfn.cli.command import run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import UsageError
@@ -123,13 +123,19 @@ RECIPES: Final = {
 }
 
 
-def main() -> int:
-    """Run the job; the result is its exit code."""
-    return run_command(_train)
+def main(program: str, arguments: Sequence[str]) -> int:
+    """Run the job and return its exit code.
+
+    Args:
+        program: the command's name in its help.
+        arguments: its options.
+    """
+    return run_command(partial(_train, program, arguments), job="train")
 
 
-def _train() -> None:
-    arguments = tyro.extras.overridable_config_cli(RECIPES, config=(tyro.conf.OmitArgPrefixes,))
+def _train(program: str, given: Sequence[str]) -> None:
+    config = (tyro.conf.OmitArgPrefixes,)
+    arguments = tyro.extras.overridable_config_cli(RECIPES, prog=program, args=given, config=config)
     arguments.check()
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
         _run(arguments.complete(), Path(scratch), Console())
@@ -304,7 +310,3 @@ def _summarize(epochs: list[dict[str, Any]], out: str, seconds: float) -> Table:
     for task in TASKS:
         table.add_row(task, f"{100 * best[f'accuracy_{task}']:.1f}")
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())

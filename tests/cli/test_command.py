@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from msmtfn.command import run_command
+from msmtfn.cli.command import run_command
 from msmtfn.errors import JobError, LockedError, StorageError, UsageError
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from jobs import score_daily, train
+from msmtfn.cli import score_daily, train
 from tests.cluster.checks import Files, ray_job, workdir
 from tests.integration.job import ROOT
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import evaluate
+from msmtfn.cli import evaluate
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
 from msmtfn.model.checkpoint import load_model, model_version, save_model
@@ -35,8 +35,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) 
     """Run the job in this process; the results are its exit code and its last message."""
 
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-        code = evaluate.main()
+        code = evaluate.main("evaluate.py", list(map(str, arguments)))
         return code, caplog.messages[-1]
 
     return run

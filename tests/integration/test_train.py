@@ -17,7 +17,7 @@ import pytest
 import s3fs
 import torch
 
-from jobs.train import Arguments
+from msmtfn.cli.train import Arguments
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
 from msmtfn.errors import UsageError

@@ -1,0 +1,8 @@
+"""List, promote and roll back versions of a model: `msmtfn models`."""
+
+import sys
+
+from msmtfn.cli import run_script
+
+if __name__ == "__main__":
+    sys.exit(run_script(__file__))

@@ -1,0 +1,8 @@
+"""Generate a corpus of labelled calls: `msmtfn simulate-calls`."""
+
+import sys
+
+from msmtfn.cli import run_script
+
+if __name__ == "__main__":
+    sys.exit(run_script(__file__))

@@ -1,0 +1,70 @@
+"""The commands of msmtfn: their names, and how one is started."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msmtfn
+from msmtfn.cli.command import exit_code_of, print_result, start_log
+from msmtfn.cli.environment import explain_import_failure
+from msmtfn.errors import JobError
+
+COMMANDS: Final = {
+    "score-daily": "score a day of recorded calls and publish the leads",
+    "train": "train the network on labelled calls",
+    "evaluate": "evaluate a model, or run the paper's ablations",
+    "models": "list, promote and roll back versions of a model",
+    "simulate-calls": "generate a corpus of labelled sales calls",
+}
+"""Each command and what it does; its module in `msmtfn.cli` has the same name with underscores."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command `msmtfn` and return its exit code.
+
+    Args:
+        arguments: the command's name and its options; those of the process by default.
+    """
+    listed = "\n".join(f"  {name:<16}{summary}" for name, summary in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="msmtfn",
+        usage="msmtfn [-h] [--version] COMMAND ...",
+        description=f"Rank yesterday's sales calls by how likely the customer is to buy.\n\ncommands:\n{listed}",
+        epilog="`msmtfn COMMAND --help` explains a command's options; `msmtfn score-daily --demo` shows it at work.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"msmtfn {msmtfn.__version__}")
+    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = parser.parse_args(given[:1]).command
+    return _run(command, f"msmtfn {command}", given[1:])
+
+
+def run_script(path: str) -> int:
+    """Run the command that a script in `jobs/` stands for, with the process's arguments, and return its exit code.
+
+    Args:
+        path: the script's `__file__`; `score_daily.py` stands for `score-daily`.
+    """
+    return _run(Path(path).stem.replace("_", "-"), Path(path).name, sys.argv[1:])
+
+
+def _run(command: str, program: str, arguments: Sequence[str]) -> int:
+    name = command.replace("-", "_")
+    try:
+        module = importlib.import_module(f"msmtfn.cli.{name}")
+    except Exception as exc:
+        error = exc if isinstance(exc, JobError) else explain_import_failure(exc)
+        if error is None:
+            raise
+        start_log()
+        code = exit_code_of(error)
+        print_result(name, code, error=str(error))
+        return code
+    exit_code: int = module.main(program, arguments)
+    return exit_code
