@@ -1,0 +1,59 @@
+"""The lock: `requirements.txt` and `requirements-dev.txt`, written by `.ci/lock`."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+FILES = ("requirements.txt", "requirements-dev.txt")
+OF_THE_JOBS = ("aws", "demo", "media", "train")
+PIN = re.compile(r"([\w.-]+)==(\S+)(?: ; (.+?))? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)")
+
+
+@cache
+def read_lock(name: str) -> dict[str, set[str]]:
+    """The versions of each package in a file of the lock."""
+    text = (ROOT / name).read_text()
+    pins = PIN.findall(text)
+    comments = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    assert PIN.sub("", text) == comments, "a line is no pin with hashes"
+    versions: dict[str, set[str]] = {}
+    for package, version, _, _ in pins:
+        versions.setdefault(normal(package), set()).add(version)
+    return versions
+
+
+def normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def requirements(*extras: str) -> list[Requirement]:
+    """The project's own requirements, with those of some extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    chosen = [each for extra in extras for each in project["optional-dependencies"][extra]]
+    return [each for each in map(Requirement, [*project["dependencies"], *chosen]) if each.name != "msmtfn"]
+
+
+@pytest.mark.parametrize(("name", "extras"), [(FILES[0], OF_THE_JOBS), (FILES[1], (*OF_THE_JOBS, "test", "dev"))])
+def test_the_lock_has_every_requirement_in_a_version_that_is_allowed(name: str, extras: tuple[str, ...]) -> None:
+    locked = read_lock(name)
+    for requirement in requirements(*extras):
+        versions = locked[normal(requirement.name)]
+        assert all(requirement.specifier.contains(version) for version in versions), f"{requirement}: {versions}"
+
+
+def test_both_files_of_the_lock_have_the_same_versions() -> None:
+    jobs, everything = map(read_lock, FILES)
+    assert {name: everything[name] for name in jobs} == jobs
+
+
+def test_the_lock_has_what_builds_the_project() -> None:
+    (build,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    for name in FILES:
+        assert all(Requirement(build).specifier.contains(version) for version in read_lock(name)["setuptools"])
