@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from msmtfn.trials.s3_server import BINARY, START_SEC, S3Server
+from tests.faults.s3_server import BINARY, START_SEC, S3Server
 
 BUCKET = "msmtfn-tests"
 

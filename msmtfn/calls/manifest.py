@@ -23,6 +23,7 @@ from msmtfn import storage
 from msmtfn.calls.rounds import Turn
 from msmtfn.errors import CallError, ManifestError, RejectCode
 from msmtfn.labels import INTENTS
+from msmtfn.rows import ROW_ID
 
 TURN: Final = pa.struct(
     [("speaker", pa.string()), ("start_sec", pa.float64()), ("end_sec", pa.float64()), ("text", pa.string())]
@@ -39,7 +40,6 @@ INTERPRETED: Final = pa.schema(
 """The columns that the jobs look into, and the types they are given; all others pass through as they are."""
 
 REQUIRED: Final = ("call_id", "uri")
-ROW_ID: Final = "row_id"
 ROW_ERROR: Final = "row_error"
 SPEAKERS: Final = ("agent", "customer")
 ROWS_AT_A_TIME: Final = 4096

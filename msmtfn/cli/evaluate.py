@@ -27,14 +27,14 @@ from msmtfn.cli.command import run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import TrainingDataError, UsageError
+from msmtfn.evaluation.evaluator import Evaluation, Shuffle, evaluate_calls, read_ceilings
+from msmtfn.evaluation.labelled import LabelledSplit, check_splits, find_days, read_labelled
+from msmtfn.evaluation.metrics import TaskMetrics
+from msmtfn.evaluation.plots import plot_confusions, plot_reliability
+from msmtfn.features.prepare import PrepareConfig
+from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.model.checkpoint import fetch_model, is_trained, load_model, model_version
-from msmtfn.scoring.prepare import PrepareConfig
-from msmtfn.scoring.scorer import ScorerConfig
 from msmtfn.training.ablations import AblationConfig, as_markdown, as_table, explain, run_ablations, tabulate
-from msmtfn.training.data import LabelledSplit, check_splits, find_days, read_labelled
-from msmtfn.training.evaluation import Evaluation, Shuffle, evaluate_calls, read_ceilings
-from msmtfn.training.metrics import TaskMetrics
-from msmtfn.training.plots import plot_confusions, plot_reliability
 
 SECONDS_A_LINE: Final = 15.0
 DEFAULT_SPLIT: Final = "test"

@@ -18,16 +18,16 @@ from rich.table import Table
 from msmtfn import storage
 from msmtfn.cli.command import EXIT_DONE, exit_code_of, print_result, start_log
 from msmtfn.corpora.demo import demo_model, write_demo_day
+from msmtfn.daily.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day, tidy_up
+from msmtfn.daily.lock import lock_day
+from msmtfn.daily.progress import show_progress
+from msmtfn.daily.publish import read_success
+from msmtfn.daily.retry import count_retryable
+from msmtfn.daily.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
+from msmtfn.daily.summary import summarize
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, LockedError, UsageError
-from msmtfn.leads.lock import lock_day
-from msmtfn.leads.publish import read_success
-from msmtfn.leads.summary import summarize
 from msmtfn.model.checkpoint import fetch_model, is_trained, locate_model
-from msmtfn.scoring.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day, tidy_up
-from msmtfn.scoring.progress import show_progress
-from msmtfn.scoring.retry import count_retryable
-from msmtfn.scoring.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
 
 DEMO: Final = "demo"
 DEMO_DATE: Final = dt.date(2026, 1, 5)

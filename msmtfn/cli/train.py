@@ -25,17 +25,18 @@ from msmtfn.cli.command import run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import UsageError
+from msmtfn.evaluation.judge import judge_split
+from msmtfn.evaluation.labelled import LabelledSplit, check_splits, find_days, read_labelled, split_by_customer
 from msmtfn.labels import TASKS
 from msmtfn.leads.drift import write_distribution
 from msmtfn.model.checkpoint import Model, fetch_model, load_model, start_from_encoders, weights_digest
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.registry import CURRENT, read_current
 from msmtfn.model.small import make_small_model
-from msmtfn.training.data import LabelledSplit, check_splits, find_days, read_labelled, split_by_customer
-from msmtfn.training.gate import GateConfig
-from msmtfn.training.judge import describe_calls, judge_split
+from msmtfn.registry.gate import GateConfig
+from msmtfn.registry.registration import Registration, find_registered, register
+from msmtfn.training.datasets import describe_calls
 from msmtfn.training.recipe import SMALL_RECIPE
-from msmtfn.training.registration import Registration, find_registered, register
 from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, fingerprint, train
 
 SECONDS_A_LINE: Final = 15.0

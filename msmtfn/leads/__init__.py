@@ -1,1 +1,1 @@
-"""How leads go out: what the columns are, how a day is ranked and published, and what is said of it."""
+"""The columns of the leads, their ranking, and what has drifted."""

@@ -9,7 +9,6 @@ stability index", 2018), which in small days is more than that, so the threshold
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import logging
 import math
@@ -22,10 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
-from msmtfn import storage
 from msmtfn.labels import INTENTS
-from msmtfn.leads.publish import PARTS_FOLDER, open_parts, published_before
 from msmtfn.leads.schema import REJECTED, SCORED
 
 logger = logging.getLogger(__name__)
@@ -136,21 +134,19 @@ def threshold_of(reference: Sequence[int], day: Sequence[int]) -> float:
     return max(MOVED_PSI, noise * (1 / sum(reference) + 1 / sum(day)))
 
 
-def compare_day(leads: str, date: dt.date, run: str, schema: pa.Schema, model_folder: Path) -> dict[str, Any]:
+def compare_day(parts: pads.Dataset, model_folder: Path, before: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Compare a day, before it is published, with what its model was made on and with the days before it.
 
     Args:
-        leads: the root of all leads.
-        date: the day.
-        run: the run's folder, in which the day's parts stand.
-        schema: of the parts.
-        model_folder: of the model.
+        parts: the scored calls of the day.
+        model_folder: folder of the model.
+        before: what `_SUCCESS` says of the days published before.
 
     Returns:
         For `_SUCCESS`: each figure's `psi`, its `threshold` and whether it `moved`; the share of rejects likewise; and
         the names of all that `moved`.
     """
-    parts = open_parts(storage.join(run, PARTS_FOLDER), schema)
+    schema = parts.schema
     reference = read_distribution(model_folder)
     day = {name: Histogram(each.edges, each.values, [0] * len(each.counts)) for name, each in reference.items()}
     calls = rejected = 0
@@ -164,7 +160,7 @@ def compare_day(leads: str, date: dt.date, run: str, schema: pa.Schema, model_fo
             if name in day:
                 day[name] = day[name].plus(day[name].count(column))
     figures = {name: _compare(reference[name].counts, day[name].counts) for name in reference if sum(day[name].counts)}
-    rejects = compare_rejects(calls, rejected, published_before(leads, date))
+    rejects = compare_rejects(calls, rejected, before)
     moved = [name for name, said in (figures | {"rejected": rejects}).items() if said["moved"]]
     return {"figures": figures, "rejected": rejects, "moved": moved}
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from msmtfn.leads.schema import ROW_ID, SCORED
+from msmtfn.leads.schema import SCORED
+from msmtfn.rows import ROW_ID
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,10 +11,10 @@ from typing import Final
 import pyarrow as pa
 
 from msmtfn.labels import TASKS
+from msmtfn.rows import ROW_ID
 
 SCORED: Final = "scored"
 REJECTED: Final = "rejected"
-ROW_ID: Final = "row_id"
 ROUND: Final = pa.struct([("start_sec", pa.float64()), ("end_sec", pa.float64())])
 
 OUTCOME: Final = pa.schema(

@@ -12,7 +12,7 @@ from transformers import AutoModel, PreTrainedConfig
 
 from msmtfn.model.attention import attended, length_mask
 from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.unpadded import unpadded_context, unpadded_features
+from msmtfn.model.runtime.unpadded import unpadded_context, unpadded_features
 
 VARIANCE_FLOOR = 1e-7
 """Added to a round's variance, as transformers' feature extractor for wav2vec 2.0 does; keeps silence finite."""

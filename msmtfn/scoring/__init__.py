@@ -1,1 +1,1 @@
-"""Runs the network over a day of calls: the graph, the stage before the network and the actor that holds it."""
+"""The scoring graph on Ray Data, and the counters of a run."""

@@ -29,12 +29,13 @@ from ray.exceptions import RayError
 from msmtfn import storage
 from msmtfn.compat.ray import limit_waiting_blocks
 from msmtfn.errors import RejectCode, ScoringError
-from msmtfn.leads.schema import ROW_ID, SCORED
+from msmtfn.features.prepare import PREPARED, Preparer
+from msmtfn.features.sandbox import UNSETTLED, GuardedPreparer
+from msmtfn.inference.scorer import BATCH_CALLS, BATCH_CALLS_OF_GPU, Scorer, ScorerConfig
+from msmtfn.leads.schema import SCORED
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
+from msmtfn.rows import ROW_ID
 from msmtfn.scoring.counter import Batch, RunFigures, open_counter, prepare_counted
-from msmtfn.scoring.guard import UNSETTLED, GuardedPreparer
-from msmtfn.scoring.prepare import PREPARED, Preparer
-from msmtfn.scoring.scorer import BATCH_CALLS, BATCH_CALLS_OF_GPU, Scorer, ScorerConfig
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from msmtfn import storage
 from msmtfn.errors import UsageError
+from msmtfn.evaluation.evaluator import evaluate_calls
+from msmtfn.evaluation.labelled import LabelledSplit
+from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.labels import TASKS
 from msmtfn.model.checkpoint import Model, load_model, model_version, weights_digest
 from msmtfn.model.small import make_small_model
-from msmtfn.scoring.scorer import ScorerConfig
 from msmtfn.training.augmentation import Augment
-from msmtfn.training.data import LabelledSplit
-from msmtfn.training.evaluation import evaluate_calls
 from msmtfn.training.recipe import SMALL_RECIPE, Recipe
 from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, fingerprint, train
 

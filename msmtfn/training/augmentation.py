@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from msmtfn.errors import UsageError
 from msmtfn.homophones import load_homophones
-from msmtfn.scoring.scorer import CallRounds
+from msmtfn.inference.scorer import CallRounds
 
 Augment = Literal["none", "audio", "text", "both"]
 Samples = npt.NDArray[np.int16]

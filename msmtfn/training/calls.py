@@ -15,12 +15,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from msmtfn.features.prepare import FULL_SCALE
+from msmtfn.inference.feed import pad_rows
+from msmtfn.inference.scorer import CallRounds, split_calls
 from msmtfn.labels import INTENTS
 from msmtfn.model.attention import length_mask
 from msmtfn.model.network import MsmtFn
-from msmtfn.scoring.feed import pad_rows
-from msmtfn.scoring.prepare import FULL_SCALE
-from msmtfn.scoring.scorer import CallRounds, split_calls
 
 EMBEDDED: Final = pa.schema(
     [

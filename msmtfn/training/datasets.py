@@ -28,14 +28,15 @@ from ray.data.block import BlockAccessor
 from ray.data.datasource import BlockBasedFileDatasink
 
 from msmtfn import storage
-from msmtfn.calls.manifest import ROW_ID
 from msmtfn.errors import RejectCode, StorageError, TrainingDataError
+from msmtfn.evaluation.labelled import LabelledSplit, keep_ready
+from msmtfn.features.prepare import INPUTS, PrepareConfig, Preparer
+from msmtfn.inference.scorer import BATCH_CALLS, split_calls
+from msmtfn.leads.drift import Distribution, describe
 from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, unpack_network, weights_digest
+from msmtfn.rows import ROW_ID
 from msmtfn.scoring.counter import open_counter
 from msmtfn.scoring.pipeline import PipelineConfig, fit_to_cpus, prepared_dataset
-from msmtfn.scoring.prepare import INPUTS, PrepareConfig, Preparer
-from msmtfn.scoring.scorer import BATCH_CALLS, split_calls
-from msmtfn.training.data import LabelledSplit, keep_ready
 from msmtfn.training.embedding import Embedder
 
 logger = logging.getLogger(__name__)
@@ -196,3 +197,16 @@ class EmbeddingActor:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Embed a batch of prepared calls."""
         return self.embedder.embed_batch(batch)
+
+
+def describe_calls(folder: str, judged: pa.Table) -> Distribution:
+    """The distribution of the calls that a model was made on.
+
+    Of what is known before a model listens, that of the training calls; of its probabilities, that of calls that it
+    did not learn from, since it is surer of those that it knows by heart.
+
+    Args:
+        folder: of the training run, with its prepared calls.
+        judged: validation calls as the new model has scored them.
+    """
+    return describe(prepared_figures(folder, "training")) | describe(judged.select(["five"]))

@@ -13,10 +13,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from msmtfn.features.prepare import FULL_SCALE
+from msmtfn.inference.feed import feed_rounds, group_rounds
+from msmtfn.inference.scorer import CallRounds, split_calls
 from msmtfn.model.network import MsmtFn
-from msmtfn.scoring.feed import feed_rounds, group_rounds
-from msmtfn.scoring.prepare import FULL_SCALE
-from msmtfn.scoring.scorer import CallRounds, split_calls
 from msmtfn.training.calls import EMBEDDED
 from msmtfn.training.recipe import ROUNDS_AT_ONCE
 

@@ -24,15 +24,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from msmtfn.evaluation.metrics import class_targets
+from msmtfn.inference.feed import group_rounds
+from msmtfn.inference.scorer import CallRounds
 from msmtfn.labels import TASKS
 from msmtfn.model.losses import multi_task_loss
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.precision import autocast
-from msmtfn.scoring.feed import group_rounds
-from msmtfn.scoring.scorer import CallRounds
+from msmtfn.model.runtime.precision import autocast
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import STATES_NDIM, CallBatch, LabelledCall, collate, split_by_budget
-from msmtfn.training.metrics import class_targets
 from msmtfn.training.recipe import ROUNDS_AT_ONCE, Recipe, balanced_weights, freeze, make_optimizer
 
 STEP_CALLS_OF_VALIDATION: Final = 16

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.labels import TASKS
 from msmtfn.model.network import MsmtFn
-from msmtfn.training.data import LabelledSplit
 from msmtfn.training.recipe import Recipe
 
 PACKAGES: Final = ("msmtfn", "ray", "torch", "transformers")

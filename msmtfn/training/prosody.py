@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
+from msmtfn.features.prepare import FULL_SCALE
+from msmtfn.inference.feed import feed_rounds
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
-from msmtfn.scoring.feed import feed_rounds
-from msmtfn.scoring.prepare import FULL_SCALE
 
 HOP_SEC, WINDOW_SEC = 0.01, 0.025
 PITCH_HZ: Final = (70.0, 400.0)

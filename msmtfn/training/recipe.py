@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from msmtfn.evaluation.metrics import class_targets
 from msmtfn.labels import TASKS
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.precision import Precision
+from msmtfn.model.runtime.precision import Precision
 from msmtfn.training.augmentation import AugmentationConfig
-from msmtfn.training.metrics import class_targets
 
 START_DIVISOR, END_DIVISOR = 25.0, 1000.0  # of the largest learning rate at the start, and of that one at the end
 ROUNDS_AT_ONCE: Final[dict[str, int]] = {"cpu": 2, "cuda": 16}

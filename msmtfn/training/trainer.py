@@ -33,16 +33,16 @@ from transformers import PreTrainedTokenizerBase
 import msmtfn
 from msmtfn import storage
 from msmtfn.errors import TrainingDataError, TrainingError
+from msmtfn.evaluation.labelled import LabelledSplit, keep_ready
+from msmtfn.evaluation.plots import plot_curves
+from msmtfn.features.prepare import PrepareConfig
 from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, save_model, unpack_network
 from msmtfn.model.network import MsmtFn
-from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import LabelledCall, embedded_calls, prepared_calls
-from msmtfn.training.data import LabelledSplit, keep_ready
 from msmtfn.training.datasets import embed_split, open_calls, prepare_split, prepared_place, read_calls
 from msmtfn.training.loop import Loop, NotFiniteError
 from msmtfn.training.model_card import write_card
-from msmtfn.training.plots import plot_curves
 from msmtfn.training.pretraining import learn_prosody
 from msmtfn.training.recipe import Recipe
 

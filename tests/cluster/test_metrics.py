@@ -15,8 +15,8 @@ import pytest
 import ray
 
 from msmtfn.scoring.counter import Batch, open_counter
-from msmtfn.trials.s3_server import free_ports
 from tests.cluster import checks
+from tests.faults.s3_server import free_ports
 
 pytestmark = pytest.mark.slow
 

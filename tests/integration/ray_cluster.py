@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from msmtfn.trials.ray_cluster import running_cluster
+from tests.faults.ray_cluster import running_cluster
 from tests.integration.job import ROOT
 
 START_SEC = 180.0

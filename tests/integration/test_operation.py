@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from msmtfn.leads.lock import lock_day
+from msmtfn.daily.lock import lock_day
 from tests.integration.job import DATE, run_job, write_short_calls
 
 DAY_BEFORE = DATE - dt.timedelta(days=1)

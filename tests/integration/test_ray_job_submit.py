@@ -13,7 +13,7 @@ import pytest
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
 from msmtfn.model.checkpoint import is_trained
-from msmtfn.trials.ray_cluster import ADDRESSES
+from tests.faults.ray_cluster import ADDRESSES
 from tests.integration.job import DATE, read_day, write_short_calls
 from tests.integration.ray_cluster import Submitter, run_ray_cluster
 

@@ -14,9 +14,9 @@ import pytest
 
 from msmtfn.calls.manifest import TURN
 from msmtfn.corpora.demo import demo_model, write_demo_day
+from msmtfn.daily.publish import read_leads
 from msmtfn.labels import TASKS
-from msmtfn.leads.publish import read_leads
-from msmtfn.model.int8 import multiplies_rightly
+from msmtfn.model.runtime.int8 import multiplies_rightly
 from tests.integration.job import DATE, run_job, write_manifest
 
 

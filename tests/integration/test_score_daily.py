@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from msmtfn.calls.manifest import TURN
+from msmtfn.daily.publish import read_leads
 from msmtfn.labels import TASKS
-from msmtfn.leads.publish import read_leads
 from msmtfn.model.checkpoint import save_model
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn

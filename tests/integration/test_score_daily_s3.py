@@ -11,11 +11,11 @@ import pytest
 import s3fs
 
 from msmtfn.calls.manifest import iter_calls, open_manifest
-from msmtfn.leads.publish import read_leads
+from msmtfn.daily.publish import read_leads
+from msmtfn.features.prepare import PrepareConfig, Preparer
+from msmtfn.inference.scorer import Scorer, ScorerConfig
 from msmtfn.leads.schema import parts_schema
 from msmtfn.model.checkpoint import load_model
-from msmtfn.scoring.prepare import PrepareConfig, Preparer
-from msmtfn.scoring.scorer import Scorer, ScorerConfig
 from tests.integration.job import DATE, run_job, write_short_calls
 
 NUM_CALLS = 5

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import chi2
 
+from msmtfn.daily.publish import open_parts, published_before
 from msmtfn.labels import INTENTS
 from msmtfn.leads.drift import (
     DISTRIBUTION_FILE,
@@ -25,7 +26,7 @@ from msmtfn.leads.drift import (
     write_distribution,
 )
 from msmtfn.leads.schema import parts_schema
-from tests.leads.parts import DATE, rejected, scored, write_parts
+from tests.daily.parts import DATE, rejected, scored, write_parts
 
 SCHEMA = parts_schema([pa.field("call_id", pa.string()), pa.field("language", pa.string())])
 
@@ -65,7 +66,11 @@ def model(tmp_path: Path) -> Path:
 
 def compare(leads: str, calls: list[dict[str, Any]], model: Path) -> Mapping[str, Any]:
     run = write_parts(leads, "run-1", [calls[:50], calls[50:]], SCHEMA)
-    return compare_day(leads, DATE, run, SCHEMA, model)
+    return compare_parts(leads, run, SCHEMA, model)
+
+
+def compare_parts(leads: str, run: str, schema: pa.Schema, model: Path) -> Mapping[str, Any]:
+    return compare_day(open_parts(f"{run}/parts", schema), model, published_before(leads, DATE))
 
 
 @pytest.mark.parametrize("number", [60, 500, 5000])
@@ -103,7 +108,7 @@ def test_more_rounds_than_ever_before_are_noticed_where_there_was_always_one(lea
 def test_a_day_without_the_column_language_is_one_of_unknown_language(leads: str, model: Path) -> None:
     schema = SCHEMA.remove(SCHEMA.get_field_index("language"))
     run = write_parts(leads, "run-1", [draw_calls(100, 1)], schema)
-    assert compare_day(leads, DATE, run, schema, model)["moved"] == ["language"]
+    assert compare_parts(leads, run, schema, model)["moved"] == ["language"]
 
 
 def test_a_day_before_whose_success_is_broken_is_left_out(leads: str, model: Path) -> None:

@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from msmtfn.calls.audio import AudioConfig
 from msmtfn.calls.manifest import iter_calls, open_manifest
+from msmtfn.features.prepare import PrepareConfig, Preparer
 from msmtfn.model.checkpoint import load_model
-from msmtfn.scoring.prepare import PrepareConfig, Preparer
 from tests.integration.job import DATE
 from tests.rubbish.recordings import base_recordings
 from tests.rubbish.rows import turn

@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from msmtfn.daily.day import Run, ScoringConfig, finish_run, open_run, plan_day
+from msmtfn.daily.publish import read_leads
 from msmtfn.errors import ScoringError, StorageError, UsageError
-from msmtfn.leads.publish import read_leads
+from msmtfn.features.prepare import PrepareConfig, PreparedCall, Preparer
+from msmtfn.features.sandbox import TRIES, GuardConfig
+from msmtfn.inference.scorer import BATCH_CALLS, Scorer, ScorerConfig
 from msmtfn.model.checkpoint import PackedNetwork, load_model, pack_network
-from msmtfn.scoring.day import Run, ScoringConfig, finish_run, open_run, plan_day
-from msmtfn.scoring.guard import TRIES, GuardConfig
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringActor, fit_to_cpus, score_calls
-from msmtfn.scoring.prepare import PrepareConfig, PreparedCall, Preparer
-from msmtfn.scoring.scorer import BATCH_CALLS, Scorer, ScorerConfig
 from tests.integration.job import DATE, write_short_calls
 
 NUM_CALLS = 6
@@ -194,7 +194,7 @@ def test_a_worker_that_dies_once_costs_nothing(run: Run, preparer: DyingPreparer
 @pytest.fixture
 def finish(run: Run, preparer: DyingPreparer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
     """Score and publish with a preparer whose processes always die of its calls."""
-    monkeypatch.setattr("msmtfn.scoring.day.Preparer", lambda *_: preparer)
+    monkeypatch.setattr("msmtfn.daily.day.Preparer", lambda *_: preparer)
     for number in range(100):
         (preparer.marks / str(number)).touch()
     return lambda: finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
@@ -233,7 +233,7 @@ def test_calls_that_kill_fill_or_hold_up_their_process_cost_themselves_only(
     preparer = PoisonedPreparer(
         PrepareConfig(guard=guard), model.network.config, model.tokenizer, run.plan.manifest.root
     )
-    monkeypatch.setattr("msmtfn.scoring.day.Preparer", lambda *_: preparer)
+    monkeypatch.setattr("msmtfn.daily.day.Preparer", lambda *_: preparer)
     started = time.monotonic()
     success = finish_run(run, ScoringConfig(pipeline=replace(CONFIG, batch_calls=2)), lambda *_: None)
     assert time.monotonic() - started < 300  # the decoder would hang for 600
@@ -257,7 +257,7 @@ def test_where_storage_fails_nothing_is_published_and_the_next_run_goes_on(
     preparer = CutOffPreparer(config, model.network.config, model.tokenizer, run.plan.manifest.root)
     preparer.mark = tmp_path / "mark"
     preparer.mark.touch()
-    monkeypatch.setattr("msmtfn.scoring.day.Preparer", lambda *_: preparer)
+    monkeypatch.setattr("msmtfn.daily.day.Preparer", lambda *_: preparer)
     with pytest.raises(StorageError, match=r"recordings of 1 calls.*the same command goes on where it stopped$"):
         finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
     assert not Path(run.plan.leads, f"date={DATE}").exists()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from msmtfn.errors import TrainingError, UsageError
+from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.labels import TASKS
 from msmtfn.model.checkpoint import Model
 from msmtfn.model.small import make_small_model
@@ -25,7 +26,6 @@ from msmtfn.training.ablations import (
     run_ablations,
     tabulate,
 )
-from msmtfn.training.data import LabelledSplit
 from msmtfn.training.recipe import SMALL_RECIPE
 from msmtfn.training.trainer import TrainingConfig
 

@@ -12,8 +12,8 @@ from transformers import BertTokenizer
 
 from msmtfn.errors import UsageError
 from msmtfn.homophones import load_homophones
+from msmtfn.inference.scorer import CallRounds
 from msmtfn.model.small import character_vocabulary
-from msmtfn.scoring.scorer import CallRounds
 from msmtfn.training.augmentation import AugmentationConfig, Augmenter, add_noise, change_speed, mask_stretch
 
 RATE = 8_000

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from msmtfn.features.prepare import PREPARED
+from msmtfn.inference.scorer import CallRounds
 from msmtfn.model.network import MsmtFn
-from msmtfn.scoring.prepare import PREPARED
-from msmtfn.scoring.scorer import CallRounds
 from msmtfn.training.calls import (
     EmbeddedRounds,
     LabelledCall,

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 from ray.data import DataContext
 
+from msmtfn.evaluation.labelled import LabelledSplit, read_labelled
+from msmtfn.features.prepare import PrepareConfig
 from msmtfn.model.checkpoint import Model, load_model
-from msmtfn.scoring.prepare import PrepareConfig
-from msmtfn.training.data import LabelledSplit, read_labelled
 from msmtfn.training.datasets import embed_split, open_calls, prepare_split, prepared_place, read_calls
 
 NUM_CALLS, SAMPLE_RATE = 96, 8_000

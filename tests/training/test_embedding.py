@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 import torch
 
+from msmtfn.features.prepare import FULL_SCALE, PREPARED
 from msmtfn.model.network import MsmtFn
-from msmtfn.scoring.prepare import FULL_SCALE, PREPARED
 from msmtfn.training.calls import EMBEDDED
 from msmtfn.training.embedding import Embedder
 from tests.conftest import make_tiny_network

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from msmtfn.inference.scorer import CallRounds
 from msmtfn.labels import INTENTS
 from msmtfn.model.losses import multi_task_loss
 from msmtfn.model.network import MsmtFn
-from msmtfn.scoring.scorer import CallRounds
 from msmtfn.training.augmentation import AugmentationConfig, Augmenter
 from msmtfn.training.calls import EmbeddedRounds, LabelledCall, collate, embedded_calls
 from msmtfn.training.embedding import Embedder

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from msmtfn.training.data import LabelledSplit
+from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.training.loop import Epoch
 from msmtfn.training.model_card import write_card
 from msmtfn.training.recipe import Recipe

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from msmtfn.errors import TrainingDataError, TrainingError
+from msmtfn.features.prepare import INPUTS
 from msmtfn.model.checkpoint import Model, load_model
-from msmtfn.scoring.prepare import INPUTS
 from msmtfn.training import pretraining
 from msmtfn.training.pretraining import learn_prosody
 from msmtfn.training.prosody import ProsodyLearner

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from msmtfn.evaluation.metrics import class_targets
 from msmtfn.labels import TASKS
 from msmtfn.training.augmentation import AugmentationConfig
-from msmtfn.training.metrics import class_targets
 from msmtfn.training.recipe import (
     SMALL_RECIPE,
     Frozen,

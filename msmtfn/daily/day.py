@@ -1,0 +1,319 @@
+"""One day from its manifest to its leads: plan, score, publish; and go on where an earlier run stopped."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import importlib.metadata
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+import msmtfn
+from msmtfn import storage
+from msmtfn.calls.manifest import ROW_ERROR, Manifest, iter_calls, open_manifest
+from msmtfn.daily.leftovers import committed_ids, forget_crashed, score_left_over, settle_commits
+from msmtfn.daily.progress import Reporter
+from msmtfn.daily.publish import (
+    PARTS_FOLDER,
+    day_folder,
+    delete_replaced,
+    open_parts,
+    publish_day,
+    published_before,
+    read_leads,
+    read_success,
+    run_folder,
+)
+from msmtfn.daily.retry import carry_over, count_retryable, rows_to_retry
+from msmtfn.errors import trace_of
+from msmtfn.features.prepare import INPUTS, PrepareConfig, Preparer
+from msmtfn.inference.scorer import ScorerConfig
+from msmtfn.leads.drift import compare_day, describe_drift
+from msmtfn.leads.schema import RESERVED, parts_schema
+from msmtfn.model.checkpoint import Model, load_model, model_version, pack_network
+from msmtfn.rows import ROW_ID
+from msmtfn.scoring.counter import RunFigures
+from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask
+
+logger = logging.getLogger(__name__)
+
+NOT_PUBLISHED: Final = ("turns",)
+"""Columns of the manifest that stay out of the leads: the transcript is long and nobody's business there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringConfig:
+    """All options of scoring a day."""
+
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    """How recordings become the network's inputs."""
+    scorer: ScorerConfig = field(default_factory=ScorerConfig)
+    """How the network is run."""
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    """How the work is spread."""
+
+    def fingerprint(self) -> str:
+        """Of the options that change a result, as JSON."""
+        scorer = {"lead_weights": asdict(self.scorer.lead_weights), "precision": self.scorer.precision}
+        return json.dumps({"prepare": asdict(self.prepare), **scorer}, sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DayPlan:
+    """What is to be done for a day.
+
+    Attributes:
+        manifest: of the day.
+        leads: the root of all leads.
+        model: its name, as it was given.
+        model_folder: of the model, on this machine.
+        model_version: of its content.
+        run_id: the day, and a fingerprint of all that decides the result.
+        work: name of the folder of the run's work in progress.
+        published: what `_SUCCESS` says, where this very run is published already and nothing is to be done.
+        retried: what `_SUCCESS` says of the day whose rejects are to be scored again; None for a whole day.
+    """
+
+    manifest: Manifest
+    leads: str
+    model: str
+    model_folder: Path
+    model_version: str
+    run_id: str
+    work: str
+    published: dict[str, Any] | None
+    retried: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that is ready to go on.
+
+    Attributes:
+        plan: what it is to do.
+        folder: where its work in progress stands.
+        task: for the graph.
+        model: to score with; None where every call is scored already.
+        resumed: calls that an earlier run of the same plan has scored.
+    """
+
+    plan: DayPlan
+    folder: str
+    task: ScoringTask
+    model: Model | None
+    resumed: int
+
+
+def plan_day(
+    date: dt.date,
+    manifests: str,
+    leads: str,
+    model_folder: Path,
+    config: ScoringConfig,
+    *,
+    model: str = "",
+    force: bool = False,
+    retry_rejected: bool = False,
+) -> DayPlan:
+    """Look at a day's manifest, model and leads, without touching anything.
+
+    Args:
+        date: the day.
+        manifests: the root of all manifests.
+        leads: the root of all leads.
+        model_folder: of the model, on this machine.
+        config: how the day is scored.
+        model: its name, as it was given.
+        force: plan to score the day again where it is published; the same plan until that is done.
+        retry_rejected: plan to score again, of a day that is published, the rejects that could succeed now; the same
+            plan until that is done.
+
+    Raises:
+        JobError: of the manifest, the model or the leads folder.
+    """
+    leads = storage.absolute(leads)
+    manifest = open_manifest(manifests, date, reserved=RESERVED | set(INPUTS.names))
+    version = model_version(model_folder)
+    identity = json.dumps([manifest.fingerprint, manifest.root, version, config.fingerprint(), msmtfn.__version__])
+    run_id = f"{date.isoformat()}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    success = read_success(leads, date)
+    published = success if success is not None and success.get("run_id") == run_id else None
+    work, retried = run_id, None
+    if force and published is not None:
+        work, published = f"{run_id}-after-{published['publication']}", None
+    elif retry_rejected and published is not None and count_retryable(published):
+        work, published, retried = f"{run_id}-retry-{published['publication']}", None, published
+    return DayPlan(manifest, leads, model, model_folder, version, run_id, work, published, retried)
+
+
+def count_done(plan: DayPlan) -> int:
+    """Calls of a plan that an earlier run has scored and not published; nothing is touched."""
+    task = _task_of(plan, run_folder(plan.leads, plan.work), plan.manifest.num_rows)
+    return len(committed_ids(task))
+
+
+def open_run(plan: DayPlan) -> Run:
+    """Make ready for a day's run, or for going on with one: its folder, its copy of the manifest, the model.
+
+    Nothing of it needs Ray, so that what can be wrong is seen at once.
+
+    Raises:
+        JobError: the leads folder cannot be written, or the model cannot be loaded.
+    """
+    folder = run_folder(plan.leads, plan.work)
+    task = _take_snapshot(plan, folder)
+    settle_commits(task)
+    forget_crashed(task)
+    resumed = len(committed_ids(task))
+    if resumed:
+        logger.info("%s: %d of %d calls were scored by an earlier run", plan.run_id, resumed, task.num_calls)
+    model = load_model(plan.model_folder) if resumed < task.num_calls else None
+    return Run(plan, folder, task, model, resumed)
+
+
+def finish_run(
+    run: Run, config: ScoringConfig, report: Reporter, check: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Score the calls of a run that are left, and publish the day; Ray must be up where there are any.
+
+    Args:
+        run: what to do.
+        config: how.
+        report: told, every so often, how far the run is.
+        check: called before the day is published; what it raises keeps the day as it was.
+
+    Returns:
+        What `_SUCCESS` says.
+
+    Raises:
+        JobError: the day could not be published; the same command goes on where this one stopped.
+    """
+    started = time.monotonic()
+    plan, task = run.plan, run.task
+    passes = [] if run.model is None else _score(run, run.model, config, report)
+    scored_in = time.monotonic() - started
+    drift = _compare(run)
+    about = {
+        "date": plan.manifest.date.isoformat(),
+        "run_id": plan.run_id,
+        "model": plan.model or plan.model_folder.name,
+        "model_version": plan.model_version,
+        "calls_resumed": run.resumed,
+        "seconds": round(time.monotonic() - started, 3),
+        **_rates(passes, scored_in),
+        "drift": drift,
+        "published_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+    }
+    if plan.retried is not None:
+        about["retried"] = task.num_calls
+    if (moved := describe_drift(drift)) is not None:
+        logger.warning("%s: has moved: %s", plan.run_id, moved)
+    check()
+    success = publish_day(plan.leads, plan.manifest.date, run.folder, task.schema, plan.manifest.num_rows, about)
+    forget_runs(plan)
+    report(task.num_calls, success["rejected"], run.resumed)
+    logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
+    return success
+
+
+def _compare(run: Run) -> dict[str, Any]:
+    """What has moved."""
+    plan = run.plan
+    try:
+        parts = open_parts(run.task.parts, run.task.schema)
+        return compare_day(parts, plan.model_folder, published_before(plan.leads, plan.manifest.date))
+    # A finished day is published whatever is wrong with what is only told beside it.
+    except Exception as exc:
+        logger.error("%s: cannot be compared with the model and the days before: %s", plan.run_id, trace_of(exc))
+        return {"figures": {}, "moved": [], "error": type(exc).__name__}
+
+
+def _rates(passes: Sequence[RunFigures], seconds: float) -> dict[str, Any]:
+    """The figures of what was scored in so many seconds; none where nothing was."""
+    if not passes:
+        return {}
+    startup = passes[0].startup_sec or 0.0
+    stages = {stage: round(sum(each.stage_sec[stage] for each in passes), 3) for stage in passes[0].stage_sec}
+    return {
+        "startup_seconds": round(startup, 3),
+        "stage_seconds": stages,
+        "calls_per_sec": round(sum(each.done for each in passes) / max(seconds - startup, 1e-3), 3),
+    }
+
+
+def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> list[RunFigures]:
+    """Score what is left; the result is what each pass over it has done."""
+    return score_left_over(
+        run.task,
+        Preparer(config.prepare, model.network.config, model.tokenizer, run.plan.manifest.root),
+        pack_network(model.network),
+        config.scorer,
+        config.pipeline,
+        lambda done, rejected: report(done, rejected, run.resumed),
+    )
+
+
+def tidy_up(plan: DayPlan) -> None:
+    """Delete what a run left that published the day and died before its last steps."""
+    if plan.published is not None:
+        forget_runs(plan)
+        delete_replaced(plan.leads, plan.manifest.date, plan.published["files"])
+
+
+def forget_runs(plan: DayPlan) -> None:
+    """Drop the work in progress of every run of the day, with its copy of the manifest."""
+    for folder in storage.list_folders(run_folder(plan.leads, "")):
+        if folder.rpartition("/")[2].startswith(f"{plan.manifest.date.isoformat()}-"):
+            storage.delete(folder)
+
+
+def _task_of(plan: DayPlan, run: str, num_calls: int) -> ScoringTask:
+    passed = [column for column in plan.manifest.schema if column.name not in (ROW_ID, ROW_ERROR, *NOT_PUBLISHED)]
+    return ScoringTask(
+        calls=storage.join(run, "calls"),
+        parts=storage.join(run, PARTS_FOLDER),
+        checkpoint=storage.join(run, "checkpoint"),
+        num_calls=num_calls,
+        schema=parts_schema(passed),
+        model_version=plan.model_version,
+        run_id=plan.run_id,
+    )
+
+
+def _take_snapshot(plan: DayPlan, run: str) -> ScoringTask:
+    """Copy the manifest into the run's folder, so that every run of it sees the same rows under the same ids.
+
+    Of a day whose rejects are tried again only these are copied, numbered anew, and all other calls are carried over
+    from what is published.
+    """
+    task = _task_of(plan, run, plan.manifest.num_rows)
+    marker = storage.join(run, "calls.json")
+    said = storage.read_text(marker)
+    if said is not None:
+        return replace(task, num_calls=json.loads(said)["calls"])
+    storage.make_folder(task.calls)
+    storage.make_folder(task.parts)
+    batches = iter_calls(plan.manifest)
+    if plan.retried is not None:
+        leads = read_leads(plan.leads, plan.manifest.date)
+        batches = rows_to_retry(batches, leads)
+    num_calls = 0
+    for number, batch in enumerate(batches):
+        num_calls += len(batch)
+        storage.write_parquet(storage.join(task.calls, f"calls-{number:06d}.parquet"), pa.Table.from_batches([batch]))
+    if plan.retried is not None:
+        carry_over(leads, task, num_calls)
+    storage.write_text(marker, json.dumps({"calls": num_calls}) + "\n")
+    return replace(task, num_calls=num_calls)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("msmtfn", "ray", "torch", "transformers")}

@@ -1,0 +1,181 @@
+"""One run a day at a time: a lock beside the leads that outlives no dead run.
+
+A lock is a file that its holder writes anew every few seconds. Who wants it watches it for a lease: a lock that changes
+has a living holder; one that does not is left behind and is taken over. No clocks are compared. Locks are numbered, and
+the highest number holds: taking over is to create the next number, which the storage grants to one only, and a holder
+that was merely asleep finds that it has lost the day before it publishes anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from msmtfn import storage
+from msmtfn.daily.publish import RUNS_FOLDER
+from msmtfn.errors import JobError, LockedError
+
+logger = logging.getLogger(__name__)
+
+RENEW_SEC: Final = 5.0
+LEASE_SEC: Final = 30.0
+"""A lock that does not change for so long has no living holder."""
+POLL_SEC: Final = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockTimes:
+    """How often a lock is renewed, and after how long it counts as left behind, in seconds."""
+
+    renew_sec: float = RENEW_SEC
+    lease_sec: float = LEASE_SEC
+
+
+@dataclass(frozen=True, slots=True)
+class _Locks:
+    """The locks of a day: the files of a folder whose names begin so."""
+
+    folder: str
+    prefix: str
+
+    def place(self, number: int) -> str:
+        return storage.join(self.folder, f"{self.prefix}{number:08d}.json")
+
+    def numbers(self) -> list[int]:
+        names = [file.rpartition("/")[2] for file in storage.list_files(self.folder, ".json")]
+        return [
+            int(name.removeprefix(self.prefix).removesuffix(".json")) for name in names if name.startswith(self.prefix)
+        ]
+
+
+@contextlib.contextmanager
+def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Iterator[Callable[[], None]]:
+    """Hold a day.
+
+    Args:
+        leads: the root of all leads.
+        date: the day.
+        times: of the lock; all who share it must have the same.
+
+    Yields:
+        A check, to be made before the day is published: it raises `LockedError` where another run took the day over.
+
+    Raises:
+        LockedError: another run is at work on the day.
+        StorageError: the storage refused.
+    """
+    times = times or LockTimes()
+    locks = _Locks(storage.join(leads, RUNS_FOLDER), f"lock-{date.isoformat()}-")
+    number = _acquire(locks, date, times)
+    released = threading.Event()
+    renewer = threading.Thread(
+        target=_renew, args=(locks, number, released, times), daemon=True, name="lock-of-the-day"
+    )
+    renewer.start()
+
+    def check() -> None:
+        if locks.numbers()[-1:] != [number]:
+            raise LockedError(
+                f"another run has taken {date} over, since this one did not renew its lock for {times.lease_sec:g} s; "
+                "nothing was published by this run"
+            )
+
+    try:
+        yield check
+    finally:
+        released.set()
+        renewer.join()
+        # What cannot be released now is left behind, and taken over after a lease.
+        with contextlib.suppress(JobError):
+            storage.delete(locks.place(number))
+
+
+def _acquire(locks: _Locks, date: dt.date, times: LockTimes) -> int:
+    """The number of a new lock that is ours."""
+    while True:
+        numbers = locks.numbers()
+        if numbers:
+            _wait_until_left_behind(locks.place(numbers[-1]), date, times)
+        number = (numbers[-1] if numbers else 0) + 1
+        if storage.create_text(locks.place(number), _content()):
+            for older in numbers:
+                storage.delete(locks.place(older))
+            return number
+
+
+def _wait_until_left_behind(place: str, date: dt.date, times: LockTimes) -> None:
+    """Return when a lock is gone or its holder is dead.
+
+    Raises:
+        LockedError: the holder lives.
+    """
+    first = storage.read_text(place)
+    holder = _parse(first)
+    if first is None or _is_dead(holder):
+        return
+    logger.info("%s is locked by %s; waiting up to %g s to see whether it lives", date, _name(holder), times.lease_sec)
+    deadline = time.monotonic() + times.lease_sec
+    while time.monotonic() < deadline:
+        time.sleep(min(POLL_SEC, times.renew_sec))
+        now = storage.read_text(place)
+        if now is None:
+            return
+        if now != first:
+            raise LockedError(f"another run is at work on {date}: {_name(holder)}; nothing was done")
+    logger.warning("%s: the lock of %s was left behind; taking it over", date, _name(holder))
+
+
+def _renew(locks: _Locks, number: int, released: threading.Event, times: LockTimes) -> None:
+    while not released.wait(times.renew_sec):
+        # A storage that is away for a while costs the lock only if it lasts for a lease.
+        with contextlib.suppress(JobError):
+            if number not in locks.numbers():
+                return  # taken over; the check before publishing will say so
+            storage.write_text(locks.place(number), _content())
+
+
+def _content() -> str:
+    about = {"machine": _machine(), "pid": os.getpid(), "renewed_at": time.time()}
+    return json.dumps(about) + "\n"
+
+
+def _parse(text: str | None) -> dict[str, Any]:
+    try:
+        content = json.loads(text or "")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this very machine and is no more; so a rerun after a kill need not wait."""
+    pid = holder.get("pid")
+    if holder.get("machine") != _machine() or not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _name(holder: dict[str, Any]) -> str:
+    return f"process {holder.get('pid', '?')} on {str(holder.get('machine', '?')).partition(' ')[0]}"
+
+
+def _machine() -> str:
+    """Names the machine, and among its containers the one whose processes we see."""
+    spaces = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()} {spaces.readlink() if spaces.exists() else ''}"

@@ -1,0 +1,1 @@
+"""Labelled calls, a model judged on them, and the metrics."""

@@ -1,0 +1,66 @@
+"""Labelled calls through the scoring graph: what a model says of each, on the whole cluster, as it would at night."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from msmtfn import storage
+from msmtfn.daily.leftovers import forget_crashed, left_over, score_left_over, settle_commits
+from msmtfn.daily.publish import PARTS_FOLDER, open_parts
+from msmtfn.evaluation.labelled import LabelledSplit
+from msmtfn.features.prepare import PrepareConfig, Preparer
+from msmtfn.inference.scorer import ScorerConfig
+from msmtfn.leads.schema import parts_schema
+from msmtfn.model.checkpoint import Model, pack_network
+from msmtfn.rows import ROW_ID
+from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask
+
+PASSED: Final = ("call_id", "intent", "language")
+
+
+def judge_split(
+    split: LabelledSplit,
+    model: Model,
+    prepare: PrepareConfig,
+    folder: str,
+    report: Callable[[int, int], None] = lambda _done, _rejected: None,
+) -> pa.Table:
+    """Score a split's calls, or go on with it; Ray must be up.
+
+    Args:
+        split: its calls.
+        model: that scores them.
+        prepare: how recordings are read.
+        folder: for the work in progress, this split's and model's own.
+        report: told, every so often, how many calls are done and rejected.
+
+    Returns:
+        The parts of the run: a row a call, with its label, and what the model says of it or why it could not.
+
+    Raises:
+        JobError: the calls cannot be scored; the same again goes on where it stopped.
+    """
+    rows = split.rows.set_column(0, ROW_ID, pa.array(np.arange(len(split.rows))))
+    passed = [rows.schema.field(name) for name in PASSED]
+    task = ScoringTask(
+        calls=storage.join(folder, "calls"),
+        parts=storage.join(folder, PARTS_FOLDER),
+        checkpoint=storage.join(folder, "checkpoint"),
+        num_calls=len(rows),
+        schema=parts_schema(passed),
+        model_version="",
+        run_id=f"judging {split.name}",
+    )
+    storage.make_folder(task.calls)
+    storage.make_folder(task.parts)
+    storage.write_parquet(storage.join(task.calls, "calls.parquet"), rows)
+    settle_commits(task)
+    forget_crashed(task)
+    if len(left_over(task)):
+        preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
+        score_left_over(task, preparer, pack_network(model.network), ScorerConfig(), PipelineConfig(), report)
+    return open_parts(task.parts, task.schema).to_table()

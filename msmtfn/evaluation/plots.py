@@ -1,0 +1,132 @@
+"""What a report of a training shows: confusion matrices, reliability and learning curves, as PNG.
+
+The figures are made without pyplot, whose list of open figures is global; PNG is Agg's, and needs no display.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+
+from msmtfn.evaluation.metrics import TaskMetrics, check_tasks
+from msmtfn.labels import TASKS
+
+DOTS_PER_INCH: Final = 120
+
+_DARK: Final = 0.55  # share of a row from which on its cell needs white letters
+
+
+def plot_confusions(metrics: Mapping[str, TaskMetrics]) -> bytes:
+    """Draw the four confusion matrices: calls, and their share of the true class.
+
+    Raises:
+        ValueError: the tasks are not those of `TASKS`.
+    """
+    check_tasks(metrics)
+    figure = _new_figure(width_inch=10, height_inch=9.5)
+    panels = figure.subplots(2, 2)
+    images = [_draw_confusion(axes, task, metrics[task]) for axes, task in zip(panels.flat, TASKS, strict=True)]
+    figure.colorbar(images[0], ax=panels, shrink=0.5, label="share of the true class")
+    return _as_png(figure)
+
+
+def plot_reliability(metrics: Mapping[str, TaskMetrics]) -> bytes:
+    """Draw for each task the accuracy of the calls of a confidence, and below how many calls have it.
+
+    Raises:
+        ValueError: the tasks are not those of `TASKS`.
+    """
+    check_tasks(metrics)
+    figure = _new_figure(width_inch=15, height_inch=5.5)
+    panels = figure.subplots(2, len(TASKS), sharex=True, height_ratios=[3, 1])
+    for column, task in enumerate(TASKS):
+        _draw_reliability(panels[0, column], panels[1, column], task, metrics[task])
+    panels[0, 0].set_ylabel("accuracy")
+    panels[1, 0].set_ylabel("calls")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return _as_png(figure)
+
+
+def plot_curves(epochs: Sequence[Mapping[str, float]]) -> bytes:
+    """Draw the losses and the validation accuracies by epoch, and mark the epoch of the lowest validation loss.
+
+    Args:
+        epochs: a mapping an epoch, with `epoch`, `training_loss`, `validation_loss` and an `accuracy_…` a task.
+
+    Raises:
+        ValueError: there are no epochs.
+    """
+    if not epochs:
+        raise ValueError("epochs is empty; there is nothing to draw before the first epoch has ended")
+    figure = _new_figure(width_inch=12, height_inch=4.8)
+    losses, accuracies = figure.subplots(1, 2)
+    _draw_lines(losses, epochs, {"training_loss": "training", "validation_loss": "validation"})
+    losses.set(title="Loss", ylabel="loss")
+    _draw_lines(accuracies, epochs, {f"accuracy_{task}": f"{task} classes" for task in TASKS})
+    accuracies.set(title="Validation accuracy", ylabel="accuracy")
+    return _as_png(figure)
+
+
+def best_epoch(epochs: Sequence[Mapping[str, float]]) -> float:
+    """The epoch of the lowest validation loss, the first of several; a loss that is not a number is never lowest."""
+    return min(epochs, key=lambda each: (math.isnan(each["validation_loss"]), each["validation_loss"]))["epoch"]
+
+
+def _draw_confusion(axes: Axes, task: str, metrics: TaskMetrics) -> AxesImage:
+    counts = np.array(metrics.confusion)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        text = f"{count}\n{shares[row, column]:.0%}" if totals[row, 0] else f"{count}\n–"
+        color = "white" if shares[row, column] > _DARK else "black"
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+    axes.set_xticks(range(len(counts)), TASKS[task])
+    axes.set_yticks(range(len(counts)), TASKS[task])
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"{task} classes: accuracy {metrics.accuracy:.3f}, macro F1 {metrics.macro_f1:.3f}", fontsize=11)
+    return image
+
+
+def _draw_reliability(upper: Axes, lower: Axes, task: str, metrics: TaskMetrics) -> None:
+    confidences, accuracies, calls = (np.array(column) for column in zip(*metrics.bins, strict=True))
+    upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfectly calibrated")
+    upper.vlines(confidences, confidences, accuracies, color="tab:red", alpha=0.5, linewidth=3, label="gap")
+    upper.plot(confidences, accuracies, color="tab:blue", marker="o", label="model")
+    upper.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    upper.set_title(f"{task} classes: ECE {metrics.calibration_error:.3f}", fontsize=11)
+    upper.grid(alpha=0.3)
+    lower.bar(confidences, calls, width=0.04, color="tab:blue")
+    lower.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+    lower.set_xlabel("confidence")
+
+
+def _draw_lines(axes: Axes, epochs: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> None:
+    numbers = [each["epoch"] for each in epochs]
+    for key, name in names.items():
+        axes.plot(numbers, [each[key] for each in epochs], marker="o", markersize=4, label=name)
+    best = best_epoch(epochs)
+    axes.axvline(best, color="gray", linestyle="--", zorder=1, label=f"best epoch: {best:g}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set(xlabel="epoch", xlim=(min(numbers) - 0.5, max(numbers) + 0.5))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False)
+
+
+def _new_figure(width_inch: float, height_inch: float) -> Figure:
+    return Figure(figsize=(width_inch, height_inch), dpi=DOTS_PER_INCH, layout="constrained")
+
+
+def _as_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+    return buffer.getvalue()

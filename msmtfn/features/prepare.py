@@ -1,0 +1,264 @@
+"""From a manifest row to what the network reads: fetch, decode, rounds, tokens. Plain functions, no Ray.
+
+What goes in is a batch of the manifest's rows, what comes out the same rows, in the same order, with the samples and
+tokens of their rounds, or with the reason why there are none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from msmtfn import storage
+from msmtfn.calls.activity import ActivityConfig, detect_activity
+from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
+from msmtfn.calls.fetch import fetch_recording
+from msmtfn.calls.manifest import check_call, turns_of
+from msmtfn.calls.rounds import Round, RoundsConfig, find_rounds
+from msmtfn.errors import CallError, RejectCode, trace_of
+from msmtfn.features.sandbox import UNSETTLED, GuardConfig
+from msmtfn.leads.schema import REJECTED, ROUND
+from msmtfn.model.config import MsmtFnConfig
+
+logger = logging.getLogger(__name__)
+
+FULL_SCALE: Final = 32767.0
+NO_MEMORY: Final = "can't allocate memory"
+"""What PyTorch says in a RuntimeError, in the place of a MemoryError."""
+
+INPUTS: Final = pa.schema(
+    [
+        ("samples", pa.large_list(pa.int16())),
+        ("round_samples", pa.list_(pa.int32())),
+        ("tokens", pa.list_(pa.int32())),
+        ("round_tokens", pa.list_(pa.int32())),
+    ]
+)
+"""What the network reads of a call: its rounds' samples one after the other, how many each has; its tokens likewise."""
+
+PREPARED: Final = pa.schema(
+    [
+        ("status", pa.string()),
+        ("error_code", pa.string()),
+        ("error_detail", pa.string()),
+        ("duration_sec", pa.float64()),
+        ("num_rounds", pa.int32()),
+        ("num_tokens", pa.int32()),
+        ("loudness_dbfs", pa.float32()),
+        ("rounds", pa.list_(ROUND)),
+        *INPUTS,
+    ]
+)
+"""What this stage adds to a row; `status` is null where the call is ready to be scored, and `UNSETTLED` where storage
+failed and another try may succeed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrepareConfig:
+    """How recordings are read and cut into rounds."""
+
+    allowed_prefixes: tuple[str, ...] = ()
+    """Folders and s3:// addresses below which recordings may stand, beside the root of the manifests."""
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    """Limits of a recording."""
+    activity: ActivityConfig = field(default_factory=ActivityConfig)
+    """How speech is found: in the channels of a call without turns, and by a network that hears no silence."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """What preparing a call may cost."""
+
+    def __post_init__(self) -> None:
+        """Check the prefixes.
+
+        Raises:
+            ValueError: one names no place.
+        """
+        for prefix in self.allowed_prefixes:
+            scheme, _, place = prefix.rpartition("://")
+            if scheme not in ("", *storage.PROTOCOLS) or not (place.strip("/") or (place and scheme != "s3")):
+                raise ValueError(f"allowed_prefixes has {prefix!r}; give folders, or s3:// addresses with a bucket")
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCall:
+    """What the network reads of one call.
+
+    Attributes:
+        duration_sec: of the whole recording.
+        rounds: in order.
+        samples: (S,) int16, the rounds' samples one after the other.
+        round_samples: samples of each round.
+        input_ids: token ids of each round.
+    """
+
+    duration_sec: float
+    rounds: list[Round]
+    samples: npt.NDArray[np.int16]
+    round_samples: list[int]
+    input_ids: list[list[int]]
+
+    @property
+    def num_tokens(self) -> int:
+        """Text tokens of all rounds; 0 for a call without a transcript."""
+        return sum(map(len, self.input_ids))
+
+    @property
+    def loudness_dbfs(self) -> float:
+        """Root mean square of the samples in dB of full scale; of silence that of one step, -90.3."""
+        heard = self.samples.astype(np.float32)
+        power = float(heard @ heard) / max(len(heard), 1)
+        return float(10 * np.log10(max(power, 1.0)) - 20 * np.log10(FULL_SCALE))
+
+
+class Preparer:
+    """Prepares batches of calls for one network."""
+
+    def __init__(
+        self, config: PrepareConfig, network: MsmtFnConfig, tokenizer: PreTrainedTokenizerBase, manifest_root: str
+    ) -> None:
+        self.config = config
+        self.network = network
+        self.tokenizer = tokenizer
+        self.manifest_root = manifest_root
+        self.allowed_prefixes = [storage.absolute(prefix) for prefix in config.allowed_prefixes]
+        self.rounds_config = RoundsConfig(
+            max_round_sec=float(network.max_round_sec),
+            overlong_rounds=network.overlong_rounds,
+            activity=config.activity,
+        )
+
+    def prepare_batch(self, batch: pa.Table, passed: Sequence[str]) -> pa.Table:
+        """Prepare calls.
+
+        Args:
+            batch: rows of the manifest, as `manifest.iter_calls` yields them.
+            passed: the columns that pass through.
+
+        Returns:
+            `passed` and `PREPARED`, one row for each row of the batch.
+        """
+        rows = batch.select(["uri", "intent", "agent_channel", "turns", "row_id", "row_error"]).to_pylist()
+        outcomes = [self._prepare_or_reject(row) for row in rows]
+        return pa.table(
+            [*batch.select(passed).columns, *_columns(outcomes)], schema=_with_prepared(batch.select(passed).schema)
+        )
+
+    def prepare_call(self, row: Mapping[str, Any]) -> PreparedCall:
+        """Prepare one call.
+
+        Raises:
+            CallError: it cannot be scored.
+        """
+        uri = check_call(row["uri"], row["intent"], row["agent_channel"], row["row_error"])
+        turns = turns_of(row["turns"])
+        data = fetch_recording(
+            uri, self.manifest_root, self.allowed_prefixes, max_file_bytes=self.config.audio.max_file_bytes
+        )
+        recording = decode_recording(
+            data, sample_rate=self.network.encoder_sample_rate, config=self.config.audio, name=uri
+        )
+        rounds = find_rounds(recording.channels, recording.sample_rate, turns, row["agent_channel"], self.rounds_config)
+        samples, round_samples = self.cut_rounds(recording, rounds)
+        return PreparedCall(recording.duration_sec, rounds, samples, round_samples, self.tokenize_rounds(rounds))
+
+    def _prepare_or_reject(self, row: Mapping[str, Any]) -> PreparedCall | CallError:
+        try:
+            return self.prepare_call(row)
+        except CallError as error:
+            return error
+        # The edge of the call: whatever is wrong with one call must not cost the others.
+        except Exception as exc:
+            if isinstance(exc, MemoryError) or NO_MEMORY in str(exc):
+                limit = self.config.guard.max_prepare_bytes
+                return CallError(
+                    RejectCode.AUDIO_OUT_OF_MEMORY, f"no memory; at most {limit} bytes are taken (--max-prepare-bytes)"
+                )
+            logger.error("row %d: could not be prepared: %s", row["row_id"], trace_of(exc))
+            return CallError(
+                RejectCode.INTERNAL_ERROR, f"{type(exc).__name__} while the call was prepared; see the log"
+            )
+
+    def cut_rounds(self, recording: Recording, rounds: Sequence[Round]) -> tuple[npt.NDArray[np.int16], list[int]]:
+        """The rounds' samples, one round after the other, as int16."""
+        waveform = recording.mono()
+        rate, longest = recording.sample_rate, self.network.max_round_samples
+        starts = [round(each.start_sec * rate) for each in rounds]
+        ends = [
+            min(round(each.end_sec * rate), start + longest, len(waveform))
+            for each, start in zip(rounds, starts, strict=True)
+        ]
+        cuts = [waveform[start:end] for start, end in zip(starts, ends, strict=True)]
+        if self.network.silence == "remove":
+            speech = self._find_speech(waveform, rate)
+            cuts = [cut[speech[start : start + len(cut)]] for cut, start in zip(cuts, starts, strict=True)]
+        heard = np.concatenate(cuts) if cuts else waveform[:0]
+        samples = np.rint(np.clip(heard, -1.0, 1.0) * FULL_SCALE).astype(np.int16)
+        return samples, [len(cut) for cut in cuts]
+
+    def _find_speech(self, waveform: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.bool_]:
+        """(S,) True for the samples of a call in which somebody speaks."""
+        speech = np.zeros(len(waveform), np.bool_)
+        for start_sec, end_sec in detect_activity(waveform, sample_rate, self.config.activity):
+            speech[round(start_sec * sample_rate) : round(end_sec * sample_rate)] = True
+        return speech
+
+    def tokenize_rounds(self, rounds: Sequence[Round]) -> list[list[int]]:
+        """Token ids of each round; none for a round without text."""
+        spoken = [each.text for each in rounds if each.text.strip()]
+        if not spoken:
+            return [[] for _ in rounds]
+        encoded = iter(
+            self.tokenizer(
+                spoken,
+                truncation=True,
+                max_length=self.network.max_text_tokens,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
+        )
+        return [next(encoded) if each.text.strip() else [] for each in rounds]
+
+
+def _with_prepared(passed: pa.Schema) -> pa.Schema:
+    return pa.schema([*passed, *PREPARED])
+
+
+def _status_of(error: CallError) -> str:
+    return UNSETTLED if error.code == RejectCode.STORAGE_UNAVAILABLE else REJECTED
+
+
+def _columns(outcomes: Sequence[PreparedCall | CallError]) -> list[pa.Array]:
+    """The columns of `PREPARED`, a row for each outcome."""
+    errors = [outcome if isinstance(outcome, CallError) else None for outcome in outcomes]
+    calls = [outcome if isinstance(outcome, PreparedCall) else None for outcome in outcomes]
+    rounds = [
+        call and [{"start_sec": each.start_sec, "end_sec": each.end_sec} for each in call.rounds] for call in calls
+    ]
+    no_samples = np.zeros(0, np.int16)
+    samples = [call.samples if call else no_samples for call in calls]
+    offsets = np.cumsum([0, *(len(each) for each in samples)])
+    return [
+        pa.array([error and _status_of(error) for error in errors], pa.string()),
+        pa.array([error and str(error.code) for error in errors], pa.string()),
+        pa.array([error and error.detail for error in errors], pa.string()),
+        pa.array([call and call.duration_sec for call in calls], pa.float64()),
+        pa.array([call and len(call.rounds) for call in calls], pa.int32()),
+        pa.array([call and call.num_tokens for call in calls], pa.int32()),
+        pa.array([call and call.loudness_dbfs for call in calls], pa.float32()),
+        pa.array(rounds, PREPARED.field("rounds").type),
+        pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate([no_samples, *samples]))),
+        pa.array([call.round_samples if call else [] for call in calls], INPUTS.field("round_samples").type),
+        pa.array(
+            [list(chain.from_iterable(call.input_ids)) if call else [] for call in calls], INPUTS.field("tokens").type
+        ),
+        pa.array(
+            [[len(ids) for ids in call.input_ids] if call else [] for call in calls], INPUTS.field("round_tokens").type
+        ),
+    ]

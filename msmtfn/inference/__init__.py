@@ -1,0 +1,1 @@
+"""The network run over prepared calls; plain callables, no Ray."""

@@ -1,0 +1,1 @@
+"""Versions of a model: which of them becomes the current one."""

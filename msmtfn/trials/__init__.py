@@ -1,1 +1,0 @@
-"""The whole job put to the test, on servers and clusters of its own."""

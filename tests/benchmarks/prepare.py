@@ -1,0 +1,105 @@
+"""What it costs to prepare a call, step by step, on one core: the CPU side of scoring."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from msmtfn.calls.audio import decode_recording
+from msmtfn.calls.fetch import fetch_recording
+from msmtfn.calls.manifest import iter_calls, open_manifest, turns_of
+from msmtfn.calls.rounds import find_rounds
+from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
+from msmtfn.features.sandbox import GuardedPreparer
+from msmtfn.inference.scorer import BATCH_CALLS
+from msmtfn.model.small import make_small_model
+from tests.benchmarks.mix import DATE, draw_lengths, write_day
+
+RECORDINGS: Final = {"PCM": "PCM_16", "mu-law": "ULAW"}
+STEPS: Final = ("fetch", "decode", "rounds", "cut", "tokens")
+WHOLE, GUARDED = "all, in this process", "all, in a child of its own"
+PASSED: Final = ("row_id", "call_id")
+
+
+def measure_prepare(num_calls: int, seed: int) -> list[dict[str, Any]]:
+    """Prepare the same calls step by step, as a whole, and as a whole in a child process; a row for each.
+
+    Args:
+        num_calls: of the mix of real calls, on 8 kHz WAV, in the page cache.
+        seed: of lengths, samples and text.
+
+    Returns:
+        Milliseconds a call, and how many seconds of recordings one core prepares in a second.
+    """
+    torch.set_num_threads(1)
+    lengths = draw_lengths(num_calls, np.random.default_rng(seed))
+    audio_sec = sum(map(sum, lengths))
+    seconds = {}
+    with tempfile.TemporaryDirectory(prefix="msmtfn-") as folder:
+        for kind, subtype in RECORDINGS.items():
+            root = write_day(Path(folder) / kind, lengths, np.random.default_rng(seed), subtype)
+            seconds[kind] = _seconds_of(root)
+    return [
+        {
+            "step": step,
+            **{f"{kind}, ms a call": round(1000 * seconds[kind][step] / num_calls, 3) for kind in RECORDINGS},
+            **{f"{kind}, times real time": round(audio_sec / seconds[kind][step]) for kind in RECORDINGS},
+        }
+        for step in (*STEPS, WHOLE, GUARDED)
+    ]
+
+
+def _seconds_of(root: Path) -> Mapping[str, float]:
+    model = make_small_model(0)
+    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+    guarded = GuardedPreparer(preparer, preparer.config.guard, PASSED, PREPARED)
+    batches = [pa.Table.from_batches([batch]) for batch in _batches(root)]
+    guarded.prepare_batch(batches[0])  # starts the child, and reads what it imports
+    seconds: dict[str, float] = defaultdict(float)
+    for batch in batches:
+        _step_by_step(preparer, batch, seconds)
+        with _timed(seconds, WHOLE):
+            preparer.prepare_batch(batch, PASSED)
+        with _timed(seconds, GUARDED):
+            guarded.prepare_batch(batch)
+    return seconds
+
+
+def _step_by_step(preparer: Preparer, batch: pa.Table, seconds: dict[str, float]) -> None:
+    for row in batch.to_pylist():
+        with _timed(seconds, "fetch"):
+            data = fetch_recording(row["uri"], preparer.manifest_root, preparer.allowed_prefixes, max_file_bytes=2**30)
+        with _timed(seconds, "decode"):
+            recording = decode_recording(
+                data, sample_rate=preparer.network.encoder_sample_rate, config=preparer.config.audio, name=row["uri"]
+            )
+        with _timed(seconds, "rounds"):
+            turns = turns_of(row["turns"])
+            rounds = find_rounds(recording.channels, recording.sample_rate, turns, None, preparer.rounds_config)
+        with _timed(seconds, "cut"):
+            preparer.cut_rounds(recording, rounds)
+        with _timed(seconds, "tokens"):
+            preparer.tokenize_rounds(rounds)
+
+
+def _batches(root: Path) -> Iterator[pa.RecordBatch]:
+    """The manifest's rows, as many at once as a task gets."""
+    for batch in iter_calls(open_manifest(str(root), DATE)):
+        size = BATCH_CALLS
+        yield from (batch.slice(start, size) for start in range(0, len(batch), size))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[step] += time.perf_counter() - started

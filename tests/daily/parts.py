@@ -1,0 +1,54 @@
+"""Parts of a run as scoring writes them, made up, for the tests of what is done with them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from msmtfn import storage
+from msmtfn.daily.publish import PARTS_FOLDER, publish_day, run_folder
+from msmtfn.leads.schema import REJECTED, SCORED, parts_schema
+
+DATE = dt.date(2026, 3, 2)
+SCHEMA = parts_schema([pa.field("call_id", pa.string())])
+ABOUT = {"model": "tiny", "model_version": "v1", "seconds": 12.5}
+Row = dict[str, Any]
+
+
+def scored(row_id: int, lead_score: float, **columns: Any) -> Row:
+    """A scored call, a minute long; its id is `c<row_id>` unless it is given."""
+    row = {"row_id": row_id, "call_id": f"c{row_id}", "status": SCORED, "lead_score": lead_score}
+    return {**row, "duration_sec": 60.0, "num_rounds": 2, "intent_predicted": "A", **columns}
+
+
+def rejected(row_id: int, error_code: str = "bad_row", **columns: Any) -> Row:
+    """A call that could not be scored."""
+    row = {"row_id": row_id, "call_id": f"c{row_id}", "status": REJECTED, "error_code": error_code}
+    return {**row, "error_detail": "why", **columns}
+
+
+def write_parts(leads: str, run_id: str, parts: Sequence[Sequence[Row]], schema: pa.Schema = SCHEMA) -> str:
+    """Write the parts of a run; its folder."""
+    run = run_folder(leads, run_id)
+    folder = storage.join(run, PARTS_FOLDER)
+    storage.make_folder(folder)
+    for number, rows in enumerate(parts):
+        named = [{"run_id": run_id, **row} for row in rows]
+        storage.write_parquet(storage.join(folder, f"{number}.parquet"), pa.Table.from_pylist(named, schema=schema))
+    return run
+
+
+def publish(
+    leads: str,
+    parts: Sequence[Sequence[Row]],
+    run_id: str = "run-1",
+    num_calls: int | None = None,
+    schema: pa.Schema = SCHEMA,
+) -> dict[str, Any]:
+    """Write the parts of a run and publish the day from them."""
+    run = write_parts(leads, run_id, parts, schema)
+    expected = sum(map(len, parts)) if num_calls is None else num_calls
+    return publish_day(leads, DATE, run, schema, expected, {**ABOUT, "run_id": run_id})

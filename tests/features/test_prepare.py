@@ -1,0 +1,630 @@
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+import s3fs
+import soundfile as sf
+import torch
+from transformers import BertTokenizer
+
+from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
+from msmtfn.calls.manifest import INTERPRETED
+from msmtfn.features import prepare
+from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
+from msmtfn.features.sandbox import UNSETTLED
+from msmtfn.model.config import MsmtFnConfig
+
+PASSED = ["row_id", "call_id", "customer_id"]
+CALLS = pa.schema(
+    [("row_id", pa.int64()), ("row_error", pa.string()), *INTERPRETED, pa.field("customer_id", pa.string())]
+)
+LIMITS = AudioConfig(max_file_bytes=100_000, max_duration_sec=10.0)
+CLS, SEP, A, B, C, HASH_B = 2, 3, 5, 6, 7, 16  # ids of the tiny tokenizer
+CUSTOMER = "13800001111"
+SECRET = "abba"
+MakePreparer = Callable[..., Preparer]
+
+
+@pytest.fixture
+def make_preparer(
+    tmp_path: Path, tiny_config: Callable[..., MsmtFnConfig], tiny_tokenizer: BertTokenizer
+) -> MakePreparer:
+    """A preparer for the tiny network, whose rounds last 2 s at most; the manifest's root is `tmp_path`."""
+
+    def make(**options: Any) -> Preparer:
+        return Preparer(PrepareConfig(audio=LIMITS), tiny_config(**options), tiny_tokenizer, str(tmp_path))
+
+    return make
+
+
+@pytest.fixture
+def preparer(make_preparer: MakePreparer) -> Preparer:
+    return make_preparer()
+
+
+def steps(num_samples: int) -> npt.NDArray[np.int16]:
+    """Samples that say where they stand: 8 more each, from 0 again after 4096."""
+    return (8 * (np.arange(num_samples) % 4096)).astype(np.int16)
+
+
+def write(path: Path, duration_sec: float = 1.0, rate: int = 8000, **options: Any) -> Path:
+    sf.write(path, steps(round(duration_sec * rate)), rate, **options)
+    return path
+
+
+def calls(*rows: dict[str, Any]) -> pa.Table:
+    """Rows of a manifest; `turns` are (speaker, start, end, text)."""
+    names = ("speaker", "start_sec", "end_sec", "text")
+    for row in rows:
+        row["turns"] = row.get("turns") and [dict(zip(names, turn, strict=True)) for turn in row["turns"]]
+    filled = [{"row_id": number, "call_id": f"call-{number}", **row} for number, row in enumerate(rows)]
+    return pa.Table.from_pylist(filled, schema=CALLS)
+
+
+def prepare_one(preparer: Preparer, **row: Any) -> dict[str, Any]:
+    [prepared] = preparer.prepare_batch(calls(row), PASSED).to_pylist()
+    return dict(prepared)
+
+
+def samples_of(prepared: dict[str, Any]) -> npt.NDArray[np.int64]:
+    return np.array(prepared["samples"], np.int64)
+
+
+# ---- rejects
+
+
+def missing(folder: Path) -> dict[str, Any]:
+    return {"uri": str(folder / "nothing.wav")}
+
+
+def empty(folder: Path) -> dict[str, Any]:
+    (folder / "bad.wav").touch()
+    return {"uri": "bad.wav"}
+
+
+def headerless(folder: Path) -> dict[str, Any]:
+    (folder / "bad.wav").write_bytes(steps(8000).tobytes())
+    return {"uri": "bad.wav"}
+
+
+def half_a_wav(folder: Path) -> dict[str, Any]:
+    path = write(folder / "bad.wav")
+    path.write_bytes(path.read_bytes()[:8000])
+    return {"uri": "bad.wav"}
+
+
+def half_a_flac(folder: Path) -> dict[str, Any]:
+    path = write(folder / "bad.flac", 5.0)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return {"uri": "bad.flac"}
+
+
+def no_samples(folder: Path) -> dict[str, Any]:
+    write(folder / "bad.wav", 0.0)
+    return {"uri": "bad.wav"}
+
+
+def eleven_seconds(folder: Path) -> dict[str, Any]:
+    write(folder / "bad.wav", 11.0, subtype="ULAW")
+    return {"uri": "bad.wav"}
+
+
+def sixty_four_gigabytes(folder: Path) -> dict[str, Any]:
+    with (folder / "bad.wav").open("wb") as file:
+        file.truncate(2**36)  # a hole, which takes no place on the disk; read, it would take all memory
+    return {"uri": "bad.wav"}
+
+
+def a_folder(folder: Path) -> dict[str, Any]:
+    (folder / "bad.wav").mkdir()
+    return {"uri": "bad.wav"}
+
+
+def a_file_as_folder(folder: Path) -> dict[str, Any]:
+    write(folder / "bad.wav")
+    return {"uri": "bad.wav/a.wav"}
+
+
+def good(**row: Any) -> Callable[[Path], dict[str, Any]]:
+    """A good recording in a row that is not."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        write(folder / "bad.wav")
+        return {"uri": "bad.wav", **row}
+
+    return make
+
+
+REJECTS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
+    "missing": (missing, "audio_not_found", "no file"),
+    "a file as folder": (a_file_as_folder, "audio_not_found", "no file"),
+    "empty": (empty, "audio_empty", "no bytes"),
+    "no samples": (no_samples, "audio_empty", "no samples"),
+    "headerless": (headerless, "audio_unreadable", "does not begin"),
+    "half a WAV": (half_a_wav, "audio_unreadable", "promises 16000 bytes"),
+    "half a FLAC": (half_a_flac, "audio_unreadable", "promises 40000 frames"),
+    "a folder": (a_folder, "audio_unreadable", "IsADirectoryError"),
+    "NUL in the name": (good(uri="a\0b.wav"), "audio_unreadable", "ValueError"),
+    "too long": (eleven_seconds, "audio_too_long", "the limit is 10 s"),
+    "too large": (sixty_four_gigabytes, "audio_too_large", "at most 100000"),
+    "unknown speaker": (good(turns=[(SECRET, 0, 1, SECRET)]), "bad_row", "turn 0"),
+    "turn backwards": (good(turns=[("agent", 0.9, 0.1, SECRET)]), "bad_row", "from 0.9 s to 0.1 s"),
+    "turn without a start": (good(turns=[("agent", None, 0.1, SECRET)]), "bad_row", "lacks its start"),
+    "turn that never ends": (good(turns=[("agent", 0, math.inf, SECRET)]), "bad_row", "lacks its start or its end"),
+    "unknown intent": (good(intent="F"), "bad_row", "'F'"),
+    "null uri": (good(uri=None), "bad_row", "uri is empty"),
+    "http uri": (good(uri="http://host/a.wav"), "file_outside_allowed_prefixes", "scheme"),
+    "outside": (good(uri="/etc/hostname"), "file_outside_allowed_prefixes", "--allowed-prefixes"),
+    "duplicate": (good(row_error="call_id is the same as that of row 0"), "bad_row", "that of row 0"),
+    "agent_channel 7": (good(agent_channel=7), "bad_row", "agent_channel is neither 0, 1 nor null"),
+}
+
+
+@pytest.mark.parametrize("why", REJECTS)
+def test_what_is_wrong_with_a_call_is_said_in_code_and_detail(why: str, preparer: Preparer, tmp_path: Path) -> None:
+    make, code, part = REJECTS[why]
+    turns = [("agent", 0.0, 0.5, SECRET)]
+    rejected = prepare_one(preparer, **{"turns": turns, "customer_id": CUSTOMER, **make(tmp_path)})
+    assert (rejected["status"], rejected["error_code"]) == ("rejected", code)
+    assert part in rejected["error_detail"]
+
+
+@pytest.mark.parametrize("why", REJECTS)
+def test_a_detail_holds_no_transcript_no_customer_and_no_path(why: str, preparer: Preparer, tmp_path: Path) -> None:
+    folder = tmp_path / CUSTOMER
+    folder.mkdir()
+    preparer.manifest_root = str(folder)
+    row = {"turns": [("agent", 0.0, 0.5, SECRET)], "customer_id": CUSTOMER, **REJECTS[why][0](folder)}
+    detail = prepare_one(preparer, **row)["error_detail"]
+    assert not [secret for secret in (SECRET, CUSTOMER, str(tmp_path), "bad.") if secret in detail]
+
+
+@pytest.mark.parametrize("why", REJECTS)
+def test_a_rejected_call_has_no_inputs_and_no_length(why: str, preparer: Preparer, tmp_path: Path) -> None:
+    rejected = prepare_one(preparer, **REJECTS[why][0](tmp_path))
+    assert [rejected[name] for name in ("duration_sec", "num_rounds", "rounds")] == [None] * 3
+    assert [rejected[name] for name in ("samples", "round_samples", "tokens", "round_tokens")] == [[]] * 4
+
+
+def test_every_row_comes_out_once_and_in_order_whatever_is_wrong_with_it(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "good.wav")
+    rows: list[dict[str, Any]] = []
+    for number, (make, _, _) in enumerate(REJECTS.values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        bad = make(folder)
+        relative = bad["uri"] and not bad["uri"].startswith(("/", "http:"))
+        rows += [bad | {"uri": f"{number}/{bad['uri']}" if relative else bad["uri"]}, {"uri": "good.wav"}]
+    prepared = preparer.prepare_batch(calls(*rows), PASSED)
+    assert prepared["row_id"].to_pylist() == list(range(len(rows)))
+    assert prepared["status"].to_pylist() == ["rejected", None] * len(REJECTS)
+    assert prepared["error_code"].to_pylist()[::2] == [code for _, code, _ in REJECTS.values()]
+    assert prepared["round_samples"].to_pylist()[1::2] == [[8000]] * len(REJECTS)
+
+
+@pytest.fixture
+def second_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding the second recording raises what nobody has thought of."""
+    seen = []
+
+    def decode(data: bytes, **options: Any) -> Recording:
+        seen.append(data)
+        if len(seen) == 2:
+            raise ZeroDivisionError(f"{SECRET} of {CUSTOMER}")
+        return decode_recording(data, **options)
+
+    monkeypatch.setattr(prepare, "decode_recording", decode)
+
+
+@pytest.mark.parametrize("request_memory", [lambda: np.ones(2**48), lambda: torch.ones(2**45)])
+def test_a_call_for_which_there_is_no_memory_is_rejected(
+    preparer: Preparer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_memory: Callable[[], Any]
+) -> None:
+    monkeypatch.setattr(prepare, "decode_recording", lambda *_, **__: request_memory())
+    write(tmp_path / "a.wav")
+    prepared = prepare_one(preparer, uri="a.wav")
+    assert (prepared["status"], prepared["error_code"]) == ("rejected", "audio_out_of_memory")
+
+
+def test_a_call_whose_storage_does_not_answer_is_not_settled(
+    make_preparer: MakePreparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = make_preparer()
+    config = PrepareConfig(audio=LIMITS, allowed_prefixes=("s3://bucket",))
+    preparer = Preparer(config, local.network, local.tokenizer, local.manifest_root)
+    for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    prepared = prepare_one(preparer, uri="s3://bucket/13800001111.wav")
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert (prepared["status"], prepared["error_code"]) == (UNSETTLED, "storage_unavailable")
+    assert prepared["error_detail"] == "EndpointConnectionError"
+
+
+@pytest.mark.usefixtures("second_call_fails")
+def test_an_unexpected_exception_costs_its_call_only(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    prepared = preparer.prepare_batch(calls(*({"uri": "a.wav"} for _ in range(3))), PASSED)
+    assert prepared["status"].to_pylist() == [None, "rejected", None]
+    assert prepared["error_code"].to_pylist() == [None, "internal_error", None]
+    assert prepared["error_detail"][1].as_py() == "ZeroDivisionError while the call was prepared; see the log"
+
+
+@pytest.mark.usefixtures("second_call_fails")
+def test_an_unexpected_exception_is_logged_once_with_its_row(
+    preparer: Preparer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a.wav")
+    with caplog.at_level(logging.INFO):
+        preparer.prepare_batch(calls(*({"uri": "a.wav", "row_id": 40 + number} for number in range(3))), PASSED)
+    [record] = caplog.records
+    assert record.getMessage().startswith("row 41: could not be prepared: ZeroDivisionError, raised in\n")
+    assert 'test_prepare.py", line' in record.getMessage()
+
+
+@pytest.mark.usefixtures("second_call_fails")
+def test_the_log_holds_no_transcript_and_no_customer(
+    preparer: Preparer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = []
+    for number, (make, _, _) in enumerate(REJECTS.values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        bad = make(folder)
+        inside = bad["uri"] and not bad["uri"].startswith(("/", "http:"))
+        rows.append(
+            {
+                "turns": [("agent", 0.0, 0.5, SECRET)],
+                "customer_id": CUSTOMER,
+                **bad,
+                **({"uri": f"{number}/{bad['uri']}"} if inside else {}),
+            }
+        )
+    with caplog.at_level(logging.DEBUG):
+        prepared = preparer.prepare_batch(calls(*rows), PASSED)
+    assert "internal_error" in prepared["error_code"].to_pylist()
+    logged = "\n".join(logging.Formatter("%(message)s").format(record) for record in caplog.records)
+    assert "could not be prepared" in logged
+    assert SECRET not in logged.replace(str(tmp_path), "")
+    assert CUSTOMER not in logged
+
+
+def test_a_rejected_call_is_not_logged(preparer: Preparer, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        prepare_one(preparer, uri="nothing.wav")
+    assert not caplog.records
+
+
+# ---- where a recording is
+
+
+NAMES = [
+    "a.wav",
+    "two words.wav",
+    "a%20b.wav",
+    "a#1.wav",
+    "a?b=c.wav",
+    "[1]*.wav",
+    "通话 录音.wav",
+    "~a.wav",
+    "sub/a.wav",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", ["{root}/{name}", "file://{root}/{name}", "{name}"], ids=["path", "file", "relative"])
+def test_a_uri_is_a_path_a_file_uri_or_relative_to_the_manifests_root(
+    form: str, name: str, preparer: Preparer, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / name)
+    prepared = prepare_one(preparer, uri=form.format(root=tmp_path, name=name))
+    assert prepared["error_detail"] is None
+    assert prepared["round_samples"] == [8000]
+
+
+def test_a_link_to_a_recording_is_followed(preparer: Preparer, tmp_path: Path) -> None:
+    (tmp_path / "link.wav").symlink_to(write(tmp_path / "a.wav"))
+    assert prepare_one(preparer, uri="link.wav")["round_samples"] == [8000]
+
+
+def test_a_prefix_named_in_the_configuration_may_hold_recordings(
+    preparer: Preparer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "calls").mkdir()
+    uri = str(write(tmp_path / "calls" / "a.wav"))
+    root = str(tmp_path / "manifests")
+    monkeypatch.chdir(tmp_path)  # a relative prefix counts from where the job was started
+    for prefixes, code in (
+        ((), "file_outside_allowed_prefixes"),
+        ((str(tmp_path / "calls"),), None),
+        (("calls",), None),
+    ):
+        config = PrepareConfig(audio=LIMITS, allowed_prefixes=prefixes)
+        named = Preparer(config, preparer.network, preparer.tokenizer, root)
+        assert prepare_one(named, uri=uri)["error_code"] == code
+
+
+@pytest.mark.parametrize("prefix", ["", "s3://", "s3:///", "file://", "http://host/calls"])
+def test_a_prefix_that_names_no_place_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="allowed_prefixes has "):
+        PrepareConfig(allowed_prefixes=(prefix,))
+
+
+@pytest.mark.parametrize("prefix", ["/", "calls", "/mnt/calls/", "file:///mnt", "s3://bucket", "s3://bucket/calls/"])
+def test_a_prefix_is_a_folder_or_an_address(prefix: str) -> None:
+    assert PrepareConfig(allowed_prefixes=(prefix,)).allowed_prefixes == (prefix,)
+
+
+def test_a_file_of_just_the_limit_is_read(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", (100_000 - 44) / 16_000)
+    assert (tmp_path / "a.wav").stat().st_size == 100_000
+    assert prepare_one(preparer, uri="a.wav")["status"] is None
+
+
+# ---- samples
+
+
+def test_the_samples_of_each_round_are_its_stretch_of_the_recording(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 4.0)
+    turns = [("agent", 0.5, 1, ""), ("customer", 1, 1.5, ""), ("agent", 1.75, 2, ""), ("customer", 2, 3.2505, "")]
+    prepared = prepare_one(preparer, uri="a.wav", turns=turns)
+    assert prepared["rounds"] == [{"start_sec": 0.5, "end_sec": 1.75}, {"start_sec": 1.75, "end_sec": 3.2505}]
+    assert (prepared["num_rounds"], prepared["duration_sec"]) == (2, 4.0)
+    assert prepared["round_samples"] == [10_000, 12_004]
+    # The second round follows the first: 4000 to 14,000, 14,000 to 26,004.
+    assert np.abs(samples_of(prepared) - steps(26_004)[4000:]).max() <= 1
+
+
+@pytest.mark.parametrize(("level", "loudness"), [(1.0, -3.01), (0.1, -23.01), (0.0, -90.31)])
+def test_a_call_is_as_loud_as_the_mean_square_of_what_is_heard(
+    preparer: Preparer, tmp_path: Path, level: float, loudness: float
+) -> None:
+    sine = level * np.sin(2 * np.pi * 200 * np.arange(16_000) / 8000)
+    sf.write(tmp_path / "a.wav", np.concatenate([sine, np.zeros(16_000)]), 8000, subtype="PCM_16")
+    prepared = prepare_one(preparer, uri="a.wav", turns=[("agent", 0, 1, "ab"), ("customer", 1, 2, "")])
+    assert prepared["loudness_dbfs"] == pytest.approx(loudness, abs=0.02)
+    assert prepared["num_tokens"] == len(prepared["tokens"]) == 4  # with [CLS] and [SEP]
+
+
+def test_the_silence_between_turns_is_kept_and_what_is_outside_the_turns_is_not(
+    preparer: Preparer, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.wav", 4.0)
+    turns = [("agent", 1, 1.25, ""), ("customer", 2, 2.5, "")]
+    prepared = prepare_one(preparer, uri="a.wav", turns=turns)
+    assert np.abs(samples_of(prepared) - steps(20_000)[8000:]).max() <= 1
+
+
+def test_an_overlong_round_is_truncated_and_keeps_its_text(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 5.0)
+    turns = [("agent", 0, 1, "a"), ("customer", 1, 4.5, "b"), ("agent", 4.5, 5, "c")]
+    prepared = prepare_one(preparer, uri="a.wav", turns=turns)
+    assert prepared["round_samples"] == [16_000, 4_000]
+    assert prepared["tokens"] == [CLS, A, B, SEP, CLS, C, SEP]
+    expected = np.concatenate([steps(40_000)[:16_000], steps(40_000)[36_000:]])
+    assert np.abs(samples_of(prepared) - expected).max() <= 1
+
+
+def test_an_overlong_round_is_split_where_the_network_says_so(make_preparer: MakePreparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 5.0)
+    turns = [("agent", 0, 1, "a"), ("customer", 2.5, 4.5, "b")]
+    prepared = prepare_one(make_preparer(overlong_rounds="split"), uri="a.wav", turns=turns)
+    assert prepared["round_samples"] == [16_000, 16_000, 4_000]
+    assert (prepared["tokens"], prepared["round_tokens"]) == ([CLS, A, SEP, CLS, B, SEP], [3, 3, 0])
+    assert np.abs(samples_of(prepared) - steps(36_000)).max() <= 1
+
+
+def test_the_longest_round_is_the_networks(make_preparer: MakePreparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 5.0)
+    assert prepare_one(make_preparer(max_round_sec=3.0), uri="a.wav")["round_samples"] == [24_000, 16_000]
+
+
+@pytest.mark.parametrize("max_round_sec", [0.7001, 1 / 3, 1.00006])
+def test_no_split_round_is_longer_than_the_network_takes(
+    max_round_sec: float, make_preparer: MakePreparer, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.wav", 5.0)
+    prepared = prepare_one(make_preparer(max_round_sec=max_round_sec), uri="a.wav")
+    longest = round(8000 * max_round_sec)
+    assert longest - 1 <= max(prepared["round_samples"]) <= longest
+    assert len(prepared["samples"]) == sum(prepared["round_samples"])
+    assert 40_000 - len(prepared["rounds"]) <= len(prepared["samples"]) <= 40_000  # rounding costs a sample a round
+
+
+def test_a_call_of_one_sample_is_prepared(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 1 / 8000)
+    prepared = prepare_one(preparer, uri="a.wav")
+    assert (prepared["status"], prepared["round_samples"], prepared["num_rounds"]) == (None, [1], 1)
+
+
+def test_two_channels_are_mixed_to_their_mean(preparer: Preparer, tmp_path: Path) -> None:
+    left, right = steps(8000), np.full(8000, -2000, np.int16)
+    sf.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 8000)
+    expected = (left.astype(np.int64) - 2000) / 2
+    assert np.abs(samples_of(prepare_one(preparer, uri="a.wav")) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("agent_channel", "starts"), [(0, [0.0, 1.6]), (1, [0.0, 0.8, 2.4])])
+def test_the_channels_tell_the_rounds_where_there_are_no_turns(
+    agent_channel: int, starts: list[float], preparer: Preparer, tmp_path: Path
+) -> None:
+    line = 0.001 * np.random.default_rng(0).standard_normal((25_600, 2))
+    for turn in range(4):  # on channel 0, 1, 0, 1, every 0.8 s
+        line[turn * 6400 :][:4800, turn % 2] += 0.2 * np.sin(2 * np.pi * 400 / 8000 * np.arange(4800))
+    sf.write(tmp_path / "a.wav", line, 8000, subtype="ULAW")
+    prepared = prepare_one(preparer, uri="a.wav", agent_channel=agent_channel)
+    assert [each["start_sec"] for each in prepared["rounds"]] == pytest.approx(starts, abs=0.03)
+
+
+TWO_ROUNDS = [("agent", 0, 1, "a"), ("customer", 1, 1.5, "b"), ("agent", 2, 3, "c"), ("customer", 3, 4, "")]
+"""From 0 s to 2 s and from 2 s to 4 s."""
+
+
+def write_tones(path: Path, *spans: tuple[float, float]) -> None:
+    """Four seconds of a noisy line with a tone in those stretches."""
+    line = 0.001 * np.random.default_rng(0).standard_normal(32_000)
+    tone = 0.2 * np.sin(2 * np.pi * 400 / 8000 * np.arange(32_000))
+    for start, end in spans:
+        line[round(start * 8000) : round(end * 8000)] += tone[round(start * 8000) : round(end * 8000)]
+    sf.write(path, line, 8000)
+
+
+def test_a_network_that_hears_no_silence_is_given_the_speech_of_each_round(
+    make_preparer: MakePreparer, tmp_path: Path
+) -> None:
+    write_tones(tmp_path / "a.wav", (0.5, 0.9), (1.6, 2.4), (3.0, 3.6))
+    kept = samples_of(prepare_one(make_preparer(), uri="a.wav", turns=TWO_ROUNDS))
+    prepared = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
+    assert prepared["round_samples"] == [3200 + 3200, 3200 + 4800]  # 0.4 s and 0.4 s, 0.4 s and 0.6 s
+    expected = [kept[4000:7200], kept[12_800:19_200], kept[24_000:28_800]]
+    assert samples_of(prepared).tolist() == np.concatenate(expected).tolist()
+
+
+def test_the_rounds_are_the_same_without_their_silence(make_preparer: MakePreparer, tmp_path: Path) -> None:
+    write_tones(tmp_path / "a.wav", (0.5, 0.9))
+    kept = prepare_one(make_preparer(), uri="a.wav", turns=TWO_ROUNDS)
+    removed = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
+    for name in ("duration_sec", "num_rounds", "rounds", "tokens", "round_tokens"):
+        assert removed[name] == kept[name]
+    assert removed["num_rounds"] == 2
+
+
+def test_a_round_without_speech_has_no_samples_where_silence_is_removed(
+    make_preparer: MakePreparer, tmp_path: Path
+) -> None:
+    write_tones(tmp_path / "a.wav", (0.5, 0.9))
+    prepared = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
+    assert (prepared["status"], prepared["round_samples"]) == (None, [3200, 0])
+
+
+def test_a_silent_call_has_rounds_without_samples_where_silence_is_removed(
+    make_preparer: MakePreparer, tmp_path: Path
+) -> None:
+    write_tones(tmp_path / "a.wav")
+    prepared = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
+    assert (prepared["round_samples"], prepared["samples"]) == ([0, 0], [])
+
+
+def test_samples_beyond_full_scale_are_clipped(preparer: Preparer, tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", np.array([1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5]), 8000, subtype="FLOAT")
+    prepared = prepare_one(preparer, uri="a.wav")
+    assert prepared["samples"] == [32767, 32767, 16384, 0, -16384, -32767, -32767]
+
+
+def test_a_recording_is_resampled_to_the_encoders_rate(make_preparer: MakePreparer, tmp_path: Path) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 440 / 8000 * np.arange(8000))
+    sf.write(tmp_path / "a.wav", tone, 8000)
+    prepared = prepare_one(make_preparer(encoder_sample_rate=16_000), uri="a.wav")
+    assert (prepared["round_samples"], prepared["duration_sec"]) == ([16_000], 1.0)
+    expected = 16_384 * np.sin(2 * np.pi * 440 / 16_000 * np.arange(16_000))
+    assert np.abs(samples_of(prepared) - expected)[100:-100].max() < 200
+
+
+# ---- tokens
+
+
+def test_the_text_of_a_round_is_tokenised_as_one(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 3.0)
+    turns = [("agent", 0, 1, "ab"), ("customer", 1, 2, " c "), ("agent", 2, 3, "b")]
+    prepared = prepare_one(preparer, uri="a.wav", turns=turns)
+    assert prepared["tokens"] == [CLS, A, HASH_B, C, SEP, CLS, B, SEP]
+    assert prepared["round_tokens"] == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(4, [CLS, A, HASH_B, SEP]), (5, [CLS, A, HASH_B, C, SEP]), (6, [CLS, A, HASH_B, C, SEP])],
+)
+def test_tokens_are_truncated_special_tokens_included(
+    limit: int, expected: list[int], make_preparer: MakePreparer, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.wav")
+    prepared = prepare_one(make_preparer(max_text_tokens=limit), uri="a.wav", turns=[("agent", 0, 1, "ab c")])
+    assert prepared["tokens"] == expected
+
+
+def test_a_round_without_text_has_no_tokens(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 4.0)
+    turns = [("customer", 0, 1, None), ("agent", 1, 2, "a"), ("customer", 2, 3, ""), ("agent", 3, 4, " \n ")]
+    prepared = prepare_one(preparer, uri="a.wav", turns=turns)
+    assert (prepared["tokens"], prepared["round_tokens"]) == ([CLS, A, SEP], [0, 3, 0])
+
+
+def test_a_call_without_turns_has_rounds_without_tokens(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 3.0)
+    prepared = prepare_one(preparer, uri="a.wav")
+    assert (prepared["tokens"], prepared["round_tokens"], prepared["round_samples"]) == ([], [0, 0], [16_000, 8_000])
+
+
+# ---- batches
+
+
+NESTED = pa.struct([("name", pa.string()), ("numbers", pa.list_(pa.int32()))])
+EXTRA = {
+    "started_at": pa.array([0, None, 2], pa.timestamp("us", "UTC")),
+    "nested": pa.array([{"name": "x", "numbers": [1, None]}, None, {"name": None, "numbers": None}], NESTED),
+    "weights": pa.array([[1.0], [], None], pa.large_list(pa.float32())),
+    "blob": pa.array([b"\xff", None, b""], pa.binary()),
+    "nothing": pa.nulls(3),
+    "status": pa.array([None, "x", "y"]).dictionary_encode(),
+}
+
+
+def three_calls(folder: Path) -> pa.Table:
+    """One second, a missing recording, half a second; with columns of all kinds."""
+    write(folder / "long.wav")
+    write(folder / "short.wav", 0.5)
+    turns = [("agent", 0, 0.25, "a")]
+    batch = calls({"uri": "long.wav", "turns": turns}, {"uri": "missing.wav"}, {"uri": "short.wav", "turns": turns})
+    for name, column in EXTRA.items():
+        batch = batch.append_column(f"their_{name}", column)
+    return batch
+
+
+def test_passed_columns_come_through_unchanged(preparer: Preparer, tmp_path: Path) -> None:
+    batch = three_calls(tmp_path)
+    passed = [*PASSED, *(f"their_{name}" for name in EXTRA)]
+    assert preparer.prepare_batch(batch, passed).select(passed).equals(batch.select(passed))
+
+
+def test_the_columns_are_those_passed_and_those_declared(preparer: Preparer, tmp_path: Path) -> None:
+    batch = three_calls(tmp_path)
+    prepared = preparer.prepare_batch(batch, ["call_id", "their_nested"])
+    assert prepared.schema == pa.schema([pa.field("call_id", pa.string()), pa.field("their_nested", NESTED), *PREPARED])
+    prepared.validate(full=True)
+
+
+def test_a_call_is_prepared_the_same_alone_and_in_a_batch(preparer: Preparer, tmp_path: Path) -> None:
+    batch = three_calls(tmp_path)
+    whole = preparer.prepare_batch(batch, PASSED)
+    for row in range(3):
+        assert preparer.prepare_batch(batch.slice(row, 1), PASSED).to_pylist() == whole.slice(row, 1).to_pylist()
+
+
+def test_a_batch_in_several_chunks_is_prepared_like_one(preparer: Preparer, tmp_path: Path) -> None:
+    batch = three_calls(tmp_path)
+    chunked = pa.concat_tables([batch.slice(0, 1), batch.slice(1)])
+    assert chunked["uri"].num_chunks == 2
+    assert preparer.prepare_batch(chunked, PASSED).to_pylist() == preparer.prepare_batch(batch, PASSED).to_pylist()
+
+
+@pytest.mark.parametrize("batch", [CALLS.empty_table(), calls({"uri": "a"}).slice(0, 0)], ids=["no_chunks", "a_slice"])
+def test_a_batch_without_rows_has_all_columns(batch: pa.Table, preparer: Preparer) -> None:
+    prepared = preparer.prepare_batch(batch, PASSED)
+    assert prepared.num_rows == 0
+    assert prepared.schema.names == [*PASSED, *PREPARED.names]
+
+
+def test_a_batch_of_rejects_only_is_prepared(preparer: Preparer) -> None:
+    prepared = preparer.prepare_batch(calls({"uri": "x.wav"}, {"uri": "y.wav"}), PASSED)
+    assert prepared["error_code"].to_pylist() == ["audio_not_found"] * 2
+    prepared.validate(full=True)

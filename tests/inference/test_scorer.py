@@ -1,0 +1,507 @@
+import copy
+import datetime as dt
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+from torch import Tensor
+
+from msmtfn.calls.manifest import iter_calls, open_manifest
+from msmtfn.corpora.demo import demo_model, write_demo_day
+from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
+from msmtfn.inference.scorer import CallRounds, Scorer, ScorerConfig, split_calls
+from msmtfn.labels import INTENTS, TASKS
+from msmtfn.leads.ranking import LeadWeights
+from msmtfn.leads.schema import OUTCOME, parts_schema
+from msmtfn.model.checkpoint import load_model
+from msmtfn.model.network import MsmtFn
+from msmtfn.model.runtime.int8 import multiplies_rightly
+
+PASSED = [pa.field("call_id", pa.string()), pa.field("tags", pa.list_(pa.string()))]
+SCHEMA = parts_schema(PASSED)
+PREPARED_CALLS = pa.schema([pa.field("row_id", pa.int64()), *PASSED, *PREPARED])
+ROUND_SAMPLES = 16_000  # of the tiny network's longest round
+CLS, SEP = 2, 3
+MARK = 32_767
+"""A sample of a call on which the network is made to fail."""
+
+Rounds = list[tuple[npt.NDArray[np.int16], list[int]]]
+MakeScorer = Callable[..., Scorer]
+Encode = Callable[..., Tensor]
+
+
+@pytest.fixture
+def make_scorer(tiny_network: Callable[..., MsmtFn]) -> MakeScorer:
+    """A scorer with a tiny network of its own; the arguments are fields of `ScorerConfig`."""
+
+    def make(**options: Any) -> Scorer:
+        network = tiny_network()
+        return Scorer(network, ScorerConfig(device="cpu", **options), model_version="m1", run_id="r1")
+
+    return make
+
+
+@pytest.fixture
+def scorer(make_scorer: MakeScorer) -> Scorer:
+    return make_scorer()
+
+
+def noise(num_samples: int, seed: int) -> npt.NDArray[np.int16]:
+    return np.random.default_rng(seed).integers(-3000, 3000, num_samples).astype(np.int16)
+
+
+CALLS: list[Rounds] = [
+    [(noise(12_000, 0), [CLS, 5, 6, SEP]), (noise(16_000, 1), [])],
+    [(noise(3_000, 2), [CLS, 7, SEP])],
+    [(noise(100, 3), []), (noise(8_000, 4), [CLS, 8, 9, 10, 11, SEP]), (noise(16_000, 5), [CLS, 5, SEP])],
+]
+
+
+def ready(rounds: Rounds, number: int = 0) -> dict[str, Any]:
+    """A row that is ready to be scored."""
+    return {
+        "row_id": number,
+        "call_id": f"call-{number}",
+        "tags": ["x", None],
+        "duration_sec": 7.5,
+        "num_rounds": len(rounds),
+        "rounds": [{"start_sec": float(index), "end_sec": index + 1.0} for index in range(len(rounds))],
+        "samples": np.concatenate([samples for samples, _ in rounds]),
+        "round_samples": [len(samples) for samples, _ in rounds],
+        "tokens": [token for _, ids in rounds for token in ids],
+        "round_tokens": [len(ids) for _, ids in rounds],
+    }
+
+
+def rejected(number: int = 0) -> dict[str, Any]:
+    verdict = {"status": "rejected", "error_code": "audio_empty", "error_detail": "the file has no bytes"}
+    nothing: dict[str, list[int]] = {name: [] for name in ("samples", "round_samples", "tokens", "round_tokens")}
+    return {"row_id": number, "call_id": f"call-{number}", "tags": None, **verdict, **nothing}
+
+
+def batch_of(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=PREPARED_CALLS)
+
+
+def three_calls() -> pa.Table:
+    return batch_of(*(ready(rounds, number) for number, rounds in enumerate(CALLS)))
+
+
+def score(scorer: Scorer, batch: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = scorer.score_batch(batch, SCHEMA).to_pylist()
+    return rows
+
+
+def numbers(row: dict[str, Any]) -> list[float]:
+    """All 14 probabilities of a scored call."""
+    return [value for task in TASKS for value in row[task].values()]
+
+
+def say(monkeypatch: pytest.MonkeyPatch, scorer: Scorer, *five: tuple[float, ...]) -> None:
+    """Let the network say these probabilities of the five intents, a row a call; the other tasks are left alone."""
+    classify = scorer.network.classify_calls
+
+    def fixed(vectors: Tensor, rounds_per_call: list[int]) -> dict[str, Tensor]:
+        return {**classify(vectors, rounds_per_call), "five": torch.log(torch.tensor(five))}
+
+    monkeypatch.setattr(scorer.network, "classify_calls", fixed)
+
+
+@pytest.fixture
+def fails_on_marked(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> Scorer:
+    """A scorer whose network raises, as PyTorch does, when a marked round is among those to encode."""
+    encode: Encode = scorer.network.encode_rounds
+
+    def encode_or_fail(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
+        if (waveforms == 1.0).any():
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore of it")
+        return encode(waveforms, *rest, padded=padded)
+
+    monkeypatch.setattr(scorer.network, "encode_rounds", encode_or_fail)
+    return scorer
+
+
+def with_a_marked_call() -> pa.Table:
+    """Three calls, the second one marked in its only round."""
+    marked = CALLS[1][0][0].copy()
+    marked[7] = MARK
+    return batch_of(ready(CALLS[0], 0), ready([(marked, [CLS, 7, SEP])], 1), ready(CALLS[2], 2))
+
+
+# ---- probabilities
+
+
+def test_the_probabilities_of_each_task_sum_to_one(scorer: Scorer) -> None:
+    for row in score(scorer, three_calls()):
+        assert {task: tuple(row[task]) for task in TASKS} == TASKS
+        assert all(sum(row[task].values()) == pytest.approx(1, abs=1e-6) for task in TASKS)
+        assert all(0 < value < 1 for value in numbers(row))
+
+
+def test_a_call_scores_the_same_alone_and_in_a_batch(scorer: Scorer) -> None:
+    together = score(scorer, three_calls())
+    for number, rounds in enumerate(CALLS):
+        [alone] = score(scorer, batch_of(ready(rounds)))
+        assert numbers(alone) == pytest.approx(numbers(together[number]), abs=1e-5)
+
+
+@pytest.mark.parametrize("samples_per_batch", [1, ROUND_SAMPLES, 2 * ROUND_SAMPLES, 5 * ROUND_SAMPLES])
+def test_a_call_scores_the_same_whatever_the_budget(samples_per_batch: int, make_scorer: MakeScorer) -> None:
+    small = score(make_scorer(samples_per_batch=samples_per_batch), three_calls())
+    for row, expected in zip(small, score(make_scorer(), three_calls()), strict=True):
+        assert numbers(row) == pytest.approx(numbers(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("samples_per_batch", "expected"),
+    [(1, [1] * 6), (ROUND_SAMPLES, [1] * 6), (3 * ROUND_SAMPLES - 1, [2] * 3), (4 * ROUND_SAMPLES, [4, 2])],
+)
+def test_no_more_rounds_are_encoded_at_once_than_the_budget_holds(
+    samples_per_batch: int, expected: list[int], make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = make_scorer(samples_per_batch=samples_per_batch, encoding="padded")
+    encode: Encode = scorer.network.encode_rounds
+    sizes = []
+
+    def count(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
+        sizes.append(len(waveforms))
+        return encode(waveforms, *rest, padded=padded)
+
+    monkeypatch.setattr(scorer.network, "encode_rounds", count)
+    score(scorer, three_calls())
+    assert sizes == expected
+
+
+def test_each_thread_of_a_cpu_has_rounds_of_its_own(make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        scorer = make_scorer(samples_per_batch=1)
+        encode: Encode = scorer.network.encode_rounds
+        together = threading.Barrier(3)  # passed when all three threads are at it at once
+        threads = []
+
+        def meet(*arguments: Tensor, padded: bool) -> Tensor:
+            together.wait(timeout=60)
+            threads.append((threading.get_ident(), torch.get_num_threads()))
+            return encode(*arguments, padded=padded)
+
+        monkeypatch.setattr(scorer.network, "encode_rounds", meet)
+        shared = score(scorer, three_calls())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(threads)) == 3
+    assert {number for _, number in threads} == {1}
+    alone = score(make_scorer(samples_per_batch=100 * ROUND_SAMPLES), three_calls())
+    for one, other in zip(shared, alone, strict=True):
+        assert numbers(one) == pytest.approx(numbers(other), abs=1e-5)
+
+
+def test_a_score_is_that_of_the_network_on_tensors_made_by_hand(
+    scorer: Scorer, tiny_network: Callable[..., MsmtFn]
+) -> None:
+    (first, ids), (second, _) = CALLS[0]
+    waveforms = torch.zeros(2, ROUND_SAMPLES)
+    waveforms[0, :12_000] = torch.from_numpy(first).float() / 32767
+    waveforms[1] = torch.from_numpy(second).float() / 32767
+    input_ids = torch.tensor([ids, [0] * 4])
+    with torch.inference_mode():
+        output = tiny_network()(waveforms, torch.tensor([12_000, 16_000]), input_ids, torch.tensor([4, 0]), [2])
+    [row] = score(scorer, batch_of(ready(CALLS[0])))
+    for task in TASKS:
+        assert list(row[task].values()) == pytest.approx(torch.softmax(output.logits[task][0], 0).tolist(), abs=1e-5)
+
+
+def test_audio_text_and_the_order_of_rounds_change_the_score(scorer: Scorer) -> None:
+    (first, ids), (second, none) = CALLS[0]
+    other_audio: Rounds = [(noise(12_000, 9), ids), (second, none)]
+    other_text: Rounds = [(first, [CLS, 9, 9, SEP]), (second, none)]
+    variants = [CALLS[0], other_audio, other_text, CALLS[0][::-1]]
+    rows = score(scorer, batch_of(*(ready(rounds) for rounds in variants)))
+    assert all(np.abs(np.subtract(numbers(row), numbers(rows[0]))).max() > 1e-5 for row in rows[1:])
+
+
+def test_a_long_call_is_scored_under_a_small_budget(make_scorer: MakeScorer) -> None:
+    long: Rounds = [(noise(800, seed), []) for seed in range(30)]
+    row, _ = score(make_scorer(samples_per_batch=7 * ROUND_SAMPLES), batch_of(ready(long), ready(CALLS[1])))
+    assert (row["status"], row["num_rounds"]) == ("scored", 30)
+
+
+def test_probabilities_are_arrays_a_row_a_call(scorer: Scorer) -> None:
+    calls = [
+        CallRounds([samples for samples, _ in rounds], [np.array(ids, np.int32) for _, ids in rounds])
+        for rounds in CALLS
+    ]
+    arrays = scorer.probabilities(calls)
+    assert {task: array.shape for task, array in arrays.items()} == {
+        "five": (3, 5),
+        "four": (3, 4),
+        "three": (3, 3),
+        "two": (3, 2),
+    }
+
+
+# ---- what a lead is worth
+
+
+def test_the_lead_score_is_the_weighted_mean_of_the_five(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, scorer, (0.5, 0.2, 0.1, 0.15, 0.05))
+    [row] = score(scorer, batch_of(ready(CALLS[1])))
+    assert list(row["five"].values()) == pytest.approx([0.5, 0.2, 0.1, 0.15, 0.05], abs=1e-6)
+    assert row["lead_score"] == pytest.approx(64.0, abs=1e-4)  # 100 (0.5 + 0.6 * 0.2 + 0.2 * 0.1)
+
+
+def test_the_weights_of_the_lead_score_are_the_configurations(
+    make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = LeadWeights(weight_a=0.0, weight_b=0.1, weight_c=0.2, weight_d=0.4, weight_e=1.0)
+    scorer = make_scorer(lead_weights=weights)
+    say(monkeypatch, scorer, (0.5, 0.2, 0.1, 0.15, 0.05))
+    [row] = score(scorer, batch_of(ready(CALLS[1])))
+    assert row["lead_score"] == pytest.approx(15.0, abs=1e-4)  # 100 (0.02 + 0.02 + 0.06 + 0.05)
+
+
+def test_the_intent_predicted_is_the_most_likely(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, scorer, *(tuple(0.6 if intent == likely else 0.1 for intent in INTENTS) for likely in "CEA"))
+    assert [row["intent_predicted"] for row in score(scorer, three_calls())] == ["C", "E", "A"]
+
+
+# ---- rows
+
+
+def test_a_reject_of_the_stage_before_keeps_its_reason_and_gets_its_lineage(scorer: Scorer) -> None:
+    first, row, last = score(scorer, batch_of(ready(CALLS[0], 0), rejected(1), ready(CALLS[1], 2)))
+    verdict = row["status"], row["error_code"], row["error_detail"]
+    assert verdict == ("rejected", "audio_empty", "the file has no bytes")
+    assert (row["model_version"], row["run_id"], row["scored_at"]) == ("m1", "r1", first["scored_at"])
+    assert [row[name] for name in (*TASKS, "intent_predicted", "lead_score", "duration_sec", "tags")] == [None] * 8
+    assert [first["status"], last["status"]] == ["scored", "scored"]
+
+
+def test_rejects_between_calls_do_not_shift_the_scores(scorer: Scorer) -> None:
+    rows = score(scorer, batch_of(rejected(), ready(CALLS[0]), rejected(), rejected(), ready(CALLS[1])))
+    expected = score(scorer, batch_of(ready(CALLS[0]), ready(CALLS[1])))
+    assert [row["status"] for row in rows] == ["rejected", "scored", "rejected", "rejected", "scored"]
+    assert numbers(rows[1]) == pytest.approx(numbers(expected[0]), abs=1e-5)
+    assert numbers(rows[4]) == pytest.approx(numbers(expected[1]), abs=1e-5)
+
+
+def test_a_scored_call_has_its_lineage_and_no_error(scorer: Scorer) -> None:
+    before = dt.datetime.now(dt.UTC)
+    [row] = score(scorer, batch_of(ready(CALLS[1])))
+    assert (row["status"], row["error_code"], row["error_detail"]) == ("scored", None, None)
+    assert (row["model_version"], row["run_id"]) == ("m1", "r1")
+    assert before <= row["scored_at"] <= dt.datetime.now(dt.UTC)
+
+
+def test_what_the_stages_before_said_comes_through_unchanged(scorer: Scorer) -> None:
+    batch = batch_of(ready(CALLS[0], 4), rejected(5), ready(CALLS[2], 6))
+    kept = ["row_id", "call_id", "tags", "duration_sec", "num_rounds", "rounds"]
+    assert scorer.score_batch(batch, SCHEMA).select(kept).equals(batch.select(kept))
+
+
+def test_the_columns_are_those_of_the_schema_and_hold_no_inputs(scorer: Scorer) -> None:
+    scored = scorer.score_batch(batch_of(ready(CALLS[0]), rejected()), SCHEMA)
+    assert scored.schema == SCHEMA
+    assert scored.schema.names == ["row_id", "call_id", "tags", *OUTCOME.names]
+    scored.validate(full=True)
+
+
+@pytest.mark.parametrize("batch", [PREPARED_CALLS.empty_table(), batch_of(rejected()).slice(0, 0)])
+def test_a_batch_without_rows_has_the_schema(batch: pa.Table, scorer: Scorer) -> None:
+    scored = scorer.score_batch(batch, SCHEMA)
+    assert (scored.num_rows, scored.schema) == (0, SCHEMA)
+
+
+def test_a_batch_of_rejects_only_does_not_reach_the_network(fails_on_marked: Scorer) -> None:
+    rows = score(fails_on_marked, batch_of(rejected(0), rejected(1)))
+    assert [(row["row_id"], row["error_code"]) for row in rows] == [(0, "audio_empty"), (1, "audio_empty")]
+
+
+def test_a_slice_of_a_batch_is_scored_like_its_rows(scorer: Scorer) -> None:
+    batch = batch_of(rejected(9), ready(CALLS[0]), ready(CALLS[1]), ready(CALLS[2]))
+    rows = score(scorer, batch.slice(2, 2))
+    for row, expected in zip(rows, score(scorer, three_calls())[1:], strict=True):
+        assert numbers(row) == pytest.approx(numbers(expected), abs=1e-5)
+
+
+def test_a_batch_in_several_chunks_is_scored_like_one(scorer: Scorer) -> None:
+    batch = three_calls()
+    rows = score(scorer, pa.concat_tables([batch.slice(0, 1), batch.slice(1)]))
+    for row, expected in zip(rows, score(scorer, batch), strict=True):
+        assert numbers(row) == pytest.approx(numbers(expected), abs=1e-5)
+
+
+# ---- failures
+
+
+def test_a_call_on_which_the_network_fails_costs_only_itself(fails_on_marked: Scorer, make_scorer: MakeScorer) -> None:
+    batch = with_a_marked_call()
+    rows, undisturbed = score(fails_on_marked, batch), score(make_scorer(), batch)
+    assert [row["status"] for row in rows] == ["scored", "rejected", "scored"]
+    assert numbers(rows[0]) == pytest.approx(numbers(undisturbed[0]), abs=1e-5)
+    assert numbers(rows[2]) == pytest.approx(numbers(undisturbed[2]), abs=1e-5)
+
+
+def test_a_call_on_which_the_network_fails_says_why_in_one_line(fails_on_marked: Scorer) -> None:
+    _, row, _ = score(fails_on_marked, with_a_marked_call())
+    assert row["error_code"] == "scoring_failed"
+    assert row["error_detail"] == "RuntimeError in the network: CUDA out of memory. Tried to allocate 2 GiB"
+    assert [row[name] for name in (*TASKS, "intent_predicted", "lead_score")] == [None] * 6
+    assert (row["duration_sec"], row["num_rounds"], row["model_version"]) == (7.5, 1, "m1")
+
+
+def test_a_failing_batch_is_logged_with_its_size(fails_on_marked: Scorer, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        score(fails_on_marked, with_a_marked_call())
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+    assert "a batch of 3 calls could not be scored" in caplog.records[0].getMessage()
+
+
+@pytest.mark.parametrize("samples_per_batch", [1, 100 * ROUND_SAMPLES])
+def test_what_a_failed_batch_held_in_memory_is_free_when_its_calls_are_tried_again(
+    samples_per_batch: int,
+    make_scorer: MakeScorer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scorer = make_scorer(samples_per_batch=samples_per_batch)
+    encode: Encode = scorer.network.encode_rounds
+    held: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+
+    def fail_at_first(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
+        if caplog.records:  # that the calls are tried again
+            alive.extend(reference() is not None for reference in held)
+        if not held:
+            activations = waveforms.clone()
+            held.append(weakref.ref(activations))
+            raise RuntimeError("CUDA out of memory")
+        return encode(waveforms, *rest, padded=padded)
+
+    monkeypatch.setattr(scorer.network, "encode_rounds", fail_at_first)
+    assert [row["status"] for row in score(scorer, three_calls())] == ["scored"] * 3
+    assert alive == [False] * len(alive) != []
+
+
+def test_a_weight_that_is_not_a_number_gives_rejects_and_no_score(scorer: Scorer) -> None:
+    with torch.no_grad():
+        next(scorer.network.heads.heads["three"].parameters())[0, 0] = torch.nan
+    rows = score(scorer, three_calls())
+    assert [(row["status"], row["error_code"]) for row in rows] == [("rejected", "scoring_failed")] * 3
+    assert [row[name] for row in rows for name in (*TASKS, "lead_score")] == [None] * 15
+
+
+def test_one_result_that_is_not_a_number_costs_its_call_only(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    sure = (1.0, 0.0, 0.0, 0.0, 0.0)
+    say(monkeypatch, scorer, sure, (torch.nan,) * 5, sure)
+    rows = score(scorer, three_calls())
+    assert [row["status"] for row in rows] == ["scored", "rejected", "scored"]
+    assert rows[1]["error_detail"] == "the network's result is not a number"
+    assert [rows[0]["lead_score"], rows[2]["lead_score"]] == [100.0, 100.0]
+
+
+def test_the_network_is_put_in_evaluation_mode(tiny_network: Callable[..., MsmtFn]) -> None:
+    network = tiny_network()
+    network.train()
+    scorer = Scorer(network, ScorerConfig(device="cpu"), model_version="m1", run_id="r1")
+    assert score(scorer, three_calls())[0]["five"] == score(scorer, three_calls())[0]["five"]
+
+
+def test_a_budget_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="samples_per_batch is -1"):
+        ScorerConfig(samples_per_batch=-1)
+
+
+@pytest.mark.parametrize("options", [{}, {"device": "cuda"}, {"device": "cpu", "encoding": "padded"}])
+def test_int8_is_for_rounds_that_are_not_padded_on_a_cpu(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="say device cpu and encoding unpadded with it"):
+        ScorerConfig(precision="int8", **options)
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+@pytest.mark.skipif(not multiplies_rightly(), reason="the CPU has no VNNI")
+def test_int8_says_nearly_what_fp32_says(
+    make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch, *, has_bf16: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16})
+    rough = score(make_scorer(precision="int8"), three_calls())
+    for row, expected in zip(rough, score(make_scorer(), three_calls()), strict=True):
+        assert numbers(row) != numbers(expected)
+        assert numbers(row) == pytest.approx(numbers(expected), abs=0.02)
+
+
+@pytest.mark.parametrize(("precision", "has_bf16"), [("bf16", False), ("bf16", True), ("fp32", False), ("auto", False)])
+def test_bf16_on_a_cpu_without_its_instructions_is_warned_of(
+    precision: str,
+    make_scorer: MakeScorer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    has_bf16: bool,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16})
+    make_scorer(precision=precision)
+    warned = [record.getMessage() for record in caplog.records if "no instructions for bf16" in record.getMessage()]
+    assert len(warned) == (precision == "bf16" and not has_bf16)
+
+
+ENCODINGS: tuple[Literal["padded"], Literal["unpadded"]] = ("padded", "unpadded")
+
+
+def test_both_encodings_give_the_same_probabilities(tiny_network: Callable[..., MsmtFn]) -> None:
+    rng = np.random.default_rng(0)
+    calls = [
+        CallRounds(
+            samples=[rng.integers(-3000, 3000, length).astype(np.int16) for length in (9000, 350, 16_000)],
+            tokens=[np.array([2, 5, 6, 3], np.int32), np.array([], np.int32), np.array([2, 9, 3], np.int32)],
+        )
+    ]
+    results = [
+        Scorer(tiny_network(), ScorerConfig(encoding=encoding), model_version="", run_id="").probabilities(calls)
+        for encoding in ENCODINGS
+    ]
+    for task, expected in results[0].items():
+        np.testing.assert_allclose(results[1][task], expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_bf16_says_of_real_speech_what_fp32_says(tmp_path: Path) -> None:
+    pytest.importorskip("espeakng_loader")
+    model = load_model(demo_model())
+    root = write_demo_day(tmp_path, dt.date(2026, 1, 5), num_calls=12)
+    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+    rows = pa.Table.from_batches(iter_calls(open_manifest(str(root), dt.date(2026, 1, 5))))
+    prepared = preparer.prepare_batch(rows, ["row_id"])
+    calls = list(split_calls(prepared.filter(pc.is_null(prepared["status"]))))
+    full, half = (
+        Scorer(
+            copy.deepcopy(model.network), ScorerConfig(device="cpu", precision=precision), model_version="", run_id=""
+        ).probabilities(calls)
+        for precision in ("fp32", "bf16")
+    )
+    assert len(calls) == 11
+    assert (full["five"].argmax(axis=1) == half["five"].argmax(axis=1)).all()
+    differences = [np.abs(full[task] - half[task]).max() for task in TASKS]
+    assert 0 < max(differences) < 0.02
+
+
+def test_a_gpu_that_failed_is_not_taken_for_a_call_that_cannot_be_scored(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Tensor:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(scorer.network, "encode_rounds", fail)
+    with pytest.raises(torch.AcceleratorError):
+        score(scorer, three_calls())

@@ -1,0 +1,146 @@
+"""What becomes of a new model, with the figures of both made up; `test_two_weeks` has the real ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from msmtfn.evaluation.labelled import LabelledSplit
+from msmtfn.features.prepare import PrepareConfig
+from msmtfn.model.checkpoint import fetch_model, load_model, model_version
+from msmtfn.model.registry import Current, add_version, list_records, promote, read_current, roll_back, write_decision
+from msmtfn.registry import registration
+from msmtfn.registry.gate import GateConfig
+from msmtfn.registry.registration import Registration, find_registered, register
+
+NUM_CALLS = 60
+
+
+class Judge:
+    """Makes models, and says of each as many held-out calls rightly as it was made for."""
+
+    def __init__(self, tiny_model: Path, folder: Path) -> None:
+        self.tiny_model, self.folder = tiny_model, folder
+        self.right: dict[str, int] = {}
+        self.asked: list[int] = []
+
+    def make_model(self, right: int) -> Path:
+        folder = shutil.copytree(self.tiny_model, self.folder / f"model-{right}")
+        (folder / "about.json").write_text(json.dumps(right))
+        self.right[model_version(folder)] = right
+        return folder
+
+    def __call__(self, split: Any, model: Any, prepare: Any, folder: str) -> pa.Table:
+        right = self.right[folder.rpartition("judged-")[2]]
+        self.asked.append(right)
+        return pa.table(
+            {
+                "row_id": list(range(NUM_CALLS)),
+                "intent": ["A"] * NUM_CALLS,
+                "status": ["scored"] * NUM_CALLS,
+                "intent_predicted": ["A"] * right + ["C"] * (NUM_CALLS - right),
+            }
+        )
+
+
+def to(root: str, run: str) -> Registration:
+    split = LabelledSplit("held out", pa.table({"row_id": [0]}), (), "")
+    return Registration(root, run, f"{root}/_work/{run}", split, PrepareConfig(), GateConfig(), seed=0)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return str(tmp_path / "models")
+
+
+@pytest.fixture
+def judge(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    judge = Judge(tiny_model, tmp_path)
+    monkeypatch.setattr(registration, "judge_split", judge)
+    return judge
+
+
+def version_of(root: str) -> str:
+    current = read_current(root)
+    assert current is not None
+    return current.version
+
+
+def test_a_better_model_becomes_current_and_a_worse_one_does_not(root: str, judge: Judge, tmp_path: Path) -> None:
+    folders = [judge.make_model(right) for right in (30, 45, 15)]
+    records = [register(folder, to(root, folder.name)) for folder in folders]
+    assert [record["decision"]["passed"] for record in records] == [True, True, False]
+    assert [record["decision"]["compared_with"] for record in records] == [None, "v0001", "v0002"]
+    assert version_of(root) == "v0002"
+    assert judge.asked == [30, 45, 30, 15, 45]
+    kept = list_records(root)[2]["decision"]
+    assert (kept["candidate"], kept["present"], kept["promoted"]) == (0.25, 0.75, False)
+    assert kept["metric"] == "accuracy_five"
+    assert kept["interval"][1] < 0
+    assert model_version(fetch_model(f"{root}/current", tmp_path)) == model_version(folders[1])
+    load_model(Path(root) / "v0003")
+
+
+def test_where_another_model_was_promoted_meanwhile_it_is_compared_with_that(
+    root: str, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, slow, fast = (judge.make_model(right) for right in (15, 45, 30))
+    register(first, to(root, "a"))
+
+    def judge_slowly(split: Any, model: Any, prepare: Any, folder: str) -> pa.Table:
+        judged = judge(split, model, prepare, folder)
+        if judge.asked == [15, 45, 15]:  # the other run is faster
+            monkeypatch.setattr(registration, "judge_split", judge)
+            register(fast, to(root, "c"))
+        return judged
+
+    monkeypatch.setattr(registration, "judge_split", judge_slowly)
+    record = register(slow, to(root, "b"))
+    assert (record["decision"]["compared_with"], record["decision"]["present"]) == ("v0003", 0.5)
+    assert read_current(root) == Current("v0002", ("v0001", "v0003"))
+
+
+def decided(root: str, run: str, compared_with: str | None) -> str:
+    """A version that passed, whose run was killed before it was promoted."""
+    record = add_version(root, run)
+    version: str = record["version"]
+    (Path(root) / version).mkdir()
+    (Path(root) / version / "config.json").write_text("{}")
+    write_decision(root, record, {"passed": True, "promoted": False, "compared_with": compared_with})
+    return version
+
+
+def test_a_run_that_is_registered_already_is_found_and_what_is_missing_is_done(root: str) -> None:
+    assert find_registered(root, "a") is None
+    add_version(root, "a")
+    assert find_registered(root, "a") is None
+    decided(root, "b", None)
+    found = find_registered(root, "b")
+    assert found is not None
+    assert found["decision"]["promoted"]
+    assert version_of(root) == "v0002"
+
+
+def test_what_was_not_compared_with_the_current_version_is_promoted_by_hand_only(root: str) -> None:
+    first, late = decided(root, "a", None), decided(root, "b", "v0001")
+    other = decided(root, "c", "v0001")
+    for version in (first, other):
+        promote(root, version)
+    found = find_registered(root, "b")
+    assert found is not None
+    assert not found["decision"]["promoted"]
+    assert version_of(root) == other
+    assert promote(root, late).version == late
+
+
+def test_a_version_that_somebody_went_back_from_is_not_promoted_by_its_command_again(root: str) -> None:
+    for version in (decided(root, "a", None), decided(root, "b", "v0001")):
+        promote(root, version)
+    roll_back(root)
+    assert find_registered(root, "b") is not None
+    assert version_of(root) == "v0001"
