@@ -1,3 +1,48 @@
-"""MSMT-FN: score yesterday's sales calls, so that the best leads are rung back first."""
+"""MSMT-FN: rank yesterday's sales calls by how likely the customer is to buy.
+
+The names below are the public API; everything else is private by convention. They are imported on first use, so that
+`import msmtfn` and `msmtfn --help` take no time.
+
+Example:
+    >>> from msmtfn import CallClassifier
+    >>> CallClassifier.from_pretrained("demo").score_file("call.wav").lead_score
+    58.3
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
 __version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    from msmtfn.calls.rounds import Turn
+    from msmtfn.inference.classifier import CallClassifier, CallScore, load_model
+    from msmtfn.model.config import MsmtFnConfig
+    from msmtfn.model.network import MsmtFn
+
+__all__ = ["CallClassifier", "CallScore", "MsmtFn", "MsmtFnConfig", "Turn", "__version__", "load_model"]
+
+_MODULES: Final = {
+    "CallClassifier": "msmtfn.inference.classifier",
+    "CallScore": "msmtfn.inference.classifier",
+    "MsmtFn": "msmtfn.model.network",
+    "MsmtFnConfig": "msmtfn.model.config",
+    "Turn": "msmtfn.calls.rounds",
+    "load_model": "msmtfn.inference.classifier",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

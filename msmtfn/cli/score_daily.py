@@ -17,7 +17,8 @@ from rich.table import Table
 
 from msmtfn import storage
 from msmtfn.cli.command import EXIT_DONE, exit_code_of, print_result, start_log
-from msmtfn.corpora.demo import demo_model, write_demo_day
+from msmtfn.corpora import demo_model
+from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day, tidy_up
 from msmtfn.daily.lock import lock_day
 from msmtfn.daily.progress import show_progress

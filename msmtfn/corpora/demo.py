@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -27,11 +26,6 @@ DEMO_SEED: Final = 2026
 NO_TURNS_EVERY: Final = 12  # one call in so many has no transcript
 BROKEN_CALL: Final = 6  # whose recording is cut in its header
 BROKEN_BYTES: Final = 30  # a WAV's header has 44 or more
-
-
-def demo_model() -> Path:
-    """The folder of the trained model that comes with the package; its card says how it was made."""
-    return Path(str(resources.files("msmtfn.corpora") / "demo_model"))
 
 
 def write_demo_day(folder: Path, date: datetime.date, *, num_calls: int = 48, seed: int = DEMO_SEED) -> Path:

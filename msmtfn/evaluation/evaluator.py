@@ -7,7 +7,6 @@ Shape letters: C calls, K classes of a task, R rounds.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections import Counter
@@ -116,7 +115,7 @@ def evaluate_calls(
     batches = _prepare(split.rows, guarded, report)
     if shuffle != "none":
         batches = shuffle_rounds(list(batches), shuffle, seed)
-    judge = Scorer(copy.deepcopy(model.network), scorer, model_version="", run_id="")  # it keeps what it is given
+    judge = Scorer(model.network, scorer)
     judged: list[pa.Table] = []
     for batch in batches:
         judged.append(judge.score_batch(batch, _JUDGED))

@@ -22,7 +22,7 @@ from msmtfn.calls.activity import ActivityConfig, detect_activity
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
 from msmtfn.calls.fetch import fetch_recording
 from msmtfn.calls.manifest import check_call, turns_of
-from msmtfn.calls.rounds import Round, RoundsConfig, find_rounds
+from msmtfn.calls.rounds import Round, RoundsConfig, Turn, find_rounds
 from msmtfn.errors import CallError, RejectCode, trace_of
 from msmtfn.features.sandbox import UNSETTLED, GuardConfig
 from msmtfn.leads.schema import REJECTED, ROUND
@@ -164,7 +164,22 @@ class Preparer:
         recording = decode_recording(
             data, sample_rate=self.network.encoder_sample_rate, config=self.config.audio, name=uri
         )
-        rounds = find_rounds(recording.channels, recording.sample_rate, turns, row["agent_channel"], self.rounds_config)
+        return self.prepare_recording(recording, turns, row["agent_channel"])
+
+    def prepare_recording(
+        self, recording: Recording, turns: Sequence[Turn] | None, agent_channel: int | None
+    ) -> PreparedCall:
+        """Prepare a decoded recording.
+
+        Args:
+            recording: at the encoder's sample rate.
+            turns: the transcript; None or empty where there is none.
+            agent_channel: the agent's channel of a two-channel recording; None where it is unknown.
+
+        Raises:
+            CallError: the turns do not fit the recording.
+        """
+        rounds = find_rounds(recording.channels, recording.sample_rate, turns, agent_channel, self.rounds_config)
         samples, round_samples = self.cut_rounds(recording, rounds)
         return PreparedCall(recording.duration_sec, rounds, samples, round_samples, self.tokenize_rounds(rounds))
 

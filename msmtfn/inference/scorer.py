@@ -9,6 +9,7 @@ Shapes: R rounds, C calls, D width of the fusion.
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -103,9 +104,28 @@ class CallRounds:
 
 
 class Scorer:
-    """Scores batches of prepared calls with one network, which it takes over: its weights may change their format."""
+    """Scores batches of prepared calls with a copy of one network."""
 
-    def __init__(self, network: MsmtFn, config: ScorerConfig, *, model_version: str, run_id: str) -> None:
+    def __init__(
+        self,
+        network: MsmtFn,
+        config: ScorerConfig,
+        *,
+        model_version: str = "",
+        run_id: str = "",
+        owns_network: bool = False,
+    ) -> None:
+        """Lay a copy of the network's weights out for the device.
+
+        Args:
+            network: stays as it is, unless `owns_network`.
+            config: how it is run.
+            model_version: for the rows' lineage.
+            run_id: likewise.
+            owns_network: convert `network` itself, which saves a copy of its weights; nothing else may use it then.
+        """
+        if not owns_network:
+            network = copy.deepcopy(network)
         on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.network = network.train(False).to(self.device)
@@ -141,7 +161,7 @@ class Scorer:
         """
         ready = pc.is_null(batch["status"]).to_numpy(zero_copy_only=False)
         calls = list(split_calls(batch, np.flatnonzero(ready)))
-        outcomes = iter(self._probabilities_or_errors(calls))
+        outcomes = iter(self.score_calls(calls))
         scored_at = dt.datetime.now(dt.UTC)
         rows = [
             self._scored_columns(next(outcomes), scored_at) if is_ready else self._lineage(scored_at)
@@ -181,10 +201,13 @@ class Scorer:
             )
         return vectors.float()
 
-    def _probabilities_or_errors(
-        self, calls: Sequence[CallRounds]
-    ) -> list[dict[str, npt.NDArray[np.float32]] | CallError]:
-        """One result a call: what fails in a batch is tried call by call, so that it costs only itself."""
+    def score_calls(self, calls: Sequence[CallRounds]) -> list[dict[str, npt.NDArray[np.float32]] | CallError]:
+        """Classify calls one by one where they fail together.
+
+        Returns:
+            For each call the probabilities of each task, or why there are none: what fails in a batch is tried alone,
+            so that it costs no other call.
+        """
         if not calls:
             return []
         try:
@@ -199,7 +222,7 @@ class Scorer:
                 return [CallError(RejectCode.SCORING_FAILED, reason)]
         # Not in the handler: its exception would keep the failed batch's tensors alive (PyTorch FAQ, out of memory).
         logger.warning("a batch of %d calls could not be scored (%s); trying them one by one", len(calls), reason)
-        return [self._probabilities_or_errors([call])[0] for call in calls]
+        return [self.score_calls([call])[0] for call in calls]
 
     def _scored_columns(
         self, outcome: dict[str, npt.NDArray[np.float32]] | CallError, scored_at: dt.datetime

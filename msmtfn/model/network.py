@@ -175,3 +175,7 @@ def _load_encoder(name_or_folder: str, config: PreTrainedConfig, **options: Any)
         name_or_folder, config=config, dtype=torch.float32, trust_remote_code=False, **options
     )
     return encoder
+
+
+AutoConfig.register(MsmtFnConfig.model_type, MsmtFnConfig, exist_ok=True)
+AutoModel.register(MsmtFnConfig, MsmtFn, exist_ok=True)

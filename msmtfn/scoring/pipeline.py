@@ -234,7 +234,10 @@ class ScoringActor:
         self.task = task
         self.counter = counter
         self.scorer = make_scorer(
-            unpack_network(ray.get(network)), model_version=task.model_version, run_id=task.run_id
+            unpack_network(ray.get(network)),
+            model_version=task.model_version,
+            run_id=task.run_id,
+            owns_network=True,
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:

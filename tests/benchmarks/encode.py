@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -57,7 +56,7 @@ def measure_encode(
     days = {f"{seconds:g} s": [make_call(rng, [seconds]) for _ in range(num_rounds)] for seconds in round_sec}
     days["mix"] = [make_call(rng, lengths) for lengths in draw_lengths(num_calls, rng)]
     scorers = {
-        way: Scorer(copy.deepcopy(network), replace(config, device=device), model_version="", run_id="")
+        way: Scorer(network, replace(config, device=device))
         for way, config in WAYS.items()
         if {"bf16": bf16, "int8": int8}.get(way, True)
     }

@@ -50,7 +50,7 @@ def test_the_files_are_taken_by_their_readers_and_agree_with_the_project(files: 
 def test_every_file_is_checked_and_says_what_to_do_with_it(files: Files) -> None:
     known = {*KUBERAY_FILES, *KUBERNETES_FILES, "Dockerfile", "aws.yaml", "runtime-env.yaml"}
     known |= {"prometheus.yaml", "prometheus-rules.yaml"}
-    assert set(files) == known | {"Dockerfile.dockerignore", "grafana-dashboard.json"}
+    assert set(files) == known | {"Dockerfile.dockerignore", "grafana-dashboard.json", "README.md"}
     for name in known:
         checks.check_opening(files, name)
 

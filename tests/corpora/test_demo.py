@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from msmtfn.corpora.demo import demo_model, write_demo_day
+from msmtfn.corpora import demo_model
+from msmtfn.corpora.demo import write_demo_day
 from msmtfn.corpora.simulation.corpus import make_call
 from msmtfn.corpora.simulation.plan import SimulationConfig, plan_corpus
 from msmtfn.model.checkpoint import is_trained, load_model

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from msmtfn.calls.manifest import iter_calls, open_manifest
-from msmtfn.corpora.demo import demo_model, write_demo_day
+from msmtfn.corpora import demo_model
+from msmtfn.corpora.demo import write_demo_day
 from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.inference.scorer import CallRounds, Scorer, ScorerConfig, split_calls
 from msmtfn.labels import INTENTS, TASKS

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from msmtfn.calls.manifest import TURN
-from msmtfn.corpora.demo import demo_model, write_demo_day
+from msmtfn.corpora import demo_model
+from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.publish import read_leads
 from msmtfn.labels import TASKS
 from msmtfn.model.runtime.int8 import multiplies_rightly

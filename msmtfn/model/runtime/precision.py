@@ -25,8 +25,10 @@ BF16_INSTRUCTIONS: Final = ("amx_bf16", "avx512_bf16", "bf16")
 """As `torch.cpu.get_capabilities` names them; the last is ARM's."""
 
 LEAST_BF16_CHANNELS: Final = 16
-"""Channels in a group of the positional convolution, on a CPU. With fewer, oneDNN's kernels for AMX (3.10 and 3.12, in torch
-2.11 and 2.14) give results that have nothing to do with the inputs: kernels of 16 taps or more, 4 to 14 channels."""
+"""Fewest channels in a group of the positional convolution for bf16 on a CPU.
+
+With 4 to 14 channels and 16 taps or more, oneDNN's bf16 kernels for AMX return numbers that have nothing to do with the
+inputs (3.10 in torch 2.11, 3.12 in torch 2.14); such a convolution is small, so fp32 costs nothing."""
 
 
 def uses_bf16(precision: ScoringPrecision, device: torch.device) -> bool:
