@@ -151,8 +151,8 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
 def to_attention_mask(mask: Tensor) -> Tensor | None:
     """Broadcast a mask (R, K) to the (R, 1, 1, K) that `scaled_dot_product_attention` takes.
 
-    Returns None, which lets PyTorch choose faster kernels, if all of the mask is True. Only on a CPU is this checked:
-    on a GPU the host would have to wait for all queued work to read the answer.
+    Returns None, which lets PyTorch choose faster kernels, if all of the mask is True. This is checked on a CPU only: on
+    a GPU the host would have to wait for all queued work to read the answer.
     """
     return None if not mask.is_cuda and bool(mask.all()) else mask[:, None, None, :]
 
@@ -169,8 +169,8 @@ def matmul_attention(
     """Compute self-attention as two plain matrix products and a softmax, one unpadded round at a time, for inference.
 
     In bf16 on a CPU it takes 0.6 times as long as PyTorch's kernel, which keeps the scores in fp32, tile by tile. Here
-    the scores are rounded to bf16 before the softmax, so they had better be small. Hence the keys are centred, as in
-    SageAttention (Zhang et al., ICLR 2025): with the mean key m of a round,
+    the scores are rounded to bf16 before the softmax, with an error that grows with their size. To keep them small, the
+    keys are centred, as in SageAttention (Zhang et al., ICLR 2025): with the mean key m of a round,
 
         q.(k - m) = q.k - q.m,
 

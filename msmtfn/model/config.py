@@ -117,6 +117,8 @@ class MsmtFnConfig(PreTrainedConfig):
     @property
     def receptive_field(self) -> int:
         """Number of samples that one frame is computed from: 400 for HuBERT and wav2vec 2.0."""
+        # n consecutive frames of a layer are computed from (n - 1) * stride + kernel frames of the layer below. Start
+        # with n = 1 at the last layer and go down to the samples.
         samples = 1
         for kernel, stride in reversed(
             list(zip(self.convolutions.conv_kernel, self.convolutions.conv_stride, strict=True))

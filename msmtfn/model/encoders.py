@@ -73,9 +73,8 @@ class AudioEncoder(nn.Module):
             projection = self.model.feature_projection
             dtype = projection.projection.weight.dtype
             projected = projection(run_convolutions(self.model.feature_extractor, normalized, limit, dtype))
-            states = (
-                projected[0] if isinstance(projected, tuple) else projected
-            )  # wav2vec 2.0 returns a pair, HuBERT a tensor
+            # The projection of wav2vec 2.0 returns a pair, that of HuBERT a tensor.
+            states = projected[0] if isinstance(projected, tuple) else projected
             mask = length_mask(self._num_frames(encoded_samples), states.shape[1])
             states = run_transformer(self.model.encoder, states, mask)
         return states, length_mask(self._num_frames(num_samples), states.shape[1])

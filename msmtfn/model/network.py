@@ -36,7 +36,7 @@ class MsmtFnOutput(ModelOutput):
 
 
 class MsmtFn(PreTrainedModel):
-    """Whole network: encoders, fusion of each round, context across rounds, classification heads.
+    """MSMT-FN network: encoders, fusion of each round, context across rounds, classification heads.
 
     A batch holds the rounds of its calls one after the other, call by call. The two halves can be used separately:
     `encode_rounds` treats rounds independently, in any order and grouping; `classify_calls` needs the rounds of each

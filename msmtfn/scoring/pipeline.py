@@ -130,8 +130,8 @@ def score_calls(
 ) -> RunFigures:
     """Score the calls that no earlier run of the same task has committed.
 
-    Left uncommitted, for `leftovers`, are the blocks whose worker dies more often than the retries allow, and the calls
-    that crash their sandbox or whose recordings storage fails to deliver.
+    Some calls stay uncommitted and are left to `leftovers`: those in a block whose worker dies more often than the
+    retries allow, those that crash their sandbox, and those whose recordings storage does not deliver.
 
     Args:
         task: what to read and where to write.
@@ -235,7 +235,7 @@ class ScoringActor:
         counter: Any,
     ) -> None:
         if threads:
-            torch.set_num_threads(min(threads, os.cpu_count() or 1))  # Ray may have been told a larger number of CPUs
+            torch.set_num_threads(min(threads, os.cpu_count() or 1))  # Ray may be configured with more CPUs than exist
         self.task = task
         self.counter = counter
         self.scorer = make_scorer(

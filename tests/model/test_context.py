@@ -38,9 +38,8 @@ def test_a_calls_vector_is_the_final_states_in_both_directions() -> None:
 @torch.no_grad()
 def test_two_layers_give_the_final_states_of_the_second_layer(context: RoundContext, vectors: Tensor) -> None:
     outputs, _ = context.gru(vectors[None])
-    expected = torch.cat(
-        [outputs[0, -1, :5], outputs[0, 0, 5:]]
-    )  # the forward direction ends at the last round, the backward one at the first
+    # The forward direction ends at the last round, the backward one at the first.
+    expected = torch.cat([outputs[0, -1, :5], outputs[0, 0, 5:]])
     torch.testing.assert_close(context(vectors, [6])[0], expected)
 
 

@@ -328,9 +328,8 @@ def test_max_pooling_takes_each_features_maximum_over_the_real_tokens(tiny_confi
 @torch.no_grad()
 def test_flatten_concatenates_the_tokens_with_zeros_for_the_padding(tiny_config: MakeConfig) -> None:
     pooling = pooling_by_hand(tiny_config(pooling="flatten", hidden_size=2, max_text_tokens=3))
-    pooling.projection.weight[0] = torch.tensor(
-        [10.0**index for index in range(8)]
-    )  # [CLS] and three tokens, two features each
+    # [CLS] and three tokens with two features each: every feature becomes a decimal digit.
+    pooling.projection.weight[0] = torch.tensor([10.0**index for index in range(8)])
     assert pooling(FUSED, FUSED_MASK)[0, 0] == 6321
     assert pooling(FUSED[:, :2], FUSED_MASK[:, :2])[0, 0] == 6321
 

@@ -70,7 +70,7 @@ def test_the_loss_is_a_scalar_with_a_gradient_for_the_logits_of_each_task() -> N
     # The gradient of a cross-entropy is the probabilities less the one-hot target.
     assert logits["two"].grad is not None
     assert logits["two"].grad.tolist() == [[-0.5, 0.5]]
-    assert all(each.grad is not None for each in logits.values())
+    assert all(tensor.grad is not None for tensor in logits.values())
 
 
 # ---- which tasks, which weights, mean or sum

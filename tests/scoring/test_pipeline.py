@@ -350,9 +350,8 @@ def test_batches_and_blocks_are_multiples_of_each_other(
 @pytest.mark.usefixtures("ray_address")
 def test_the_scorer_gets_batches_of_the_chosen_size(network: PackedNetwork, tiny_model: Path, tmp_path: Path) -> None:
     num_calls = 7 * BATCH_CALLS
-    assert num_calls == 7 * 4 * int(
-        ray.cluster_resources()["CPU"]
-    )  # would be 7 calls a block if the blocks had not to fit the batches
+    # Blocks would have 7 calls if they did not have to fit the batches.
+    assert num_calls == 7 * 4 * int(ray.cluster_resources()["CPU"])
     manifests = write_short_calls(tmp_path / "manifests", num_calls)
     run = open_run(plan_day(DATE, str(manifests), str(tmp_path / "leads"), tiny_model, ScoringConfig()))
     model = load_model(tiny_model)

@@ -438,9 +438,8 @@ def test_no_split_round_is_longer_than_the_network_takes(
     max_samples = round(8000 * max_round_sec)
     assert max_samples - 1 <= max(prepared["round_samples"]) <= max_samples
     assert len(prepared["samples"]) == sum(prepared["round_samples"])
-    assert (
-        40_000 - len(prepared["rounds"]) <= len(prepared["samples"]) <= 40_000
-    )  # rounding loses at most one sample per round
+    # Rounding loses at most one sample per round.
+    assert 40_000 - len(prepared["rounds"]) <= len(prepared["samples"]) <= 40_000
 
 
 def test_a_call_of_one_sample_is_prepared(preparer: Preparer, tmp_path: Path) -> None:
