@@ -151,8 +151,8 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
 def to_attention_mask(mask: Tensor) -> Tensor | None:
     """Broadcast a mask (R, K) to the (R, 1, 1, K) that `scaled_dot_product_attention` takes.
 
-    Returns None, which lets PyTorch choose faster kernels, if all of the mask is True. This is checked on a CPU only: on
-    a GPU the host would have to wait for all queued work to read the answer.
+    Returns None, which lets PyTorch choose faster kernels, if all of the mask is True. This is checked on a CPU only:
+    on a GPU the host would have to wait for all queued work to read the answer.
     """
     return None if not mask.is_cuda and bool(mask.all()) else mask[:, None, None, :]
 

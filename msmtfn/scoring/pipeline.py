@@ -52,7 +52,7 @@ MAX_CAUSE_LENGTH: Final = 300
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineConfig:
-    """Distribution of the work over the cluster; no field changes a result."""
+    """Distribution of the work over the cluster; no option changes a result."""
 
     batch_calls: int = 0
     """Number of calls that are prepared and scored together; 0 means 16, or 64 for scorers with GPUs."""
