@@ -1,4 +1,4 @@
-"""How far a run is, for the person who waits for it: bars on a terminal, a line every so often in a log."""
+"""Progress of a run: a progress bar on a terminal, a line every 15 seconds in a log."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ SECONDS_A_LINE: Final = 15.0
 
 
 class Reporter(Protocol):
-    """Told how far a run is."""
+    """Callback that receives the progress of a run."""
 
     def __call__(self, done: int, rejected: int, resumed: int) -> None:
-        """Report calls done in all, rejected by this run, and done by an earlier one."""
+        """Report the calls done in total, those rejected by this run and those done by an earlier run."""
 
 
 class Pace:
-    """How fast calls are done, and when the rest will be."""
+    """Rate of a run and estimate of its remaining time."""
 
     def __init__(self, num_calls: int) -> None:
         self.num_calls = num_calls
         self.started = time.monotonic()
 
     def describe(self, done: int, rejected: int, resumed: int) -> str:
-        """Say how many are rejected, the rate of this run and the time left, in one line."""
+        """Return the number of rejects, the rate of this run and the remaining time in one line."""
         rate = (done - resumed) / max(time.monotonic() - self.started, 1e-9)
         left = f"{(self.num_calls - done) / rate:.0f} s left" if rate else "time left unknown"
         return f"{rejected} rejected, {rate:.1f} calls/s, {left}"
@@ -40,7 +40,7 @@ class Pace:
 
 @contextmanager
 def show_progress(console: Console, num_calls: int) -> Iterator[Reporter]:
-    """Show a run's progress on a terminal, or log it where there is none."""
+    """Show a run's progress on a terminal, or log it if there is none."""
     pace = Pace(num_calls)
     if not console.is_terminal:
         yield _LogReporter(pace)
@@ -62,6 +62,8 @@ def show_progress(console: Console, num_calls: int) -> Iterator[Reporter]:
 
 
 class _LogReporter:
+    """Reporter that logs at most one line every `SECONDS_A_LINE`, and one when the run is complete."""
+
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
         self.last_line = -math.inf
@@ -69,16 +71,16 @@ class _LogReporter:
 
     def __call__(self, done: int, rejected: int, resumed: int) -> None:
         now = time.monotonic()
-        ends_now = done >= self.pace.num_calls and not self.is_complete
-        if now - self.last_line < SECONDS_A_LINE and not ends_now:
+        completes_now = done >= self.pace.num_calls and not self.is_complete
+        if now - self.last_line < SECONDS_A_LINE and not completes_now:
             return
         self.last_line = now
-        self.is_complete = self.is_complete or ends_now
-        share = 100 * done / max(self.pace.num_calls, 1)
+        self.is_complete = self.is_complete or completes_now
+        percent = 100 * done / max(self.pace.num_calls, 1)
         logger.info(
             "%d of %d calls done (%.0f %%), %s",
             done,
             self.pace.num_calls,
-            share,
+            percent,
             self.pace.describe(done, rejected, resumed),
         )

@@ -1,7 +1,7 @@
-"""From a manifest row to what the network reads: fetch, decode, rounds, tokens. Plain functions, no Ray.
+"""Preparation of calls: from a row of the manifest to the network's inputs (fetch, decode, cut rounds, tokenise).
 
-What goes in is a batch of the manifest's rows, what comes out the same rows, in the same order, with the samples and
-tokens of their rounds, or with the reason why there are none.
+Plain Python without Ray. A batch of manifest rows goes in; the same rows come out, in the same order, with the samples
+and tokens of their rounds or with the reason why there are none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 FULL_SCALE: Final = 32767.0
 NO_MEMORY: Final = "can't allocate memory"
-"""What PyTorch says in a RuntimeError, in the place of a MemoryError."""
+"""Part of the message of the RuntimeError that PyTorch raises instead of a MemoryError."""
 
 INPUTS: Final = pa.schema(
     [
@@ -42,7 +42,7 @@ INPUTS: Final = pa.schema(
         ("round_tokens", pa.list_(pa.int32())),
     ]
 )
-"""What the network reads of a call: its rounds' samples one after the other, how many each has; its tokens likewise."""
+"""Inputs of the network for a call: its rounds' samples, concatenated, with their lengths, and the same for tokens."""
 
 PREPARED: Final = pa.schema(
     [
@@ -57,44 +57,44 @@ PREPARED: Final = pa.schema(
         *INPUTS,
     ]
 )
-"""What this stage adds to a row; `status` is null where the call is ready to be scored, and `UNSETTLED` where storage
-failed and another try may succeed."""
+"""Columns that this stage adds to a row; `status` is null if the call is ready to be scored, and `UNSETTLED` if storage
+failed and another attempt may succeed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrepareConfig:
-    """How recordings are read and cut into rounds."""
+    """Reading recordings and cutting them into rounds."""
 
     allowed_prefixes: tuple[str, ...] = ()
-    """Folders and s3:// addresses below which recordings may stand, beside the root of the manifests."""
+    """Folders and s3:// addresses that may contain recordings, in addition to the root of the manifests."""
     audio: AudioConfig = field(default_factory=AudioConfig)
-    """Limits of a recording."""
+    """Limits on recordings."""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
-    """How speech is found: in the channels of a call without turns, and by a network that hears no silence."""
-    guard: GuardConfig = field(default_factory=GuardConfig)
-    """What preparing a call may cost."""
+    """Detection of speech: in calls without turns, and for networks that remove silence."""
+    guard: GuardConfig = field(default_factory=GuardConfig)  # the name is part of run ids: do not rename it
+    """Limits on preparing one call."""
 
     def __post_init__(self) -> None:
         """Check the prefixes.
 
         Raises:
-            ValueError: one names no place.
+            ValueError: a prefix is neither a folder nor an s3:// address with a bucket.
         """
         for prefix in self.allowed_prefixes:
-            scheme, _, place = prefix.rpartition("://")
-            if scheme not in ("", *storage.PROTOCOLS) or not (place.strip("/") or (place and scheme != "s3")):
+            scheme, _, path = prefix.rpartition("://")
+            if scheme not in ("", *storage.PROTOCOLS) or not (path.strip("/") or (path and scheme != "s3")):
                 raise ValueError(f"allowed_prefixes has {prefix!r}; give folders, or s3:// addresses with a bucket")
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """What the network reads of one call.
+    """Inputs of the network for one call.
 
     Attributes:
-        duration_sec: of the whole recording.
-        rounds: in order.
-        samples: (S,) int16, the rounds' samples one after the other.
-        round_samples: samples of each round.
+        duration_sec: length of the whole recording in seconds.
+        rounds: the rounds, in order.
+        samples: (S,) int16, the concatenated samples of the rounds.
+        round_samples: number of samples of each round.
         input_ids: token ids of each round.
     """
 
@@ -106,19 +106,19 @@ class PreparedCall:
 
     @property
     def num_tokens(self) -> int:
-        """Text tokens of all rounds; 0 for a call without a transcript."""
+        """Number of text tokens in all rounds; 0 for a call without a transcript."""
         return sum(map(len, self.input_ids))
 
     @property
     def loudness_dbfs(self) -> float:
-        """Root mean square of the samples in dB of full scale; of silence that of one step, -90.3."""
-        heard = self.samples.astype(np.float32)
-        power = float(heard @ heard) / max(len(heard), 1)
+        """Root mean square of the samples in dB relative to full scale; at least -90.3 dB, one step of 16 bits."""
+        samples = self.samples.astype(np.float32)
+        power = float(samples @ samples) / max(len(samples), 1)
         return float(10 * np.log10(max(power, 1.0)) - 20 * np.log10(FULL_SCALE))
 
 
 class Preparer:
-    """Prepares batches of calls for one network."""
+    """Preparer of batches of calls for one network."""
 
     def __init__(
         self, config: PrepareConfig, network: MsmtFnConfig, tokenizer: PreTrainedTokenizerBase, manifest_root: str
@@ -134,27 +134,28 @@ class Preparer:
             activity=config.activity,
         )
 
-    def prepare_batch(self, batch: pa.Table, passed: Sequence[str]) -> pa.Table:
+    def prepare_batch(self, batch: pa.Table, passthrough: Sequence[str]) -> pa.Table:
         """Prepare calls.
 
         Args:
-            batch: rows of the manifest, as `manifest.iter_calls` yields them.
-            passed: the columns that pass through.
+            batch: rows of the manifest, as yielded by `manifest.iter_calls`.
+            passthrough: names of the columns that pass through.
 
         Returns:
-            `passed` and `PREPARED`, one row for each row of the batch.
+            The columns `passthrough` and `PREPARED`, one row per row of the batch.
         """
         rows = batch.select(["uri", "intent", "agent_channel", "turns", "row_id", "row_error"]).to_pylist()
         outcomes = [self._prepare_or_reject(row) for row in rows]
         return pa.table(
-            [*batch.select(passed).columns, *_columns(outcomes)], schema=_with_prepared(batch.select(passed).schema)
+            [*batch.select(passthrough).columns, *_columns(outcomes)],
+            schema=_with_prepared(batch.select(passthrough).schema),
         )
 
     def prepare_call(self, row: Mapping[str, Any]) -> PreparedCall:
         """Prepare one call.
 
         Raises:
-            CallError: it cannot be scored.
+            CallError: the call cannot be scored.
         """
         uri = check_call(row["uri"], row["intent"], row["agent_channel"], row["row_error"])
         turns = turns_of(row["turns"])
@@ -188,7 +189,7 @@ class Preparer:
             return self.prepare_call(row)
         except CallError as error:
             return error
-        # The edge of the call: whatever is wrong with one call must not cost the others.
+        # The one place that catches everything: an unexpected error in one call must not affect the others.
         except Exception as exc:
             if isinstance(exc, MemoryError) or NO_MEMORY in str(exc):
                 limit = self.config.guard.max_prepare_bytes
@@ -201,48 +202,48 @@ class Preparer:
             )
 
     def cut_rounds(self, recording: Recording, rounds: Sequence[Round]) -> tuple[npt.NDArray[np.int16], list[int]]:
-        """The rounds' samples, one round after the other, as int16."""
+        """Return the concatenated samples of the rounds as int16, and the number of samples of each round."""
         waveform = recording.mono()
-        rate, longest = recording.sample_rate, self.network.max_round_samples
-        starts = [round(each.start_sec * rate) for each in rounds]
+        rate, max_samples = recording.sample_rate, self.network.max_round_samples
+        starts = [round(spoken.start_sec * rate) for spoken in rounds]
         ends = [
-            min(round(each.end_sec * rate), start + longest, len(waveform))
-            for each, start in zip(rounds, starts, strict=True)
+            min(round(spoken.end_sec * rate), start + max_samples, len(waveform))
+            for spoken, start in zip(rounds, starts, strict=True)
         ]
         cuts = [waveform[start:end] for start, end in zip(starts, ends, strict=True)]
         if self.network.silence == "remove":
             speech = self._find_speech(waveform, rate)
             cuts = [cut[speech[start : start + len(cut)]] for cut, start in zip(cuts, starts, strict=True)]
-        heard = np.concatenate(cuts) if cuts else waveform[:0]
-        samples = np.rint(np.clip(heard, -1.0, 1.0) * FULL_SCALE).astype(np.int16)
+        kept = np.concatenate(cuts) if cuts else waveform[:0]
+        samples = np.rint(np.clip(kept, -1.0, 1.0) * FULL_SCALE).astype(np.int16)
         return samples, [len(cut) for cut in cuts]
 
     def _find_speech(self, waveform: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.bool_]:
-        """(S,) True for the samples of a call in which somebody speaks."""
+        """Return a mask (S,) that is True for the samples of a call in which somebody speaks."""
         speech = np.zeros(len(waveform), np.bool_)
         for start_sec, end_sec in detect_activity(waveform, sample_rate, self.config.activity):
             speech[round(start_sec * sample_rate) : round(end_sec * sample_rate)] = True
         return speech
 
     def tokenize_rounds(self, rounds: Sequence[Round]) -> list[list[int]]:
-        """Token ids of each round; none for a round without text."""
-        spoken = [each.text for each in rounds if each.text.strip()]
-        if not spoken:
+        """Return the token ids of each round; an empty list for a round without text."""
+        texts = [spoken.text for spoken in rounds if spoken.text.strip()]
+        if not texts:
             return [[] for _ in rounds]
         encoded = iter(
             self.tokenizer(
-                spoken,
+                texts,
                 truncation=True,
                 max_length=self.network.max_text_tokens,
                 return_attention_mask=False,
                 return_token_type_ids=False,
             )["input_ids"]
         )
-        return [next(encoded) if each.text.strip() else [] for each in rounds]
+        return [next(encoded) if spoken.text.strip() else [] for spoken in rounds]
 
 
-def _with_prepared(passed: pa.Schema) -> pa.Schema:
-    return pa.schema([*passed, *PREPARED])
+def _with_prepared(passthrough: pa.Schema) -> pa.Schema:
+    return pa.schema([*passthrough, *PREPARED])
 
 
 def _status_of(error: CallError) -> str:
@@ -250,23 +251,24 @@ def _status_of(error: CallError) -> str:
 
 
 def _columns(outcomes: Sequence[PreparedCall | CallError]) -> list[pa.Array]:
-    """The columns of `PREPARED`, a row for each outcome."""
+    """Build the columns of `PREPARED`, one row per outcome."""
     errors = [outcome if isinstance(outcome, CallError) else None for outcome in outcomes]
     calls = [outcome if isinstance(outcome, PreparedCall) else None for outcome in outcomes]
     rounds = [
-        call and [{"start_sec": each.start_sec, "end_sec": each.end_sec} for each in call.rounds] for call in calls
+        None if call is None else [{"start_sec": spoken.start_sec, "end_sec": spoken.end_sec} for spoken in call.rounds]
+        for call in calls
     ]
     no_samples = np.zeros(0, np.int16)
     samples = [call.samples if call else no_samples for call in calls]
-    offsets = np.cumsum([0, *(len(each) for each in samples)])
+    offsets = np.cumsum([0, *(len(call_samples) for call_samples in samples)])
     return [
-        pa.array([error and _status_of(error) for error in errors], pa.string()),
-        pa.array([error and str(error.code) for error in errors], pa.string()),
-        pa.array([error and error.detail for error in errors], pa.string()),
-        pa.array([call and call.duration_sec for call in calls], pa.float64()),
-        pa.array([call and len(call.rounds) for call in calls], pa.int32()),
-        pa.array([call and call.num_tokens for call in calls], pa.int32()),
-        pa.array([call and call.loudness_dbfs for call in calls], pa.float32()),
+        pa.array([None if error is None else _status_of(error) for error in errors], pa.string()),
+        pa.array([None if error is None else str(error.code) for error in errors], pa.string()),
+        pa.array([None if error is None else error.detail for error in errors], pa.string()),
+        pa.array([None if call is None else call.duration_sec for call in calls], pa.float64()),
+        pa.array([None if call is None else len(call.rounds) for call in calls], pa.int32()),
+        pa.array([None if call is None else call.num_tokens for call in calls], pa.int32()),
+        pa.array([None if call is None else call.loudness_dbfs for call in calls], pa.float32()),
         pa.array(rounds, PREPARED.field("rounds").type),
         pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate([no_samples, *samples]))),
         pa.array([call.round_samples if call else [] for call in calls], INPUTS.field("round_samples").type),

@@ -1,11 +1,11 @@
-"""Keep what one recording does to its process away from the others: it is prepared in a process that may be ended.
+"""Sandbox for the preparation of calls: a child process that may crash, hang or run out of memory.
 
-A decoder may crash, eat all memory or never return, and against the last neither an exception nor a signal handler
-helps where it stands in C code. So the engine's worker hands its calls, one at a time, to a child of its own
-(`guarded`), waits as long as a call may take, and ends the child where it must. A call that never returns is rejected
-the first time; one whose child died is tried once more, for the death may have come from elsewhere.
+A decoder may crash, use up all memory or never return; while it hangs in C code, neither an exception nor a signal
+handler can interrupt it. So each Ray worker sends its calls, one at a time, to a child process of its own (`guarded`),
+waits for as long as a call may take, and kills the child if it must. A call that takes too long is rejected at once; a
+call whose child died is tried once more, since something else may have killed the child.
 
-The engine's workers import this module and little else: the network's libraries are the child's.
+The Ray workers import little more than this module: only the child needs the network's libraries.
 """
 
 from __future__ import annotations
@@ -36,30 +36,32 @@ from msmtfn.rows import ROW_ID
 logger = logging.getLogger(__name__)
 
 UNSETTLED: Final = "unsettled"
-"""Status of a call of which nothing is known yet: another try, in another process or at another time, may tell."""
+"""Status of a call without a verdict: another attempt, in another process or at another time, may settle it."""
 
-TRIES: Final = 2
-START_SEC: Final = 300.0
-"""A child imports the network's libraries first, on a machine that may be busy."""
+MAX_ATTEMPTS: Final = 2
+"""Number of times a call is tried whose child process dies."""
+
+START_TIMEOUT_SEC: Final = 300.0
+"""Seconds a child may take to start: it imports the network's libraries, on a machine that may be busy."""
 
 GRACE_SEC: Final = 5.0
-"""How much later than the child itself, which may be past all help, its parent ends a call that takes too long."""
+"""Seconds the parent waits beyond the time limit, so that the child, which enforces it too, can exit by itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardConfig:
-    """What the preparation of one call may cost."""
+    """Limits on preparing one call."""
 
     max_prepare_sec: float = 600.0
-    """Seconds to fetch, decode and cut one call; more reject it."""
+    """Maximum seconds to fetch, decode and cut one call; a call that takes longer is rejected."""
     max_prepare_bytes: int = 8 * 2**30
-    """Memory to prepare one call, in bytes; more reject it. Held on Linux only."""
+    """Maximum memory to prepare one call, in bytes; a call that needs more is rejected. Enforced on Linux only."""
 
     def __post_init__(self) -> None:
         """Check the limits.
 
         Raises:
-            ValueError: one is out of range.
+            ValueError: a limit is out of range.
         """
         if not 0 < self.max_prepare_sec < math.inf:
             raise ValueError(f"max_prepare_sec is {self.max_prepare_sec}; give a number of seconds above 0")
@@ -68,30 +70,30 @@ class GuardConfig:
 
 
 class BatchPreparer(Protocol):
-    """Prepares batches of calls; goes to the child as a pickle."""
+    """Object that prepares batches of calls; it is sent to the child as a pickle."""
 
-    def prepare_batch(self, batch: pa.Table, passed: Sequence[str]) -> pa.Table:
-        """Add the columns of the prepared calls to those that pass through."""
+    def prepare_batch(self, batch: pa.Table, passthrough: Sequence[str]) -> pa.Table:
+        """Return the pass-through columns `passthrough` of a batch together with the columns of the prepared calls."""
 
 
 class GuardedPreparer:
-    """Prepares batches of calls as another preparer does, in a process that may die of them."""
+    """Preparer that runs another preparer in a sandbox, a child process that may die."""
 
     def __init__(
-        self, preparer: BatchPreparer, config: GuardConfig, passed: Sequence[str], prepared: pa.Schema
+        self, preparer: BatchPreparer, config: GuardConfig, passthrough: Sequence[str], prepared: pa.Schema
     ) -> None:
         """Wrap a preparer.
 
         Args:
-            preparer: does the work.
-            config: what a call may cost.
-            passed: the columns that pass through.
-            prepared: the columns that the preparer adds.
+            preparer: the preparer to run in the sandbox.
+            config: limits on preparing one call.
+            passthrough: names of the pass-through columns.
+            prepared: schema of the columns that the preparer adds.
         """
         self.config = config
-        self.passed = list(passed)
+        self.passthrough = list(passthrough)
         self.prepared = prepared
-        self.task = pickle.dumps((preparer, self.passed, config))
+        self.task = pickle.dumps((preparer, self.passthrough, config))
         self.key = hashlib.sha256(self.task).digest()
 
     def prepare_batch(self, batch: pa.Table) -> pa.Table:
@@ -101,17 +103,17 @@ class GuardedPreparer:
             batch: rows of the manifest.
 
         Returns:
-            One row for each row of the batch, in order. `status` is `UNSETTLED` where another try may help.
+            One row per row of the batch, in order. `status` is `UNSETTLED` where another attempt may help.
 
         Raises:
-            ChildProcessError: no child could be started.
+            ChildProcessError: no child process could be started.
         """
         with _lock:
             rows = [self._prepare_row(batch.slice(index, 1)) for index in range(len(batch))]
         return pa.concat_tables(rows)
 
     def _prepare_row(self, row: pa.Table) -> pa.Table:
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             child = _child_for(self)
             try:
                 return child.prepare(row, self.config.max_prepare_sec)
@@ -124,22 +126,22 @@ class GuardedPreparer:
         return self._without_result(row, UNSETTLED, RejectCode.WORKER_CRASHED, "")
 
     def _without_result(self, row: pa.Table, status: str, code: RejectCode, detail: str) -> pa.Table:
-        said = {"status": status, "error_code": str(code), "error_detail": detail}
-        passed = row.select(self.passed)
+        verdict = {"status": status, "error_code": str(code), "error_detail": detail}
+        passthrough = row.select(self.passthrough)
         columns = [
-            pa.array([[] if _is_list(field.type) and field.name != "rounds" else said.get(field.name)], field.type)
+            pa.array([[] if _is_list(field.type) and field.name != "rounds" else verdict.get(field.name)], field.type)
             for field in self.prepared
         ]
-        return pa.table([*passed.columns, *columns], schema=pa.schema([*passed.schema, *self.prepared]))
+        return pa.table([*passthrough.columns, *columns], schema=pa.schema([*passthrough.schema, *self.prepared]))
 
 
 class _Child:
-    """One child process; it serves one guarded preparer."""
+    """Child process that serves one sandboxed preparer."""
 
-    def __init__(self, guarded: GuardedPreparer) -> None:
-        self.key = guarded.key
-        self.connection, theirs = Pipe()
-        with theirs:
+    def __init__(self, preparer: GuardedPreparer) -> None:
+        self.key = preparer.key
+        self.connection, child_end = Pipe()
+        with child_end:
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 [
                     sys.executable,
@@ -148,21 +150,21 @@ class _Child:
                     "faulthandler",
                     "-m",
                     "msmtfn.features.sandbox_child",
-                    str(theirs.fileno()),
+                    str(child_end.fileno()),
                 ],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[child_end.fileno()],
             )
         try:
-            self.connection.send_bytes(guarded.task)
-            is_ready = self.connection.poll(START_SEC) and self.connection.recv_bytes() is not None
+            self.connection.send_bytes(preparer.task)
+            is_ready = self.connection.poll(START_TIMEOUT_SEC) and self.connection.recv_bytes() is not None
         except (EOFError, OSError):
             is_ready = False
         if not is_ready:
             self.end()
             raise ChildProcessError(
-                f"the process that prepares calls did not start ({self.process.returncode}); its log says why"
+                f"the process that prepares calls did not start ({self.process.returncode}); its log has the cause"
             )
 
     @property
@@ -170,10 +172,10 @@ class _Child:
         return self.process.poll() is None
 
     def prepare(self, row: pa.Table, limit_sec: float) -> pa.Table:
-        """Have one row prepared.
+        """Prepare one row in the child.
 
         Raises:
-            TimeoutError: that took too long; the child is ended.
+            TimeoutError: the call took too long, and the child was killed.
             EOFError: the child died.
         """
         started = time.monotonic()
@@ -189,47 +191,49 @@ class _Child:
         raise EOFError(f"the process that prepared the call died ({self.process.returncode})")
 
     def end(self) -> None:
-        """Kill the process, if it has not ended."""
+        """Close the connection and kill the process unless it exits by itself."""
         self.connection.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(0.5)  # it may be on its way out, and its own exit code tells more
+            self.process.wait(0.5)  # it may be exiting already, and its own exit code says more than that of a kill
             return
         self.process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel, on a dead mount
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it may hang in the kernel, on a dead mount
             self.process.wait(GRACE_SEC)
 
 
-# The engine makes a new copy of the preparer for each of its tasks, but keeps the process.
-_children: list[_Child] = []
+# Ray unpickles a new copy of the preparer for every task but reuses the worker process, so the child is kept here, by
+# the key of its preparer. At most one is kept.
+_children: dict[bytes, _Child] = {}
 _lock = threading.Lock()
 
 
-def _child_for(guarded: GuardedPreparer) -> _Child:
-    """The living child of this process that serves a guarded preparer; one at a time is kept."""
-    for child in _children:
-        if child.key == guarded.key and child.is_alive:
-            return child
-    end_children()
-    for tries_left in reversed(range(TRIES)):
-        try:
-            _children.append(_Child(guarded))
-            break
-        except ChildProcessError as exc:
-            if not tries_left:
-                raise
-            logger.warning("%s", exc)
-    return _children[0]
+def _child_for(preparer: GuardedPreparer) -> _Child:
+    """Return a living child of this process that serves a preparer, starting one if necessary."""
+    child = _children.get(preparer.key)
+    if child is None or not child.is_alive:
+        end_children()
+        child = _children[preparer.key] = _start_child(preparer)
+    return child
+
+
+def _start_child(preparer: GuardedPreparer) -> _Child:
+    """Start a child, with a second attempt if the first one dies while starting."""
+    try:
+        return _Child(preparer)
+    except ChildProcessError as exc:
+        logger.warning("%s; starting another one", exc)
+        return _Child(preparer)
 
 
 @atexit.register
 def end_children() -> None:
-    """End the child processes of this one."""
+    """End the child processes of this process."""
     while _children:
-        _children.pop().end()
+        _children.popitem()[1].end()
 
 
 def table_to_bytes(table: pa.Table) -> pa.Buffer:
-    """A table as an Arrow stream."""
+    """Serialise a table as an Arrow stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -237,10 +241,10 @@ def table_to_bytes(table: pa.Table) -> pa.Buffer:
 
 
 def table_from_bytes(data: bytes | pa.Buffer) -> pa.Table:
-    """The table of an Arrow stream, without a copy."""
+    """Read the table of an Arrow stream without copying."""
     with pa.ipc.open_stream(data) as reader:
         return reader.read_all()
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+def _is_list(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_list(data_type) or pa.types.is_large_list(data_type))

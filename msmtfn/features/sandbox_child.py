@@ -1,7 +1,7 @@
-"""The process in which calls are prepared one at a time, and which may die of one: the other side of `guard`.
+"""Child process of the sandbox (`guard`), in which calls are prepared one at a time.
 
-It ends when its parent is gone. A call that takes too long ends it from a thread of C, which needs neither the
-interpreter nor the parent, and leaves the stack on stderr: it tells where the call hung.
+It exits when its parent is gone. If a call takes too long, a C thread of `faulthandler`, which needs neither the
+interpreter nor the parent, writes the stack to stderr, to show where the call hung, and exits the process.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ PROCESS_STATUS: Final = Path("/proc/self/status")
 
 
 def serve(connection: Connection) -> None:
-    """Prepare the calls that come, until no more can come."""
+    """Prepare the calls received from the parent until it closes the connection."""
     with contextlib.suppress(EOFError, ConnectionError):
         preparer: BatchPreparer
         config: GuardConfig
-        preparer, passed, config = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our parent
+        preparer, passthrough, config = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our parent
         connection.send_bytes(b"")
         while True:
             row = table_from_bytes(connection.recv_bytes())
             faulthandler.dump_traceback_later(config.max_prepare_sec, exit=True)
             with limited_memory(config.max_prepare_bytes):
-                prepared = preparer.prepare_batch(row, passed)
+                prepared = preparer.prepare_batch(row, passthrough)
             faulthandler.cancel_dump_traceback_later()
             connection.send_bytes(table_to_bytes(prepared))
             if prepared["error_code"][0].as_py() == RejectCode.AUDIO_OUT_OF_MEMORY:
-                return  # what is left of the memory would be the next call's trouble
+                return  # the next call gets a fresh process, with all memory released
 
 
 @contextlib.contextmanager
 def limited_memory(num_bytes: int) -> Iterator[None]:
-    """Let this process have so much more memory than it has; a request for more fails as one without memory does."""
+    """Limit the memory that this process may allocate in addition; beyond it, allocations fail as if out of memory."""
     if not PROCESS_STATUS.exists():
         yield
         return
-    import resource  # noqa: PLC0415 - there is none on Windows
+    import resource  # noqa: PLC0415 - does not exist on Windows
 
-    # Of the data, not of the address space, in which shared and reserved memory counts.
+    # RLIMIT_DATA rather than RLIMIT_AS, since the address space includes shared and merely reserved memory.
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     found = re.search(r"^VmData:\s+(\d+) kB$", PROCESS_STATUS.read_text(encoding="utf-8"), re.MULTILINE)
     limit = num_bytes + (int(found[1]) * 1024 if found else 0)
-    limits = [each for each in (limit, soft, hard) if each != resource.RLIM_INFINITY]
+    limits = [value for value in (limit, soft, hard) if value != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
     try:
         yield

@@ -1,7 +1,8 @@
-"""Groups of rounds on their way to the device, one group ahead of the network.
+"""Batches of rounds of similar length, copied to the device one batch ahead of the network.
 
-On a GPU each group is padded in pinned memory and copied on a stream of its own, while the network still computes the
-group before: the host never waits for a copy, and the network only for the first. On a CPU there is nothing to copy.
+For a GPU, each batch is padded in pinned memory and copied on its own CUDA stream while the network computes the
+previous batch: the host never waits for a copy, and the network waits for the first one only. On a CPU nothing is
+copied.
 
 Shapes: R rounds, S samples, T tokens.
 """
@@ -18,13 +19,13 @@ from torch import Tensor
 
 
 class RoundBatch(NamedTuple):
-    """A group of rounds on the device.
+    """Padded batch of rounds on the device.
 
     Attributes:
-        samples: (R, S) int16.
-        num_samples: (R,) of each round.
-        input_ids: (R, T) int64.
-        num_tokens: (R,) of each round.
+        samples: (R, S) int16, padded with zeros.
+        num_samples: (R,) int64, number of samples of each round.
+        input_ids: (R, T) int64, padded with `pad_token_id`.
+        num_tokens: (R,) int64, number of tokens of each round.
     """
 
     samples: Tensor
@@ -36,15 +37,15 @@ class RoundBatch(NamedTuple):
 def group_rounds(
     lengths: npt.NDArray[np.int64], budget: int, padded_length: int | None = None
 ) -> list[npt.NDArray[np.int64]]:
-    """Group rounds of about the same length, so that little of a batch is padding.
+    """Group rounds of similar length into batches with little padding.
 
     Args:
-        lengths: (R,) samples of each round.
-        budget: samples of a batch, padding included; a round that is longer makes a batch of its own.
-        padded_length: what every round is padded to; None for the longest of its batch.
+        lengths: (R,) number of samples of each round.
+        budget: maximum number of samples in a batch, padding included; a longer round becomes a batch of its own.
+        padded_length: length to which every round is padded; None for the longest round of its batch.
 
     Returns:
-        The rounds' indices, a batch at a time, the longest first; each index once.
+        The indices of the rounds in each batch, longest rounds first; every index occurs once.
     """
     longest_first = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
@@ -63,17 +64,17 @@ def feed_rounds(
     pad_token_id: int,
     device: torch.device,
 ) -> Iterator[RoundBatch]:
-    """Pad groups of rounds and bring them to the device.
+    """Pad groups of rounds and copy them to the device.
 
     Args:
-        groups: indices of the rounds of each group, as `group_rounds` makes them.
-        samples: of each round.
-        tokens: of each round.
-        pad_token_id: that follows a round's tokens.
-        device: to bring them to.
+        groups: indices of the rounds of each group, as returned by `group_rounds`.
+        samples: the samples of each round.
+        tokens: the token ids of each round.
+        pad_token_id: token id to pad with.
+        device: the device that the network runs on.
 
     Yields:
-        Each group, in order.
+        One batch per group, in order.
     """
     on_gpu = device.type == "cuda"
     padded = (
@@ -83,45 +84,49 @@ def feed_rounds(
         )
         for group in groups
     )
-    return _copied_ahead(padded, device) if on_gpu else padded
+    return _prefetch_to_gpu(padded, device) if on_gpu else padded
 
 
-def _copied_ahead(batches: Iterator[RoundBatch], device: torch.device) -> Iterator[RoundBatch]:
-    stream, network_stream = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-    waiting: tuple[RoundBatch, torch.cuda.Event] | None = None
+def _prefetch_to_gpu(batches: Iterator[RoundBatch], device: torch.device) -> Iterator[RoundBatch]:
+    """Copy batches to the GPU on a separate stream, one batch ahead of the consumer."""
+    copy_stream, network_stream = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    pending: tuple[RoundBatch, torch.cuda.Event] | None = None
     for batch in batches:
-        with torch.cuda.stream(stream):
-            on_device = RoundBatch(*(each.to(device, non_blocking=True) for each in batch))
-            copied = stream.record_event()
-        if waiting is not None:
-            yield _handed_over(*waiting, network_stream)
-        waiting = on_device, copied
-    if waiting is not None:
-        yield _handed_over(*waiting, network_stream)
+        with torch.cuda.stream(copy_stream):
+            on_device = RoundBatch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+            copied = copy_stream.record_event()
+        if pending is not None:
+            yield _hand_over(*pending, network_stream)
+        pending = on_device, copied
+    if pending is not None:
+        yield _hand_over(*pending, network_stream)
 
 
-def _handed_over(batch: RoundBatch, copied: torch.cuda.Event, stream: torch.cuda.Stream) -> RoundBatch:
-    """Let the network's stream wait for the copy, and its memory be taken again only when the network is done."""
+def _hand_over(batch: RoundBatch, copied: torch.cuda.Event, stream: torch.cuda.Stream) -> RoundBatch:
+    """Make the network's stream wait for the copy, and keep the memory until that stream has finished with it."""
     stream.wait_event(copied)
-    for each in batch:
-        each.record_stream(stream)
+    for tensor in batch:
+        tensor.record_stream(stream)
     return batch
 
 
 def pad_rows(
     rows: Sequence[npt.NDArray[Any]], fill: int, dtype: torch.dtype, *, pinned: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Rows of different lengths as one array with `fill` after each, at least one wide; and their lengths.
+    """Pad rows of different lengths to one tensor, and return it with their lengths.
 
     Args:
-        rows: of numbers.
-        fill: follows each row.
-        dtype: of the array.
-        pinned: whether both lie in memory that a GPU copies from by itself.
+        rows: one-dimensional arrays.
+        fill: value to pad with.
+        dtype: dtype of the padded tensor.
+        pinned: whether to allocate both in pinned memory, from which a GPU copies asynchronously.
+
+    Returns:
+        (R, max(longest row, 1)) and (R,) int64.
     """
     lengths = torch.tensor([len(row) for row in rows], pin_memory=pinned)
     padded = torch.empty((len(rows), max(int(lengths.max()), 1)), dtype=dtype, pin_memory=pinned)
-    for place, row in zip(padded.numpy(), rows, strict=True):
-        place[: len(row)] = row
-        place[len(row) :] = fill
+    for padded_row, row in zip(padded.numpy(), rows, strict=True):
+        padded_row[: len(row)] = row
+        padded_row[len(row) :] = fill
     return padded, lengths

@@ -1,8 +1,8 @@
-"""The network over batches of prepared calls. A plain callable, no Ray; the actor of the graph holds one.
+"""Scoring of batches of prepared calls with the network. Plain Python without Ray; the graph's actors each hold one.
 
-A batch of calls is taken apart into rounds, the rounds go through the encoders and the fusion in groups under a
-budget of samples, and the results are put together again by call. On a CPU each thread has a group of its own: threads
-that share one wait for each other at the end of every product.
+A batch of calls is split into rounds, the rounds go through the encoders and the fusion in groups of similar length
+under a budget of samples, and their vectors are put back together by call. On a CPU each thread computes its own group,
+since threads that share one wait for each other at the end of every matrix product.
 
 Shapes: R rounds, C calls, D width of the fusion.
 """
@@ -34,9 +34,9 @@ from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.precision import (
     ScoringPrecision,
     autocast,
+    cast_to_bf16_,
     cpu_has_bf16,
     merge_weight_norm,
-    narrow_weights,
     pack_weights,
     quantize_encoders,
     uses_bf16,
@@ -47,56 +47,57 @@ logger = logging.getLogger(__name__)
 Device = Literal["auto", "cpu", "cuda"]
 BATCH_CALLS: Final = 16
 BATCH_CALLS_OF_GPU: Final = 64
-"""Enough rounds for several full batches of about the same length; 200 rounds, 55 MB of samples."""
+"""Enough for several full groups of rounds of similar length: about 200 rounds, 55 MB of samples."""
 
 ROUNDS_PER_GPU_GROUP: Final = 32
 GROUPS_PER_ROUND: Final = 4
-"""Of the greatest length, on a CPU: small enough that all threads are done at about the same time."""
+"""On a CPU a group holds this fraction of a maximum-length round: small enough that all threads finish together."""
 
-VERDICT: Final = ("status", "error_code", "error_detail")
-"""Columns that the stage before fills for the calls it rejects, and this one for all others."""
+VERDICT_COLUMNS: Final = ("status", "error_code", "error_detail")
+"""Columns that the preparation fills for the calls it rejects, and this stage for all others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScorerConfig:
-    """How the network is run and what its probabilities are worth."""
+    """Running the network, and the value of its probabilities."""
 
     device: Device = "auto"
-    """Where the network runs; auto takes a GPU where there is one."""
+    """Device that runs the network; auto means a GPU if there is one."""
     encoding: Literal["unpadded", "padded"] = "unpadded"
-    """Whether rounds are encoded as long as they are, or all padded to the longest as the paper has it: the same
-    results to rounding error; the second is the slow way to check the first."""
+    """Whether rounds are encoded without padding, or padded to the maximum length as in the paper. Both give the same
+    results up to rounding; padded is slow and serves to check unpadded."""
     precision: ScoringPrecision = "auto"
-    """Of the encoders' and the fusion's matrix products; auto takes bf16 on a GPU that has it. int8, for CPUs, is that
-    of the encoders' linear layers, with bf16 for the rest where the CPU has instructions for it, else fp32."""
+    """Precision of the matrix products in the encoders and the fusion; auto means bf16 on a GPU that supports it, else
+    fp32. int8, on CPUs only, quantises the encoders' linear layers and runs the rest in bf16 if the CPU has bf16
+    instructions, else in fp32."""
     samples_per_batch: int = 0
-    """Samples, padding included, that go through the encoders at once; 0 takes a quarter of the longest round for each
-    thread of a CPU, and 32 of them on a GPU."""
+    """Maximum number of samples, padding included, that are encoded at once; 0 means a quarter of the maximum round per
+    thread on a CPU, and 32 maximum rounds on a GPU."""
     lead_weights: LeadWeights = field(default_factory=LeadWeights)
-    """What a call of each intent is worth."""
+    """Value of a call of each intent in the lead score."""
 
     def __post_init__(self) -> None:
-        """Check the budget, and that the precision is to be had.
+        """Check the budget and the precision.
 
         Raises:
-            ValueError: the budget is negative, or the precision is one for rounds that are not padded, on a CPU.
+            ValueError: the budget is negative, or the precision is int8 without a CPU or without unpadded encoding.
         """
         if self.samples_per_batch < 0:
             raise ValueError(f"samples_per_batch is {self.samples_per_batch}; it must be at least 0")
         if self.precision == "int8" and (self.device, self.encoding) != ("cpu", "unpadded"):
             raise ValueError(
-                f"precision is int8, device is {self.device} and encoding is {self.encoding}; int8 is for rounds that "
-                "are not padded, on a CPU: say device cpu and encoding unpadded with it"
+                f"precision is int8, device is {self.device} and encoding is {self.encoding}; int8 needs device cpu "
+                "and encoding unpadded"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class CallRounds:
-    """What the network reads of one call, as views of the batch's memory.
+    """Inputs of the network for the rounds of one call, as views of the batch's memory.
 
     Attributes:
-        samples: int16 samples of each round.
-        tokens: token ids of each round.
+        samples: the samples of each round.
+        tokens: the token ids of each round.
     """
 
     samples: list[npt.NDArray[np.int16]]
@@ -104,7 +105,7 @@ class CallRounds:
 
 
 class Scorer:
-    """Scores batches of prepared calls with a copy of one network."""
+    """Scorer of batches of prepared calls with a copy of one network."""
 
     def __init__(
         self,
@@ -131,21 +132,21 @@ class Scorer:
         self.network = network.train(False).to(self.device)
         self.config = config
         if config.precision == "bf16" and not on_gpu and not cpu_has_bf16():
-            logger.warning("this CPU has no instructions for bf16, which takes longer here than fp32: choose that")
-        longest = network.config.max_round_samples
-        self.padded_length = longest if config.encoding == "padded" else None
+            logger.warning("this CPU has no instructions for bf16, which is slower here than fp32; choose fp32")
+        max_samples = network.config.max_round_samples
+        self.padded_length = max_samples if config.encoding == "padded" else None
         if self.padded_length is None:
             merge_weight_norm(self.network)
             if config.precision == "int8":
                 quantize_encoders(self.network)
             if uses_bf16(config.precision, self.device):
-                narrow_weights(self.network)
+                cast_to_bf16_(self.network)
             pack_weights(self.network)
-        budget = longest * ROUNDS_PER_GPU_GROUP if on_gpu else longest // GROUPS_PER_ROUND
+        budget = max_samples * ROUNDS_PER_GPU_GROUP if on_gpu else max_samples // GROUPS_PER_ROUND
         self.budget = config.samples_per_batch or budget
         self.threads = None
         if not on_gpu and self.padded_length is None:
-            self.threads = _single_threads(torch.get_num_threads())
+            self.threads = _single_threaded_pool(torch.get_num_threads())
         self.model_version = model_version
         self.run_id = run_id
 
@@ -153,11 +154,11 @@ class Scorer:
         """Score calls.
 
         Args:
-            batch: rows as `Preparer.prepare_batch` makes them.
-            schema: of the result.
+            batch: rows as returned by `Preparer.prepare_batch`.
+            schema: schema of the result.
 
         Returns:
-            The columns of `schema`, one row for each row of the batch, in its order.
+            The columns of `schema`, one row per row of the batch, in order.
         """
         ready = pc.is_null(batch["status"]).to_numpy(zero_copy_only=False)
         calls = list(split_calls(batch, np.flatnonzero(ready)))
@@ -167,30 +168,30 @@ class Scorer:
             self._scored_columns(next(outcomes), scored_at) if is_ready else self._lineage(scored_at)
             for is_ready in ready
         ]
-        before = batch.select([name for name in schema.names if name in batch.schema.names])
-        return _joined(before, rows, schema)
+        columns = batch.select([name for name in schema.names if name in batch.schema.names])
+        return _merge_columns(columns, rows, schema)
 
     def probabilities(self, calls: Sequence[CallRounds]) -> dict[str, npt.NDArray[np.float32]]:
         """Classify calls.
 
         Returns:
-            An array (C, number of classes) a task; each row sums to 1.
+            For each task an array (C, number of classes), whose rows sum to 1.
         """
         with torch.inference_mode():
             samples = [waveform for call in calls for waveform in call.samples]
             tokens = [ids for call in calls for ids in call.tokens]
-            groups = group_rounds(np.array([len(each) for each in samples]), self.budget, self.padded_length)
+            groups = group_rounds(np.array([len(waveform) for waveform in samples]), self.budget, self.padded_length)
             batches = feed_rounds(groups, samples, tokens, self.network.config.text.pad_token_id, self.device)
-            run = self.threads.map if self.threads and len(groups) > 1 else map
-            vectors = torch.cat(list(run(self.encode, batches)))
+            apply = self.threads.map if self.threads is not None and len(groups) > 1 else map
+            vectors = torch.cat(list(apply(self.encode, batches)))
             order = torch.from_numpy(np.argsort(np.concatenate(groups))).to(self.device)
             logits = self.network.classify_calls(vectors[order], [len(call.samples) for call in calls])
             return {task: torch.softmax(logits[task].float(), dim=1).cpu().numpy() for task in TASKS}
 
     def encode(self, batch: RoundBatch) -> Tensor:
-        """Give each of some rounds its vector (R, D), float32."""
+        """Encode a batch of rounds as vectors (R, D), float32."""
         is_padded = self.padded_length is not None
-        # Both are known to the thread that entered them alone.
+        # Inference mode and autocast are thread-local, so each thread must enter them.
         with torch.inference_mode(), autocast(self.config.precision if is_padded else "fp32", self.device):
             vectors: Tensor = self.network.encode_rounds(
                 batch.samples.float() / FULL_SCALE,
@@ -202,25 +203,23 @@ class Scorer:
         return vectors.float()
 
     def score_calls(self, calls: Sequence[CallRounds]) -> list[dict[str, npt.NDArray[np.float32]] | CallError]:
-        """Classify calls one by one where they fail together.
+        """Return the probabilities of each call, or why there are none.
 
-        Returns:
-            For each call the probabilities of each task, or why there are none: what fails in a batch is tried alone,
-            so that it costs no other call.
+        If a batch fails, its calls are tried one by one, to lose only the failing ones.
         """
         if not calls:
             return []
         try:
             arrays = self.probabilities(calls)
             return [_one_call(arrays, index) for index in range(len(calls))]
-        except torch.AcceleratorError:  # a RuntimeError too, but none that another try in this process can mend
+        except torch.AcceleratorError:  # a RuntimeError, too, but retrying in this process cannot help
             raise
-        except RuntimeError as exc:  # of PyTorch: out of memory, a kernel that fails
+        except RuntimeError as exc:  # PyTorch: out of memory, or a kernel that fails
             reason = f"{type(exc).__name__} in the network: {_first_line(exc)}"
             if len(calls) == 1:
                 logger.exception("a call could not be scored")
                 return [CallError(RejectCode.SCORING_FAILED, reason)]
-        # Not in the handler: its exception would keep the failed batch's tensors alive (PyTorch FAQ, out of memory).
+        # Outside the handler, whose exception would keep the tensors of the failed batch alive (PyTorch FAQ on memory).
         logger.warning("a batch of %d calls could not be scored (%s); trying them one by one", len(calls), reason)
         return [self.score_calls([call])[0] for call in calls]
 
@@ -248,7 +247,7 @@ class Scorer:
 
 
 def split_calls(batch: pa.Table, rows: Iterable[int] | None = None) -> Iterator[CallRounds]:
-    """Cut the flat columns of prepared calls, of all rows or of some, into rounds, without a copy."""
+    """Split the flat columns of prepared calls into rounds without copying, for all rows or the given ones."""
     samples, round_samples, tokens, round_tokens = (
         batch[name] for name in ("samples", "round_samples", "tokens", "round_tokens")
     )
@@ -259,9 +258,9 @@ def split_calls(batch: pa.Table, rows: Iterable[int] | None = None) -> Iterator[
         )
 
 
-def _single_threads(number: int) -> ThreadPoolExecutor:
-    """Threads in each of which PyTorch computes by itself; what it uses in the thread that asks stays as it is."""
-    return ThreadPoolExecutor(number, "network", initializer=torch.set_num_threads, initargs=(1,))
+def _single_threaded_pool(num_threads: int) -> ThreadPoolExecutor:
+    """Make a pool of threads in which PyTorch uses one thread each; its setting in the calling thread is unchanged."""
+    return ThreadPoolExecutor(num_threads, "network", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _split(values: pa.Array, lengths: pa.Array) -> list[npt.NDArray[Any]]:
@@ -276,16 +275,16 @@ def _one_call(arrays: dict[str, npt.NDArray[np.float32]], index: int) -> dict[st
     return probabilities
 
 
-def _joined(before: pa.Table, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """The columns of the stages before, and beside or over them what scoring says of each row."""
+def _merge_columns(earlier: pa.Table, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Merge the columns of the earlier stages with the scored rows, which take precedence in the verdict columns."""
     columns = []
-    for column in schema:
-        said = pa.array([row.get(column.name) for row in rows], column.type)
-        if column.name in VERDICT:
-            said = pc.coalesce(said, before[column.name])
-        elif column.name in before.schema.names:
-            said = before[column.name]
-        columns.append(said)
+    for field_ in schema:
+        column = pa.array([row.get(field_.name) for row in rows], field_.type)
+        if field_.name in VERDICT_COLUMNS:
+            column = pc.coalesce(column, earlier[field_.name])
+        elif field_.name in earlier.schema.names:
+            column = earlier[field_.name]
+        columns.append(column)
     return pa.table(columns, schema=schema)
 
 

@@ -1,7 +1,7 @@
 """Attention blocks of the fusion (paper, section 3.4, equation 1).
 
 Shapes: R rounds, Q queries, K keys, H heads, D width of the fusion.
-A mask is True where a token is real and may be attended to, everywhere in this package.
+Everywhere in this package a mask is True where a token is real and may be attended to, and False where it is padding.
 """
 
 from __future__ import annotations
@@ -13,60 +13,62 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-PRODUCTS: Final = "products"
-"""Name by which transformers' models know `attend_by_products`."""
+MATMUL_ATTENTION: Final = "matmul"
+"""Name under which `matmul_attention` is registered with transformers."""
 
-SCORES_AT_ONCE: Final = 2**20
-"""Scores that are computed before they are used; 2 MB of them in bf16 stay in a CPU's cache."""
+SCORES_PER_CHUNK: Final = 2**20
+"""Maximum number of attention scores computed at a time: in bf16 they take 2 MB, which fits in a CPU's cache."""
 
 
 class Attention(nn.Module):
-    """Multi-head attention with a norm before and a residual connection around it.
+    """Multi-head attention (equation 1) with layer normalisation before it and a residual connection around it.
 
-    The norm stands before the attention, so that a network of these trains without a warm-up.
+    Pre-norm layers can be trained without a learning-rate warm-up.
     """
 
     def __init__(
-        self, hidden_size: int, num_heads: int, dropout: float, attention_dropout: float, *, crosses: bool = False
+        self, hidden_size: int, num_heads: int, dropout: float, attention_dropout: float, *, is_cross: bool = False
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.norm = nn.LayerNorm(hidden_size)
-        self.context_norm = nn.LayerNorm(hidden_size) if crosses else None
+        self.context_norm = nn.LayerNorm(hidden_size) if is_cross else None
         self.query = nn.Linear(hidden_size, hidden_size)
-        # A bias on the keys adds the same to every score of a query, which the softmax takes away again: it
-        # would be a weight that never learns.
+        # No bias on the keys: q.(k + b) = q.k + q.b adds the same number to all scores of a query, and the softmax
+        # cancels it. The bias would never get a gradient.
         self.key = nn.Linear(hidden_size, hidden_size, bias=False)
         self.value = nn.Linear(hidden_size, hidden_size)
         self.out = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, states: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
-        """Let each state ask the context, or the states themselves where there is none.
+        """Attend from each state to the context, or to the states themselves in self-attention.
+
+        Equation 1, softmax(Q K^T / sqrt(d_k)) V for each head, with Q from `states` and with K and V from `context`.
 
         Args:
             states: (R, Q, D).
-            mask: (R, K) bool, True where a token of what is asked is real; at least one in each round.
-            context: (R, K, D), what is asked in cross-attention.
+            mask: (R, K) bool, True for the real tokens among the keys; at least one in each round.
+            context: (R, K, D), required for cross-attention and ignored for self-attention.
 
         Returns:
             (R, Q, D).
         """
         queries = self.norm(states)
-        asked = queries
+        keys = queries
         if self.context_norm is not None:
             if context is None:
-                raise ValueError("context is None; cross-attention needs the states that are asked")
-            asked = self.context_norm(context)
-        answer = F.scaled_dot_product_attention(
+                raise ValueError("context is None; cross-attention needs the states to attend to")
+            keys = self.context_norm(context)
+        heads = F.scaled_dot_product_attention(
             self._split_heads(self.query(queries)),
-            self._split_heads(self.key(asked)),
-            self._split_heads(self.value(asked)),
+            self._split_heads(self.key(keys)),
+            self._split_heads(self.value(keys)),
             attn_mask=mask[:, None, None, :],
             dropout_p=self.attention_dropout if self.training else 0.0,
         )
-        merged = self.out(answer.transpose(1, 2).flatten(2))
+        merged = self.out(heads.transpose(1, 2).flatten(2))
         attended: Tensor = states + F.dropout(merged, self.dropout, self.training)
         return attended
 
@@ -76,7 +78,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Pointwise feed-forward network with a norm before and a residual connection around it."""
+    """Pointwise feed-forward network with layer normalisation before it and a residual connection around it."""
 
     def __init__(self, hidden_size: int, inner_size: int, dropout: float) -> None:
         super().__init__()
@@ -96,7 +98,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention, then feed-forward."""
+    """Transformer layer: self-attention, then feed-forward."""
 
     def __init__(
         self, hidden_size: int, num_heads: int, inner_size: int, dropout: float, attention_dropout: float
@@ -113,24 +115,24 @@ class TransformerLayer(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """Cross-attention, self-attention, feed-forward: one layer of the complementary pathway."""
+    """Layer of the complementary pathway: cross-attention, self-attention, then feed-forward."""
 
     def __init__(
         self, hidden_size: int, num_heads: int, inner_size: int, dropout: float, attention_dropout: float
     ) -> None:
         super().__init__()
-        self.cross_attention = Attention(hidden_size, num_heads, dropout, attention_dropout, crosses=True)
+        self.cross_attention = Attention(hidden_size, num_heads, dropout, attention_dropout, is_cross=True)
         self.self_attention = Attention(hidden_size, num_heads, dropout, attention_dropout)
         self.feed_forward = FeedForward(hidden_size, inner_size, dropout)
 
     def forward(self, states: Tensor, mask: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
-        """Let the text ask the audio.
+        """Let the text query the audio.
 
         Args:
             states: (R, Q, D), the text.
-            mask: (R, Q) bool.
+            mask: (R, Q) bool, True for real tokens.
             context: (R, K, D), the audio.
-            context_mask: (R, K) bool.
+            context_mask: (R, K) bool, True for real frames.
 
         Returns:
             (R, Q, D).
@@ -142,19 +144,20 @@ class CrossLayer(nn.Module):
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """True for the first `lengths` of `size` places: (R,) to (R, size) bool."""
+    """Return a mask (R, size) that is True for the first `lengths[r]` positions of row r; `lengths` is (R,)."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def attended(mask: Tensor) -> Tensor | None:
-    """A mask (R, K) as PyTorch's attention takes it, (R, 1, 1, K) bool; None where all of it is seen to be True.
+def to_attention_mask(mask: Tensor) -> Tensor | None:
+    """Broadcast a mask (R, K) to the (R, 1, 1, K) that `scaled_dot_product_attention` takes.
 
-    A GPU is not asked: the host would wait for all that it has been given to do.
+    Returns None, which lets PyTorch choose faster kernels, if all of the mask is True. This is checked on a CPU only:
+    on a GPU the host would have to wait for all queued work to read the answer.
     """
     return None if not mask.is_cuda and bool(mask.all()) else mask[:, None, None, :]
 
 
-def attend_by_products(
+def matmul_attention(
     _module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -163,36 +166,41 @@ def attend_by_products(
     scaling: float,
     **_options: Any,
 ) -> tuple[Tensor, None]:
-    """Self-attention as two plain matrix products and a softmax, each round as long as it is, for inference.
+    """Compute self-attention as two plain matrix products and a softmax, one unpadded round at a time, for inference.
 
-    In bf16 on a CPU it takes 0.6 times as long as PyTorch's own, which keeps the scores in fp32, tile by tile. Here
-    they are rounded to bf16 before the softmax. So that what is rounded is small, the keys' mean is taken from them: it
-    adds the same to all scores of a query, and the softmax does not see it (Zhang et al. 2025, SageAttention).
+    In bf16 on a CPU it takes 0.6 times as long as PyTorch's kernel, which keeps the scores in fp32, tile by tile. Here
+    the scores are rounded to bf16 before the softmax, with an error that grows with their size. To keep them small, the
+    keys are centred, as in SageAttention (Zhang et al., ICLR 2025): with the mean key m of a round,
+
+        q.(k - m) = q.k - q.m,
+
+    and q.m is the same for all keys of a query, so the softmax cancels it. A component that all keys share then no
+    longer uses up the 8 significant bits of a score.
 
     Args:
         query: (R, H, K, D / H).
         key: (R, H, K, D / H).
         value: (R, H, K, D / H).
-        attention_mask: (R, 1, 1, K) bool, True for the first places of each round, at least one; None for all.
-        scaling: of the scores.
+        attention_mask: (R, 1, 1, K) bool, True for the first tokens of each round, at least one; None if all are real.
+        scaling: factor applied to the scores, usually 1 / sqrt(D / H).
 
     Returns:
-        (R, K, H, D / H), zero where the mask is False, and None for the weights.
+        (R, K, H, D / H), zero where the mask is False, and None in place of the attention weights.
     """
-    rounds, heads, places, size = query.shape
-    lengths = [places] * rounds if attention_mask is None else attention_mask.sum(dim=3).flatten().tolist()
-    answers = query.new_zeros(rounds, places, heads, size)
-    for number, length in enumerate(lengths):
-        asking, asked, told = (each[number, :, :length] for each in (query, key, value))
-        wide = asked.float()
-        centred = ((wide - wide.mean(dim=1, keepdim=True)) * scaling).to(asked.dtype).transpose(1, 2)
-        at_once = max(1, SCORES_AT_ONCE // length**2)
-        for start in range(0, heads, at_once):
-            some = slice(start, start + at_once)
-            scores = torch.bmm(asking[some], centred[some])
+    num_rounds, num_heads, num_tokens, head_size = query.shape
+    lengths = [num_tokens] * num_rounds if attention_mask is None else attention_mask.sum(dim=3).flatten().tolist()
+    outputs = query.new_zeros(num_rounds, num_tokens, num_heads, head_size)
+    for index, length in enumerate(lengths):
+        queries, keys, values = (states[index, :, :length] for states in (query, key, value))
+        keys_fp32 = keys.float()
+        centred = ((keys_fp32 - keys_fp32.mean(dim=1, keepdim=True)) * scaling).to(keys.dtype).transpose(1, 2)
+        chunk_size = max(1, SCORES_PER_CHUNK // length**2)
+        for start in range(0, num_heads, chunk_size):
+            heads = slice(start, start + chunk_size)
+            scores = torch.bmm(queries[heads], centred[heads])
             weights = torch.softmax(scores, dim=-1, out=scores)
-            answers[number, :length, some] = torch.bmm(weights, told[some]).transpose(0, 1)
-    return answers, None
+            outputs[index, :length, heads] = torch.bmm(weights, values[heads]).transpose(0, 1)
+    return outputs, None
 
 
-AttentionInterface.register(PRODUCTS, attend_by_products)
+AttentionInterface.register(MATMUL_ATTENTION, matmul_attention)

@@ -1,4 +1,4 @@
-"""A model's folder: `config.json`, `model.safetensors`, the tokenizer's files and a model card; and how it travels."""
+"""Model folders (`config.json`, `model.safetensors`, the tokenizer's files, a model card): save, fetch, load, pack."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.m
 HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 CARD_FILE: Final = "README.md"
 FILE_PATTERNS: Final = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""The files of a model that are read: nothing that can carry code, and not the card."""
+"""Files of a model folder that are read: none that can contain code, and not the card."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A network with the tokenizer it was trained with.
+    """Network with the tokenizer that it was trained with.
 
     Attributes:
-        network: in evaluation mode.
-        tokenizer: of the network's text encoder.
+        network: the network, in evaluation mode.
+        tokenizer: the tokenizer of the network's text encoder.
     """
 
     network: MsmtFn
@@ -48,11 +48,11 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class PackedNetwork:
-    """A network as plain arrays, which Ray hands to every process of a node without a copy.
+    """Network as plain arrays, which Ray shares between all processes of a node without copying.
 
     Attributes:
-        config: of the network, as in `config.json`.
-        weights: one array a weight.
+        config: the network's configuration, as in `config.json`.
+        weights: one array per entry of the network's `state_dict`.
     """
 
     config: dict[str, Any]
@@ -60,7 +60,7 @@ class PackedNetwork:
 
 
 def save_model(network: MsmtFn, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
-    """Write a model's folder; `card` is the text of its model card, in Markdown."""
+    """Save a model to a folder; `card` is the text of its model card, in Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     transformers_logging.disable_progress_bar()
     network.save_pretrained(folder)
@@ -69,25 +69,22 @@ def save_model(network: MsmtFn, tokenizer: PreTrainedTokenizerBase, folder: Path
 
 
 def fetch_model(name: str, download_folder: Path) -> Path:
-    """Bring a model to this machine.
+    """Return the local folder of a model, downloaded if necessary.
 
     Args:
-        name: a local folder, an S3 address or the name of a model on the hub; the first two may be the `current` of
-            a registry's root.
-        download_folder: where a model from S3 is put.
-
-    Returns:
-        The model's folder.
+        name: a local folder, an s3:// address or the name of a model on the Hugging Face hub; for the first two also
+            `<root>/current` of a registry.
+        download_folder: where to put a model downloaded from S3.
 
     Raises:
-        ModelError: there is no such model, or it cannot be had.
+        ModelError: there is no such model, or it cannot be downloaded.
     """
     name = locate_model(name)
     if name.startswith("s3://"):
         try:
             storage.fetch_folder(name, download_folder, lambda file: any(fnmatch(file, kind) for kind in FILE_PATTERNS))
         except StorageError as exc:
-            raise ModelError(f"the model {name} cannot be fetched: {exc}") from exc
+            raise ModelError(f"the model {name} cannot be downloaded: {exc}") from exc
         return download_folder
     folder = Path(name.removeprefix("file://")).expanduser()
     if name and folder.is_dir():
@@ -103,10 +100,10 @@ def fetch_model(name: str, download_folder: Path) -> Path:
 
 
 def locate_model(name: str) -> str:
-    """The place of a model by its name: of `<root>/current` the version's.
+    """Return the location of a model; `<root>/current` of a registry resolves to the current version.
 
     Raises:
-        ModelError: `current` does not name a version, or cannot be read.
+        ModelError: `current` cannot be read or does not name a version.
     """
     try:
         return resolve_model(name) if storage.is_absolute(name) or Path(name).exists() else name
@@ -115,15 +112,15 @@ def locate_model(name: str) -> str:
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether the model in a folder was trained; the scores of one that was not mean nothing."""
+    """Return whether the model in a folder was trained; the scores of an untrained model are meaningless."""
     return bool(_read_config(folder).get("is_trained", False))
 
 
 def load_model(folder: Path) -> Model:
-    """Read a model's folder, from safetensors only.
+    """Load a model from a folder; weights are read from safetensors only.
 
     Raises:
-        ModelError: a file is missing or broken, or the weights are not those of the configuration.
+        ModelError: a file is missing or broken, or the weights do not match the configuration.
     """
     _read_config(folder)
     _check_has_tokenizer(folder)
@@ -132,7 +129,7 @@ def load_model(folder: Path) -> Model:
         loaded: tuple[MsmtFn, dict[str, set[str]]] = MsmtFn.from_pretrained(  # type: ignore[assignment]
             folder,
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # they are reported, below
+            ignore_mismatched_sizes=True,  # reported below
             local_files_only=True,
             output_loading_info=True,
             trust_remote_code=False,
@@ -142,7 +139,7 @@ def load_model(folder: Path) -> Model:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, config=network.config.text, trust_remote_code=False, local_files_only=True
         )
-    # Behind these stand half a dozen libraries, each with its own errors for a broken file.
+    # These calls go through half a dozen libraries, each with its own exceptions for a broken file.
     except Exception as exc:
         raise ModelError(f"the model in {folder} cannot be loaded: {_one_line(exc)}") from exc
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -155,15 +152,15 @@ def load_model(folder: Path) -> Model:
 
 
 def start_from_encoders(audio_encoder: str, text_encoder: str, seed: int) -> Model:
-    """A new network around pretrained encoders, with the text encoder's tokenizer.
+    """Build a network from pretrained encoders and new weights elsewhere, with the text encoder's tokenizer.
 
     Args:
         audio_encoder: folder or hub name of a HuBERT or wav2vec 2.0.
         text_encoder: folder or hub name of a BERT or RoBERTa.
-        seed: of the new weights.
+        seed: random seed for the new weights.
 
     Raises:
-        ModelError: an encoder cannot be had, or the two do not fit.
+        ModelError: an encoder cannot be loaded, or the two do not fit together.
     """
     try:
         with torch.random.fork_rng(devices=[]):
@@ -173,16 +170,16 @@ def start_from_encoders(audio_encoder: str, text_encoder: str, seed: int) -> Mod
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as exc:
         raise ModelError(
             f"the encoders {audio_encoder} and {text_encoder} cannot be loaded: {_one_line(exc)}; --audio-encoder and "
-            "--text-encoder name others, by folder or hub name"
+            "--text-encoder take a folder or a hub name"
         ) from exc
     return Model(network, tokenizer)
 
 
 def model_version(folder: Path) -> str:
-    """Name a model by the content of the files that are read of it: 12 hexadecimal digits.
+    """Return a model's version: 12 hexadecimal digits of a hash over the files in `FILE_PATTERNS`.
 
     Raises:
-        ModelError: the folder is not a model's.
+        ModelError: the folder holds no model.
     """
     _read_config(folder)
     digest = hashlib.sha256()
@@ -195,13 +192,13 @@ def model_version(folder: Path) -> str:
 
 
 def pack_network(network: MsmtFn) -> PackedNetwork:
-    """Take a network apart into plain arrays."""
+    """Convert a network to plain arrays."""
     weights = {name: weight.detach().cpu().numpy() for name, weight in network.state_dict().items()}
     return PackedNetwork(config=network.config.to_dict(), weights=weights)
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 of a network's weights, or of a part's, and their names."""
+    """Return the SHA-256 of the names and values of all weights of a network or of a part of one."""
     digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
         digest.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
@@ -209,7 +206,7 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def unpack_network(packed: PackedNetwork) -> MsmtFn:
-    """Put a packed network together again, in evaluation mode."""
+    """Rebuild a packed network, in evaluation mode."""
     transformers_logging.disable_progress_bar()
     weights = {name: torch.from_numpy(np.array(weight)) for name, weight in packed.weights.items()}
     network: MsmtFn = MsmtFn.from_pretrained(None, config=MsmtFnConfig.from_dict(packed.config), state_dict=weights)
@@ -243,7 +240,7 @@ def _check_vocabulary(folder: Path, config: MsmtFnConfig, tokenizer: PreTrainedT
 
 
 def _check_has_tokenizer(folder: Path) -> None:
-    """Refuse a folder without one, for which transformers would make an empty tokenizer up."""
+    """Raise if a folder has no tokenizer; transformers would silently make an empty one."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(f"{folder} has no tokenizer; a model's folder needs one of {', '.join(TOKENIZER_FILES)}")
 

@@ -1,4 +1,4 @@
-"""The network's configuration, as `config.json` keeps it."""
+"""Configuration of the network, stored as `config.json`."""
 
 # No `from __future__ import annotations` here: `@strict` checks the values against the real types.
 import math
@@ -8,42 +8,42 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-CHINESE_VOCABULARY_SIZE: Final = 21128  # of hfl/chinese-roberta-wwm-ext, which is a BERT by its architecture
+CHINESE_VOCABULARY_SIZE: Final = 21128  # vocabulary of hfl/chinese-roberta-wwm-ext, whose architecture is BERT
 
 
 @strict
 class MsmtFnConfig(PreTrainedConfig):
-    """Sizes of the network; the defaults are the paper's (sections 3.3 to 3.7 and 4.2).
+    """Configuration of the network; the defaults are the paper's (sections 3.3 to 3.7 and 4.2).
 
     Attributes:
-        audio_encoder: hub name or folder that the audio encoder's weights start from.
-        text_encoder: hub name or folder that the text encoder's weights and the tokenizer start from.
+        audio_encoder: hub name or folder of the pretrained audio encoder.
+        text_encoder: hub name or folder of the pretrained text encoder and its tokenizer.
         audio_config: configuration of the audio encoder, a HuBERT or wav2vec 2.0.
         text_config: configuration of the text encoder, a BERT, RoBERTa or RoFormer.
-        audio_frontend: "encoder" for the audio encoder's own convolutions, "wav2vec2" for those of
-            `frontend_config` before the audio encoder's transformer (paper, section 3.3).
-        frontend_config: configuration of the wav2vec 2.0 model that lends its convolutions.
-        encoder_sample_rate: samples a second that the audio encoder is given.
-        max_round_sec: seconds of a round that the network hears.
-        overlong_rounds: "truncate" drops what is beyond `max_round_sec`, "split" makes it further rounds.
-        max_text_tokens: tokens of a round that the network reads, special tokens included.
-        modalities: what the network is given of a round: "both", or one side, the other being its [CLS] vector alone.
-        silence: "keep" hears rounds as they are, "remove" only what is speech in them (paper, table 6, Rm-silence).
+        audio_frontend: "encoder" uses the audio encoder's own convolutions, "wav2vec2" puts those of `frontend_config`
+            before the audio encoder's transformer (paper, section 3.3).
+        frontend_config: configuration of the wav2vec 2.0 model whose convolutions are the frontend.
+        encoder_sample_rate: sample rate of the audio encoder's input in Hz.
+        max_round_sec: maximum length of a round in seconds.
+        overlong_rounds: "truncate" cuts a round at `max_round_sec`, "split" turns the rest into further rounds.
+        max_text_tokens: maximum number of tokens in a round, special tokens included.
+        modalities: "both", or the only modality that is used, "text" or "audio"; the other is its [CLS] vector alone.
+        silence: "keep" encodes rounds as they are, "remove" only the speech in them (paper, table 6, Rm-silence).
         hidden_size: width of the fusion.
-        num_attention_heads: heads of each attention of the fusion.
+        num_attention_heads: number of heads in each attention layer of the fusion.
         feed_forward_size: inner width of the fusion's feed-forward layers.
-        num_text_layers: self-attention layers of the text pathway.
-        num_cross_layers: layers of the complementary pathway.
-        num_bottleneck_layers: layers of the bottleneck fusion; with 0 the two pathways' mean is the fused text.
-        num_bottleneck_tokens: learned tokens through which the two pathways speak.
-        pooling: how the fused text becomes a round's vector: "flatten" as published, "cls", "mean" or "max".
+        num_text_layers: number of self-attention layers in the text pathway.
+        num_cross_layers: number of layers in the complementary pathway.
+        num_bottleneck_layers: number of bottleneck layers; with 0 the fused text is the mean of the two pathways.
+        num_bottleneck_tokens: number of learned tokens through which the two pathways exchange information.
+        pooling: how the fused text becomes a round's vector: "flatten" (the paper's), "cls", "mean" or "max".
         context_size: width of the BiGRU in each direction.
-        num_context_layers: layers of the BiGRU; with 0 a call is the mean of its rounds.
-        multi_task: whether each task has its head; without, the coarser tasks follow from the five-class one.
-        dropout: probability, in the fusion and before each head.
-        attention_dropout: probability, of the fusion's attention weights; with more than 0 training on a CPU is slow,
-            since the fast kernel of `scaled_dot_product_attention` knows none.
-        is_trained: set by training; the jobs warn that the scores of a model without it mean nothing.
+        num_context_layers: number of BiGRU layers; with 0 a call's vector is the mean of its rounds.
+        multi_task: whether each task has its own head; if not, the coarser tasks are derived from the five classes.
+        dropout: dropout probability in the fusion and before each head.
+        attention_dropout: dropout probability of the fusion's attention weights; above 0, training on a CPU is slow,
+            because the fast kernel of `scaled_dot_product_attention` does not support it.
+        is_trained: set by training; the jobs warn that the scores of an untrained model are meaningless.
     """
 
     model_type = "msmtfn"
@@ -83,25 +83,25 @@ class MsmtFnConfig(PreTrainedConfig):
     is_trained: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Make the encoders' configurations and check what the types do not say.
+        """Build the encoders' configurations and check what the types cannot express.
 
         Raises:
-            ValueError: a field is out of range or two do not fit; the message names the field, its value and the cure.
+            ValueError: a field is out of range or contradicts another; the message names it, its value and the cure.
         """
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         for name in ("audio_config", "frontend_config"):
-            _switch_off_training_tricks(getattr(self, name))
+            _disable_masking_and_layerdrop(getattr(self, name))
         self._check_model_types()
         self._check_sizes()
 
     @property
     def max_round_samples(self) -> int:
-        """Samples of the longest round: 320,000 are 40 s at 8 kHz."""
+        """Maximum number of samples in a round: 320,000 for 40 s at 8 kHz."""
         return round(self.max_round_sec * self.encoder_sample_rate)
 
     @property
     def convolutions(self) -> PreTrainedConfig:
-        """Configuration whose convolutions turn samples into frames."""
+        """Configuration of the model whose convolutions turn samples into frames."""
         return cast(PreTrainedConfig, self.frontend_config if self.audio_frontend == "wav2vec2" else self.audio_config)
 
     @property
@@ -116,7 +116,9 @@ class MsmtFnConfig(PreTrainedConfig):
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame of the audio encoder is computed from: 400 for HuBERT and wav2vec 2.0."""
+        """Number of samples that one frame is computed from: 400 for HuBERT and wav2vec 2.0."""
+        # n consecutive frames of a layer are computed from (n - 1) * stride + kernel frames of the layer below. Start
+        # with n = 1 at the last layer and go down to the samples.
         samples = 1
         for kernel, stride in reversed(
             list(zip(self.convolutions.conv_kernel, self.convolutions.conv_stride, strict=True))
@@ -125,7 +127,7 @@ class MsmtFnConfig(PreTrainedConfig):
         return int(samples)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames that lie wholly in a round of `num_samples`: 999 in 320,000, none below the receptive field."""
+        """Return the number of frames entirely within `num_samples`: 999 for 320,000, 0 below the receptive field."""
         frames = num_samples
         for kernel, stride in zip(self.convolutions.conv_kernel, self.convolutions.conv_stride, strict=True):
             frames = (frames - kernel) // stride + 1
@@ -144,9 +146,9 @@ class MsmtFnConfig(PreTrainedConfig):
         for name in ("dropout", "attention_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and less than 1")
         has_adapter = bool(getattr(self.audio, "add_adapter", False))
-        _require(not has_adapter, "audio_config.add_adapter", has_adapter, "False, since an adapter drops frames")
+        _require(not has_adapter, "audio_config.add_adapter", has_adapter, "False, since an adapter removes frames")
         has_norm = bool(getattr(self.audio, "conv_pos_batch_norm", False))
-        cure = "False, since what it makes of silence, trained, would depend on the padding"
+        cure = "False, since the batch norm's statistics would depend on the padding"
         _require(not has_norm, "audio_config.conv_pos_batch_norm", has_norm, cure)
         heads = self.num_attention_heads
         _require(
@@ -161,7 +163,7 @@ class MsmtFnConfig(PreTrainedConfig):
             self.max_round_sec,
             f"at least the audio encoder's receptive field of {self.receptive_field} samples",
         )
-        # RoBERTa numbers its positions from the padding's id on, so that many of its embeddings are never used.
+        # RoBERTa numbers positions from pad_token_id + 1 on and never uses the position embeddings before.
         offset = self.text.pad_token_id + 1 if self.text.model_type == "roberta" else 0
         positions = self.text.max_position_embeddings - offset
         _require(
@@ -196,8 +198,8 @@ def _require(holds: bool, field: str, value: object, cure: str) -> None:
         raise ValueError(f"{field} is {value!r}; it must be {cure}")
 
 
-def _switch_off_training_tricks(config: PreTrainedConfig) -> None:
-    """No masked frames and no dropped layers: the paper has neither, and both leave weights without a gradient."""
+def _disable_masking_and_layerdrop(config: PreTrainedConfig) -> None:
+    """Disable SpecAugment masking and LayerDrop: the paper has neither, and both leave weights without a gradient."""
     config.apply_spec_augment = False
     config.mask_time_prob = 0.0
     config.mask_feature_prob = 0.0

@@ -1,4 +1,4 @@
-"""From a call's rounds to the call (paper, section 3.6).
+"""Context across the rounds of a call (paper, section 3.6).
 
 Shapes: R rounds of all calls, C calls, D width of the fusion.
 """
@@ -13,9 +13,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 
 class RoundContext(nn.Module):
-    """A bidirectional GRU over a call's rounds; its final states of both directions are the call's vector.
+    """Bidirectional GRU over the rounds of a call, whose final states in both directions are the call's vector.
 
-    Without a layer there is no GRU, and the mean of the rounds is the call's vector.
+    With no layers there is no GRU, and the call's vector is the mean of its rounds.
     """
 
     gru: nn.GRU
@@ -36,11 +36,11 @@ class RoundContext(nn.Module):
         )
 
     def forward(self, vectors: Tensor, rounds_per_call: list[int]) -> Tensor:
-        """Read each call's rounds in order.
+        """Map the vectors of the rounds to one vector per call.
 
         Args:
             vectors: (R, D), the rounds of the first call, then those of the second, and so on.
-            rounds_per_call: C numbers of at least 1 that sum to R; a list, since the GRU wants them on the host.
+            rounds_per_call: C numbers of at least 1 that sum to R; a list, since the GRU needs them on the host.
 
         Returns:
             (C, output_size).
@@ -51,11 +51,11 @@ class RoundContext(nn.Module):
         padded = pad_sequence(list(calls), batch_first=True)
         packed = pack_padded_sequence(padded, torch.tensor(rounds_per_call), batch_first=True, enforce_sorted=False)
         _, final_states = self.gru(packed)
-        return torch.cat([final_states[-2], final_states[-1]], dim=1)
+        return torch.cat([final_states[-2], final_states[-1]], dim=1)  # last layer, forward and backward
 
 
 def _means(calls: Sequence[Tensor]) -> Tensor:
-    """The mean of each call's rounds, (C, D)."""
+    """Return the mean of each call's rounds, (C, D)."""
     if not all(len(rounds) for rounds in calls):
         raise ValueError("rounds_per_call holds 0; each call must have at least 1 round")
     return torch.stack([rounds.mean(dim=0) for rounds in calls])

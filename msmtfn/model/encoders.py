@@ -1,4 +1,4 @@
-"""The two encoders: samples to audio states and token ids to text states (paper, section 3.3).
+"""The two encoders, which turn samples into audio states and token ids into text states (paper, section 3.3).
 
 Shapes: R rounds, S samples, A audio frames, T text tokens.
 """
@@ -10,19 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
-from msmtfn.model.attention import attended, length_mask
+from msmtfn.model.attention import length_mask, to_attention_mask
 from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.runtime.unpadded import unpadded_context, unpadded_features
+from msmtfn.model.runtime.unpadded import run_convolutions, run_transformer
 
 VARIANCE_FLOOR = 1e-7
-"""Added to a round's variance, as transformers' feature extractor for wav2vec 2.0 does; keeps silence finite."""
+"""Added to a round's variance so that silence stays finite; the value of transformers' `Wav2Vec2FeatureExtractor`."""
 
 
 class AudioEncoder(nn.Module):
     """HuBERT or wav2vec 2.0 over whole rounds.
 
-    Padded, it is the paper's own and the oracle of the other way: transformers' model over rounds that are all as long
-    as the longest can be.
+    The padded encoding is the paper's: transformers' own model over rounds padded to the maximum length. It is also the
+    reference that the unpadded encoding (`unpadded`) is tested against.
     """
 
     def __init__(self, config: MsmtFnConfig) -> None:
@@ -33,10 +33,10 @@ class AudioEncoder(nn.Module):
             self.use_frontend(AutoModel.from_config(config.frontend_config))
 
     def use_frontend(self, wav2vec2: nn.Module) -> None:
-        """Put the convolutions of a wav2vec 2.0 model before this encoder's transformer.
+        """Replace this encoder's convolutions by those of a wav2vec 2.0 model.
 
         Raises:
-            ValueError: the two models' convolutions differ in width or stride.
+            ValueError: the convolutions of the two models differ in width, kernel or stride.
         """
         for field in ("conv_dim", "conv_kernel", "conv_stride"):
             ours, theirs = getattr(self.model.config, field), getattr(wav2vec2.config, field)
@@ -47,35 +47,36 @@ class AudioEncoder(nn.Module):
         self.model.feature_extractor = wav2vec2.feature_extractor
 
     def forward(self, waveforms: Tensor, num_samples: Tensor, *, padded: bool = True) -> tuple[Tensor, Tensor]:
-        """Encode rounds.
+        """Encode the audio of rounds.
 
         Args:
             waveforms: (R, S) float, mono at `encoder_sample_rate`, any scale; S is at most `max_round_samples`.
-            num_samples: (R,) int, samples of each round; what follows them is not looked at.
-            padded: whether each round is padded to the longest, as the paper has it and as transformers' own model
-                computes it; without, the same states of the frames of the mask cost as much as the rounds are long.
+            num_samples: (R,) int, number of samples of each round; samples after them are ignored.
+            padded: True pads each round to `max_round_samples`, as in the paper. False computes the same states for
+                all frames in the mask at a cost that follows the length of the rounds.
 
         Returns:
-            Hidden states (R, A, width of the encoder), A being 999 for the paper's sizes where the rounds are padded,
-            and a mask (R, A), True for the frames that lie in the round wholly. A round shorter than the receptive
-            field has none.
+            Hidden states (R, A, width of the encoder) and a mask (R, A) that is True for the frames lying entirely
+            within the round. With padding and the paper's sizes A is 999. A round shorter than the receptive field has
+            no frame.
         """
         limit = self.config.max_round_samples
         if waveforms.shape[1] > limit:
             raise ValueError(f"waveforms has {waveforms.shape[1]} samples; cut rounds to at most {limit}")
         width = limit if padded else max(waveforms.shape[1], self.config.receptive_field)
         normalized = F.pad(normalize_waveforms(waveforms, num_samples), (0, width - waveforms.shape[1]))
-        # A round without a frame is given one of silence, since attention must have something to look at.
-        heard = num_samples.clamp(min=self.config.receptive_field)
+        # A round without a frame gets one frame of silence, since attention needs at least one key.
+        encoded_samples = num_samples.clamp(min=self.config.receptive_field)
         if padded:
-            states = self.model(normalized, attention_mask=length_mask(heard, width).long()).last_hidden_state
+            states = self.model(normalized, attention_mask=length_mask(encoded_samples, width).long()).last_hidden_state
         else:
             projection = self.model.feature_projection
             dtype = projection.projection.weight.dtype
-            projected = projection(unpadded_features(self.model.feature_extractor, normalized, limit, dtype))
-            states = projected[0] if isinstance(projected, tuple) else projected  # wav2vec 2.0 gives two, HuBERT one
-            mask = length_mask(self._num_frames(heard), states.shape[1])
-            states = unpadded_context(self.model.encoder, states, mask)
+            projected = projection(run_convolutions(self.model.feature_extractor, normalized, limit, dtype))
+            # The projection of wav2vec 2.0 returns a pair, that of HuBERT a tensor.
+            states = projected[0] if isinstance(projected, tuple) else projected
+            mask = length_mask(self._num_frames(encoded_samples), states.shape[1])
+            states = run_transformer(self.model.encoder, states, mask)
         return states, length_mask(self._num_frames(num_samples), states.shape[1])
 
     def _num_frames(self, num_samples: Tensor) -> Tensor:
@@ -87,42 +88,42 @@ class AudioEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """BERT, RoBERTa or RoFormer over the tokens of rounds."""
+    """BERT, RoBERTa or RoFormer over the tokens of whole rounds."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        self.model = AutoModel.from_config(config, **without_pooling(config))
+        self.model = AutoModel.from_config(config, **no_pooling(config))
 
     def forward(self, input_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode rounds.
+        """Encode the text of rounds.
 
         Args:
-            input_ids: (R, T) int, padded with the encoder's own `pad_token_id`.
-            num_tokens: (R,) int, tokens of each round; 0 where it has no text.
+            input_ids: (R, T) int, padded with the encoder's `pad_token_id`.
+            num_tokens: (R,) int, number of tokens of each round; 0 for a round without text.
 
         Returns:
-            Hidden states (R, T, width of the encoder) and their mask (R, T).
+            Hidden states (R, T, width of the encoder) and their mask (R, T), True for real tokens.
         """
-        # A round without text is given one token of padding, since attention must have something to look at.
+        # A round without text gets one padding token, since attention needs at least one key.
         input_ids = F.pad(input_ids, (0, max(0, 1 - input_ids.shape[1])), value=self.model.config.pad_token_id)
         mask = length_mask(num_tokens, input_ids.shape[1])
-        read = length_mask(num_tokens.clamp(min=1), input_ids.shape[1])
-        # RoFormer has an attention of its own, which takes a mask of two dimensions.
-        seen = read.long() if self.model.config.model_type == "roformer" else attended(read)
-        return self.model(input_ids, attention_mask=seen).last_hidden_state, mask
+        keys = length_mask(num_tokens.clamp(min=1), input_ids.shape[1])
+        # RoFormer has its own attention implementation, which takes a two-dimensional mask.
+        attention_mask = keys.long() if self.model.config.model_type == "roformer" else to_attention_mask(keys)
+        return self.model(input_ids, attention_mask=attention_mask).last_hidden_state, mask
 
 
-def without_pooling(config: PreTrainedConfig) -> dict[str, bool]:
-    """The argument that leaves out a text encoder's pooling layer, which would learn nothing; RoFormer has none."""
+def no_pooling(config: PreTrainedConfig) -> dict[str, bool]:
+    """Return the argument that omits a text encoder's pooling layer, which nothing here uses; RoFormer has none."""
     return {} if config.model_type == "roformer" else {"add_pooling_layer": False}
 
 
 def normalize_waveforms(waveforms: Tensor, num_samples: Tensor) -> Tensor:
-    """Give each round zero mean and unit variance over its own samples, and zero after them.
+    """Scale each round to zero mean and unit variance over its own samples, and set the padding to zero.
 
     Args:
         waveforms: (R, S) float.
-        num_samples: (R,) int.
+        num_samples: (R,) int, number of samples of each round.
 
     Returns:
         (R, S) float32.

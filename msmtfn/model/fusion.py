@@ -1,6 +1,7 @@
-"""From the two encoders' states to one vector a round (paper, sections 3.4 and 3.5).
+"""Fusion of the two encoders' states into one vector per round (paper, sections 3.4 and 3.5, equations 1 to 5).
 
 Shapes: R rounds, A audio frames, T text tokens, B bottleneck tokens, D width of the fusion.
+A mask is True where a token is real.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from msmtfn.model.attention import Attention, CrossLayer, TransformerLayer
 from msmtfn.model.config import MsmtFnConfig
 
 EMBEDDING_STD = 0.02
-"""Standard deviation of a new learned vector, as in BERT."""
+"""Standard deviation of newly initialised learned vectors, as in BERT."""
 
 
 class ClassToken(nn.Module):
-    """Brings an encoder's states to the fusion's width and puts a learned [CLS] vector before them."""
+    """Projection of an encoder's states to the width of the fusion, with a learned [CLS] vector prepended."""
 
     def __init__(self, encoder_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -27,14 +28,14 @@ class ClassToken(nn.Module):
         self.token = nn.Parameter(torch.empty(hidden_size).normal_(std=EMBEDDING_STD))
 
     def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (R, T, encoder's width) and its mask (R, T) to (R, 1 + T, D) and (R, 1 + T)."""
+        """Map states (R, T, width of the encoder) and their mask (R, T) to (R, 1 + T, D) and (R, 1 + T)."""
         states = self.projection(states)
         token = self.token.to(states.dtype).expand(len(states), 1, -1)
         return torch.cat([token, states], dim=1), F.pad(mask, (1, 0), value=True)
 
 
 class TextPathway(nn.Module):
-    """Self-attention over the text: the backbone."""
+    """Self-attention over the text, the backbone of the fusion."""
 
     def __init__(self, config: MsmtFnConfig) -> None:
         super().__init__()
@@ -44,14 +45,14 @@ class TextPathway(nn.Module):
         )
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
-        """Map (R, T, D) under its mask (R, T) to (R, T, D)."""
+        """Map (R, T, D) with its mask (R, T) to (R, T, D)."""
         for layer in self.layers:
             text = layer(text, mask)
         return text
 
 
 class ComplementaryPathway(nn.Module):
-    """The text asks the audio, in chained layers: each goes on from the answer of the one before."""
+    """Chain of layers in which the text queries the audio by cross-attention (equation 1)."""
 
     def __init__(self, config: MsmtFnConfig) -> None:
         super().__init__()
@@ -65,12 +66,12 @@ class ComplementaryPathway(nn.Module):
 
 
 class BottleneckFusion(nn.Module):
-    """Two streams that speak through a few learned tokens (equations 2 to 5).
+    """Two streams that exchange information through a few learned bottleneck tokens only (equations 2 to 5).
 
-    In each layer each stream attends to itself and to the bottleneck tokens, both streams are carried on, and the two
-    versions of the bottleneck are averaged. What is handed on is the mean of the streams, as the two are averaged at
-    the end of the attention bottlenecks of Nagrani et al. (2021), so that no weight of the last layer is without use.
-    Without a layer there are no bottleneck tokens, and the mean is all.
+    The paper passes on the text stream T alone. Here the output is the mean of T and T_m, as in the original attention
+    bottlenecks (Nagrani et al., 2021); otherwise the last layer of the mixed stream would have no effect. The averaged
+    bottleneck of equation 5 is read by the next layer, so the streams exchange something from two layers on. With no
+    layers there are no bottleneck tokens, and the output is the mean of the inputs.
     """
 
     tokens: nn.Parameter
@@ -87,12 +88,12 @@ class BottleneckFusion(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, text: Tensor, mixed: Tensor, mask: Tensor) -> Tensor:
-        """Fuse the text with what the complementary pathway made of it.
+        """Fuse the text with the output of the complementary pathway.
 
         Args:
-            text: (R, T, D).
-            mixed: (R, T, D).
-            mask: (R, T) bool, of both.
+            text: (R, T, D), the text stream T.
+            mixed: (R, T, D), the text-audio stream T_m.
+            mask: (R, T) bool, the mask of both streams.
 
         Returns:
             The fused text, (R, T, D).
@@ -105,7 +106,11 @@ class BottleneckFusion(nn.Module):
     def _exchange(self, text: Tensor, mixed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         num_tokens = text.shape[1]
         bottleneck = self.tokens.to(text.dtype).expand(len(text), -1, -1)
-        mask = F.pad(mask, (0, bottleneck.shape[1]), value=True)  # every token may look at the bottleneck
+        mask = F.pad(mask, (0, bottleneck.shape[1]), value=True)  # every token may attend to the bottleneck
+        # Layer l of both streams, with T_z = [T || T_fsn || T_m] (equation 2) kept as its three parts:
+        #   [T^(l+1)   || T_fsn'^(l+1)]  = Transformer([T^l   || T_fsn^l])     (equation 3)
+        #   [T_m^(l+1) || T_fsn''^(l+1)] = Transformer([T_m^l || T_fsn^l])     (equation 4)
+        #   T_fsn^(l+1) = (T_fsn'^(l+1) + T_fsn''^(l+1)) / 2                   (equation 5)
         for text_layer, mixed_layer in zip(self.text_layers, self.mixed_layers, strict=True):
             text_out = text_layer(torch.cat([text, bottleneck], dim=1), mask)
             mixed_out = mixed_layer(torch.cat([mixed, bottleneck], dim=1), mask)
@@ -115,20 +120,20 @@ class BottleneckFusion(nn.Module):
 
 
 class RoundPooling(nn.Module):
-    """One vector a round out of its fused text."""
+    """Pooling of a round's fused text into one vector."""
 
     def __init__(self, config: MsmtFnConfig) -> None:
         super().__init__()
         self.pooling = config.pooling
-        self.max_tokens = config.max_text_tokens + 1  # the [CLS] vector before them
+        self.max_tokens = config.max_text_tokens + 1  # with the [CLS] vector
         width = config.hidden_size * (self.max_tokens if config.pooling == "flatten" else 1)
         self.projection = nn.Linear(width, config.hidden_size)
 
     def forward(self, fused: Tensor, mask: Tensor) -> Tensor:
-        """Map (R, T, D) under its mask (R, T) to (R, D)."""
+        """Map (R, T, D) with its mask (R, T) to (R, D)."""
         if fused.shape[1] > self.max_tokens:
             raise ValueError(
-                f"the text has {fused.shape[1] - 1} tokens; cut it to max_text_tokens, {self.max_tokens - 1}"
+                f"the text has {fused.shape[1] - 1} tokens; truncate it to max_text_tokens, {self.max_tokens - 1}"
             )
         fused = fused.masked_fill(~mask[..., None], 0.0)
         if self.pooling == "cls":
@@ -139,13 +144,14 @@ class RoundPooling(nn.Module):
             pooled = fused.masked_fill(~mask[..., None], -math.inf).amax(dim=1)
         else:
             pooled = fused.flatten(1)
-        # As published, zeros follow the text up to the most tokens that it may have: their weights are left out.
+        # The paper flattens text that is padded with zeros to the maximum length. Zeros contribute nothing to the
+        # projection, so the columns of the weight that belong to them can be left out.
         weight = self.projection.weight[:, : pooled.shape[1]]
         return F.linear(pooled, weight, self.projection.bias)
 
 
 class RoundFusion(nn.Module):
-    """Both pathways, the bottleneck and the pooling: a round's states become its vector."""
+    """Fusion of a round: both pathways, the bottleneck and the pooling."""
 
     def __init__(self, config: MsmtFnConfig) -> None:
         super().__init__()
@@ -157,13 +163,13 @@ class RoundFusion(nn.Module):
         self.pooling = RoundPooling(config)
 
     def forward(self, audio: Tensor, audio_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Fuse rounds.
+        """Fuse the encoders' states of each round into one vector.
 
         Args:
             audio: (R, A, width of the audio encoder).
-            audio_mask: (R, A) bool; a round without usable audio has no True.
+            audio_mask: (R, A) bool; all False for a round without usable audio.
             text: (R, T, width of the text encoder).
-            text_mask: (R, T) bool; a round without text has no True.
+            text_mask: (R, T) bool; all False for a round without text.
 
         Returns:
             (R, D).
@@ -178,7 +184,7 @@ class RoundFusion(nn.Module):
 
 
 def _layer_sizes(config: MsmtFnConfig) -> tuple[int, int, int, float, float]:
-    """The arguments of `CrossLayer` and of `TransformerLayer`."""
+    """Return the constructor arguments of `CrossLayer` and `TransformerLayer`."""
     return (
         config.hidden_size,
         config.num_attention_heads,

@@ -1,4 +1,4 @@
-"""A classifier for each of the four tasks, or one for all (paper, section 3.7)."""
+"""Classification heads: one for each of the four tasks, or a single one for all (paper, section 3.7)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msmtfn.labels import INTENTS, TASKS
 
 
 class TaskHeads(nn.Module):
-    """Independent heads over the shared vector of a call, or that of the five classes alone."""
+    """Independent linear heads over the shared vector of a call, or the head of the five classes alone."""
 
     def __init__(self, input_size: int, dropout: float, *, multi_task: bool = True) -> None:
         super().__init__()
@@ -22,13 +22,17 @@ class TaskHeads(nn.Module):
         )
 
     def forward(self, calls: Tensor) -> dict[str, Tensor]:
-        """Map calls (C, input_size) to each task's logits (C, number of its classes)."""
+        """Map calls (C, input_size) to the logits of each task, (C, number of its classes)."""
         logits = {task: head(calls) for task, head in self.heads.items()}
-        return {task: logits[task] if task in logits else _summed_classes(logits["five"], task) for task in TASKS}
+        return {task: logits[task] if task in logits else _logits_from_five(logits["five"], task) for task in TASKS}
 
 
-def _summed_classes(five: Tensor, task: str) -> Tensor:
-    """Logarithms of the summed probabilities of the intents in each class of a task, (C, number of its classes)."""
+def _logits_from_five(five: Tensor, task: str) -> Tensor:
+    """Derive the logits of a coarser task, (C, number of its classes), from those of the five intents.
+
+    The probability of a class is the sum of the probabilities of its intents, and the logarithms of probabilities are
+    valid logits: softmax(log p) = p.
+    """
     log_probabilities = torch.log_softmax(five, dim=1)
     classes = [[INTENTS.index(intent) for intent in letters] for letters in TASKS[task]]
     return torch.stack([log_probabilities[:, intents].logsumexp(dim=1) for intents in classes], dim=1)

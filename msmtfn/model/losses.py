@@ -1,4 +1,4 @@
-"""The multi-task loss (paper, equation 6)."""
+"""Multi-task loss (paper, section 3.7, equation 6)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def multi_task_loss(
     class_weights: Mapping[str, Tensor] | None = None,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    """Sum of the tasks' cross-entropies.
+    """Sum the cross-entropies of the tasks: L_total = L_five + L_four + L_three + L_two (equation 6).
 
     Args:
-        logits: a tensor (C, number of classes) a task.
+        logits: for each task a tensor (C, number of classes).
         intents: (C,) int, the index of each call's intent in `INTENTS`.
-        tasks: those that count.
-        class_weights: a tensor (number of classes,) a task, by which a call's loss is multiplied; a task that is not
-            among them has no weights.
-        reduction: "mean" or "sum" over the calls; the mean divides by their number, whatever the weights.
+        tasks: tasks to include in the sum.
+        class_weights: for each task a tensor (number of classes,) of factors for a call's loss; tasks that are missing
+            here are unweighted.
+        reduction: "mean" or "sum" over the calls; the mean divides by the number of calls, not by the sum of weights.
 
     Returns:
         A scalar.
 
     Raises:
-        ValueError: `tasks` is empty or holds one that there is not, or `reduction` is neither of the two.
+        ValueError: `tasks` is empty or contains an unknown task, or `reduction` is unknown.
     """
     if not tasks:
-        raise ValueError(f"tasks is empty; it must hold some of {', '.join(TASKS)}")
+        raise ValueError(f"tasks is empty; give at least one of {', '.join(TASKS)}")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; it must be 'mean' or 'sum'")
     losses = []

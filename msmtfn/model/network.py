@@ -16,7 +16,7 @@ from transformers.utils.generic import ModelOutput
 from msmtfn.labels import TASKS
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.context import RoundContext
-from msmtfn.model.encoders import AudioEncoder, TextEncoder, without_pooling
+from msmtfn.model.encoders import AudioEncoder, TextEncoder, no_pooling
 from msmtfn.model.fusion import EMBEDDING_STD, BottleneckFusion, ClassToken, RoundFusion
 from msmtfn.model.heads import TaskHeads
 from msmtfn.model.losses import multi_task_loss
@@ -24,11 +24,11 @@ from msmtfn.model.losses import multi_task_loss
 
 @dataclass
 class MsmtFnOutput(ModelOutput):
-    """What the network says of a batch of calls.
+    """Output of the network for a batch of calls.
 
     Attributes:
-        loss: scalar, where the intents were given.
-        logits: a tensor (C, number of classes) a task.
+        loss: the multi-task loss, a scalar; None if no intents were given.
+        logits: for each task a tensor (C, number of classes).
     """
 
     loss: Tensor | None = None
@@ -36,11 +36,11 @@ class MsmtFnOutput(ModelOutput):
 
 
 class MsmtFn(PreTrainedModel):
-    """The whole network: encoders, fusion of each round, context of the rounds, heads of the tasks.
+    """MSMT-FN network: encoders, fusion of each round, context across rounds, classification heads.
 
-    Rounds of several calls are handed over one after the other, call by call. The two halves may be used alone:
-    `encode_rounds` looks at each round for itself, in any order and grouping; `classify_calls` needs a call's rounds
-    together and in order.
+    A batch holds the rounds of its calls one after the other, call by call. The two halves can be used separately:
+    `encode_rounds` treats rounds independently, in any order and grouping; `classify_calls` needs the rounds of each
+    call together and in order.
     """
 
     config: MsmtFnConfig
@@ -60,14 +60,15 @@ class MsmtFn(PreTrainedModel):
 
     @classmethod
     def from_encoders(cls, **options: Any) -> MsmtFn:
-        """Make a network whose encoders are pretrained and whose rest is new.
+        """Build a network with pretrained encoders and new weights elsewhere.
 
         Args:
-            **options: fields of `MsmtFnConfig`; `audio_encoder` and `text_encoder` are hub names or folders, and so is
-                `frontend_encoder`, the wav2vec 2.0 model that lends its convolutions with `audio_frontend="wav2vec2"`.
+            **options: fields of `MsmtFnConfig`, and `frontend_encoder`, the wav2vec 2.0 model whose convolutions to use
+                with `audio_frontend="wav2vec2"`; it is a hub name or a folder, as are `audio_encoder` and
+                `text_encoder`.
 
         Raises:
-            ValueError: an option is out of range, or the encoders do not fit it.
+            ValueError: an option is out of range or does not fit the encoders.
         """
         names = {
             "audio_config": options.get("audio_encoder", MsmtFnConfig.audio_encoder),
@@ -78,12 +79,12 @@ class MsmtFn(PreTrainedModel):
             names["frontend_config"] = frontend_encoder
             options["audio_frontend"] = "wav2vec2"
         elif options.get("audio_frontend") == "wav2vec2":
-            raise ValueError("frontend_encoder is None; it must name the wav2vec 2.0 model that lends its convolutions")
+            raise ValueError("frontend_encoder is None; it must name the wav2vec 2.0 model whose convolutions to use")
         configs = {field: AutoConfig.from_pretrained(name, trust_remote_code=False) for field, name in names.items()}
         network = cls(MsmtFnConfig(**(options | configs)))
         network.audio_encoder.model = _load_encoder(names["audio_config"], network.config.audio)
         text = network.config.text
-        network.text_encoder.model = _load_encoder(names["text_config"], text, **without_pooling(text))
+        network.text_encoder.model = _load_encoder(names["text_config"], text, **no_pooling(text))
         if frontend_encoder is not None:
             network.audio_encoder.use_frontend(_load_encoder(frontend_encoder, network.config.convolutions))
         return network
@@ -100,15 +101,15 @@ class MsmtFn(PreTrainedModel):
         """Classify calls.
 
         Args:
-            waveforms: (R, S) float, mono at `config.encoder_sample_rate`, any scale, each round from its start.
-            num_samples: (R,) int, samples of each round.
+            waveforms: (R, S) float, mono at `config.encoder_sample_rate`, any scale, padded at the end.
+            num_samples: (R,) int, number of samples of each round.
             input_ids: (R, T) int, padded with the text encoder's `pad_token_id`.
-            num_tokens: (R,) int, tokens of each round; 0 where it has no text.
+            num_tokens: (R,) int, number of tokens of each round; 0 for a round without text.
             rounds_per_call: C numbers that sum to R.
-            intents: (C,) int, index in `labels.INTENTS`; with it the loss is computed.
+            intents: (C,) int, index in `labels.INTENTS`; needed for the loss only.
 
         Returns:
-            The logits and, with `intents`, the loss.
+            The logits and, given `intents`, the loss.
         """
         vectors = self.encode_rounds(waveforms, num_samples, input_ids, num_tokens)
         logits = self.classify_calls(vectors, rounds_per_call)
@@ -120,43 +121,43 @@ class MsmtFn(PreTrainedModel):
     def encode_rounds(
         self, waveforms: Tensor, num_samples: Tensor, input_ids: Tensor, num_tokens: Tensor, *, padded: bool = True
     ) -> Tensor:
-        """Give each round its vector (R, D); the arguments are those of `forward` and `AudioEncoder.forward`."""
+        """Encode rounds as vectors (R, D); for the arguments see `forward` and `AudioEncoder.forward`."""
         vectors: Tensor = self.fusion(*self.embed_rounds(waveforms, num_samples, input_ids, num_tokens, padded=padded))
         return vectors
 
     def embed_rounds(
         self, waveforms: Tensor, num_samples: Tensor, input_ids: Tensor, num_tokens: Tensor, *, padded: bool = True
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Run the encoders alone; the arguments are those of `encode_rounds`.
+        """Run the two encoders without the fusion; the arguments are those of `encode_rounds`.
 
         Returns:
             Audio states (R, A, width of the audio encoder) and their mask (R, A), text states (R, T, width of the text
-            encoder) and their mask (R, T). A side that is not among `config.modalities` has no True in its mask.
+            encoder) and their mask (R, T). The mask of a modality that `config.modalities` excludes is all False.
         """
         return *self.hear_rounds(waveforms, num_samples, padded=padded), *self.read_rounds(input_ids, num_tokens)
 
     def hear_rounds(self, waveforms: Tensor, num_samples: Tensor, *, padded: bool = True) -> tuple[Tensor, Tensor]:
-        """Run the audio encoder alone, as `embed_rounds` does."""
-        if self.config.modalities == "text":  # unpadded, since a padded round of nothing costs what the longest does
+        """Run the audio encoder, returning audio states and their mask as `embed_rounds` does."""
+        if self.config.modalities == "text":  # unpadded, since even an empty round would be padded to the maximum
             waveforms, num_samples, padded = waveforms[:, :0], torch.zeros_like(num_samples), False
         states: tuple[Tensor, Tensor] = self.audio_encoder(waveforms, num_samples, padded=padded)
         return states
 
     def read_rounds(self, input_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the text encoder alone, as `embed_rounds` does."""
+        """Run the text encoder, returning text states and their mask as `embed_rounds` does."""
         if self.config.modalities == "audio":
             input_ids, num_tokens = input_ids[:, :0], torch.zeros_like(num_tokens)
         states: tuple[Tensor, Tensor] = self.text_encoder(input_ids, num_tokens)
         return states
 
     def classify_calls(self, vectors: Tensor, rounds_per_call: list[int]) -> dict[str, Tensor]:
-        """Give each call its logits a task, (C, number of classes), from its rounds' vectors (R, D)."""
+        """Classify calls from their rounds' vectors (R, D); returns logits (C, number of classes) for each task."""
         logits: dict[str, Tensor] = self.heads(self.context(vectors, rounds_per_call))
         return logits
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw new weights as PyTorch does; the encoders draw theirs in their own ways."""
+        """Initialise new weights with PyTorch's defaults; the encoders initialise their own."""
         if isinstance(module, nn.Linear | nn.LayerNorm | nn.GRU):
             module.reset_parameters()
         elif isinstance(module, ClassToken):
@@ -166,10 +167,10 @@ class MsmtFn(PreTrainedModel):
 
 
 def _load_encoder(name_or_folder: str, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
-    """Pretrained weights in full precision, in a model of the network's own configuration.
+    """Load pretrained weights in fp32 into a model with the network's own configuration.
 
-    Many encoders on the hub, the default ones among them, have no safetensors: those are read with PyTorch's unpickler
-    of weights, which runs no code.
+    Many encoders on the hub, including the default ones, have no safetensors. Those are read with PyTorch's
+    weights-only unpickler, which runs no code.
     """
     encoder: PreTrainedModel = AutoModel.from_pretrained(
         name_or_folder, config=config, dtype=torch.float32, trust_remote_code=False, **options

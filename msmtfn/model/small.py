@@ -1,7 +1,7 @@
-"""A small network that learns from scratch: the paper's in everything but its sizes, with a token a character.
+"""Small network that can be trained from scratch: the paper's architecture, smaller, with one token per character.
 
-Its encoders have HuBERT's and BERT's shapes and new weights. The audio encoder gives 5 frames a second instead of 25:
-what tells a customer's mood lasts longer, and a call costs a fifth.
+Its encoders are a small HuBERT and a small RoFormer with new weights. The audio encoder produces 5 frames a second
+instead of 25, at a fifth of the cost: the cues to a customer's mood last longer than a frame.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from msmtfn.model.network import MsmtFn
 HIDDEN_SIZE: Final = 48
 NUM_HEADS: Final = 4
 INNER_SIZE: Final = 96
-WINDOW_SAMPLES: Final = 160  # 20 ms at 8 kHz, taken every 10 ms
+WINDOW_SAMPLES: Final = 160  # 20 ms at 8 kHz, with a hop of 10 ms
 SPECIAL_TOKENS: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def make_small_model(seed: int, **options: Any) -> Model:
-    """A new small network with its tokenizer; the same weights for the same seed and version of PyTorch.
+    """Build a new small network with its tokenizer.
 
     Args:
-        seed: of the weights.
-        **options: fields of `MsmtFnConfig` in the place of `small_config`'s.
+        seed: random seed; with the same version of PyTorch the same seed gives the same weights.
+        **options: fields of `MsmtFnConfig` that override those of `small_config`.
     """
     vocabulary = character_vocabulary()
     with torch.random.fork_rng(devices=[]):
@@ -38,7 +38,7 @@ def make_small_model(seed: int, **options: Any) -> Model:
 
 
 def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
-    """Sizes of the small network; `options` are fields of `MsmtFnConfig` in the place of its own."""
+    """Return the configuration of the small network; `options` override fields of `MsmtFnConfig`."""
     sizes = {"hidden_size": HIDDEN_SIZE, "num_attention_heads": NUM_HEADS, "intermediate_size": INNER_SIZE}
     fields: dict[str, Any] = {
         "audio_encoder": "",
@@ -55,12 +55,12 @@ def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
             "activation_dropout": 0.0,
             "attention_dropout": 0.0,
             "feat_proj_dropout": 0.0,
-            # The norm would take away how loud a frame is beside the others.
+            # Layer normalisation would remove how loud a frame is relative to the others.
             "feat_proj_layer_norm": False,
             **sizes,
         },
         "text_config": {
-            "model_type": "roformer",  # whose attention knows what stands beside what, without having to learn it
+            "model_type": "roformer",  # its rotary attention has relative positions built in, with nothing to learn
             "vocab_size": vocabulary_size,
             "num_hidden_layers": 1,
             "hidden_dropout_prob": 0.2,
@@ -82,10 +82,10 @@ def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
 
 
 def character_vocabulary() -> dict[str, int]:
-    """A WordPiece vocabulary of single characters: ASCII, and the Chinese characters of GB 2312, level 1 and 2."""
+    """Return a WordPiece vocabulary of single characters: ASCII and the Chinese of GB 2312, levels 1 and 2."""
     ascii_characters = sorted(set(string.printable) - set(string.whitespace) - set(string.ascii_uppercase))
     inner = [f"##{character}" for character in string.ascii_lowercase + string.digits]
     rows = [bytes([high, low]) for high in range(0xA1, 0xF8) for low in range(0xA1, 0xFF)]
     chinese = [character for row in rows if (character := row.decode("gb2312", errors="ignore")).strip()]
     tokens = dict.fromkeys([*SPECIAL_TOKENS, *ascii_characters, *inner, *chinese])
-    return {token: number for number, token in enumerate(tokens)}
+    return {token: index for index, token in enumerate(tokens)}

@@ -20,7 +20,7 @@ from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.features.sandbox import UNSETTLED
 from msmtfn.model.config import MsmtFnConfig
 
-PASSED = ["row_id", "call_id", "customer_id"]
+PASSTHROUGH = ["row_id", "call_id", "customer_id"]
 CALLS = pa.schema(
     [("row_id", pa.int64()), ("row_error", pa.string()), *INTERPRETED, pa.field("customer_id", pa.string())]
 )
@@ -35,7 +35,7 @@ MakePreparer = Callable[..., Preparer]
 def make_preparer(
     tmp_path: Path, tiny_config: Callable[..., MsmtFnConfig], tiny_tokenizer: BertTokenizer
 ) -> MakePreparer:
-    """A preparer for the tiny network, whose rounds last 2 s at most; the manifest's root is `tmp_path`."""
+    """Return a function that makes a preparer for a tiny network with rounds of at most 2 s, rooted at `tmp_path`."""
 
     def make(**options: Any) -> Preparer:
         return Preparer(PrepareConfig(audio=LIMITS), tiny_config(**options), tiny_tokenizer, str(tmp_path))
@@ -48,27 +48,28 @@ def preparer(make_preparer: MakePreparer) -> Preparer:
     return make_preparer()
 
 
-def steps(num_samples: int) -> npt.NDArray[np.int16]:
-    """Samples that say where they stand: 8 more each, from 0 again after 4096."""
+def ramp(num_samples: int) -> npt.NDArray[np.int16]:
+    """Make samples that show their position: each is 8 more than the one before, from 0 again after 4096."""
     return (8 * (np.arange(num_samples) % 4096)).astype(np.int16)
 
 
 def write(path: Path, duration_sec: float = 1.0, rate: int = 8000, **options: Any) -> Path:
-    sf.write(path, steps(round(duration_sec * rate)), rate, **options)
+    sf.write(path, ramp(round(duration_sec * rate)), rate, **options)
     return path
 
 
 def calls(*rows: dict[str, Any]) -> pa.Table:
-    """Rows of a manifest; `turns` are (speaker, start, end, text)."""
+    """Make rows of a manifest; `turns` are (speaker, start, end, text)."""
     names = ("speaker", "start_sec", "end_sec", "text")
     for row in rows:
-        row["turns"] = row.get("turns") and [dict(zip(names, turn, strict=True)) for turn in row["turns"]]
+        if row.get("turns"):
+            row["turns"] = [dict(zip(names, turn, strict=True)) for turn in row["turns"]]
     filled = [{"row_id": number, "call_id": f"call-{number}", **row} for number, row in enumerate(rows)]
     return pa.Table.from_pylist(filled, schema=CALLS)
 
 
 def prepare_one(preparer: Preparer, **row: Any) -> dict[str, Any]:
-    [prepared] = preparer.prepare_batch(calls(row), PASSED).to_pylist()
+    [prepared] = preparer.prepare_batch(calls(row), PASSTHROUGH).to_pylist()
     return dict(prepared)
 
 
@@ -89,7 +90,7 @@ def empty(folder: Path) -> dict[str, Any]:
 
 
 def headerless(folder: Path) -> dict[str, Any]:
-    (folder / "bad.wav").write_bytes(steps(8000).tobytes())
+    (folder / "bad.wav").write_bytes(ramp(8000).tobytes())
     return {"uri": "bad.wav"}
 
 
@@ -117,7 +118,7 @@ def eleven_seconds(folder: Path) -> dict[str, Any]:
 
 def sixty_four_gigabytes(folder: Path) -> dict[str, Any]:
     with (folder / "bad.wav").open("wb") as file:
-        file.truncate(2**36)  # a hole, which takes no place on the disk; read, it would take all memory
+        file.truncate(2**36)  # a sparse file: no space on disk, but reading it would take all memory
     return {"uri": "bad.wav"}
 
 
@@ -132,7 +133,7 @@ def a_file_as_folder(folder: Path) -> dict[str, Any]:
 
 
 def good(**row: Any) -> Callable[[Path], dict[str, Any]]:
-    """A good recording in a row that is not."""
+    """Return a function that writes a good recording and makes an invalid row for it."""
 
     def make(folder: Path) -> dict[str, Any]:
         write(folder / "bad.wav")
@@ -166,33 +167,33 @@ REJECTS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("why", REJECTS)
-def test_what_is_wrong_with_a_call_is_said_in_code_and_detail(why: str, preparer: Preparer, tmp_path: Path) -> None:
-    make, code, part = REJECTS[why]
+@pytest.mark.parametrize("reason", REJECTS)
+def test_a_reject_has_the_code_and_the_detail_of_its_reason(reason: str, preparer: Preparer, tmp_path: Path) -> None:
+    make, code, part = REJECTS[reason]
     turns = [("agent", 0.0, 0.5, SECRET)]
     rejected = prepare_one(preparer, **{"turns": turns, "customer_id": CUSTOMER, **make(tmp_path)})
     assert (rejected["status"], rejected["error_code"]) == ("rejected", code)
     assert part in rejected["error_detail"]
 
 
-@pytest.mark.parametrize("why", REJECTS)
-def test_a_detail_holds_no_transcript_no_customer_and_no_path(why: str, preparer: Preparer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reason", REJECTS)
+def test_a_detail_contains_no_transcript_customer_or_path(reason: str, preparer: Preparer, tmp_path: Path) -> None:
     folder = tmp_path / CUSTOMER
     folder.mkdir()
     preparer.manifest_root = str(folder)
-    row = {"turns": [("agent", 0.0, 0.5, SECRET)], "customer_id": CUSTOMER, **REJECTS[why][0](folder)}
+    row = {"turns": [("agent", 0.0, 0.5, SECRET)], "customer_id": CUSTOMER, **REJECTS[reason][0](folder)}
     detail = prepare_one(preparer, **row)["error_detail"]
     assert not [secret for secret in (SECRET, CUSTOMER, str(tmp_path), "bad.") if secret in detail]
 
 
-@pytest.mark.parametrize("why", REJECTS)
-def test_a_rejected_call_has_no_inputs_and_no_length(why: str, preparer: Preparer, tmp_path: Path) -> None:
-    rejected = prepare_one(preparer, **REJECTS[why][0](tmp_path))
+@pytest.mark.parametrize("reason", REJECTS)
+def test_a_rejected_call_has_no_inputs_and_no_duration(reason: str, preparer: Preparer, tmp_path: Path) -> None:
+    rejected = prepare_one(preparer, **REJECTS[reason][0](tmp_path))
     assert [rejected[name] for name in ("duration_sec", "num_rounds", "rounds")] == [None] * 3
     assert [rejected[name] for name in ("samples", "round_samples", "tokens", "round_tokens")] == [[]] * 4
 
 
-def test_every_row_comes_out_once_and_in_order_whatever_is_wrong_with_it(preparer: Preparer, tmp_path: Path) -> None:
+def test_every_row_comes_out_once_and_in_order_whatever_its_error(preparer: Preparer, tmp_path: Path) -> None:
     write(tmp_path / "good.wav")
     rows: list[dict[str, Any]] = []
     for number, (make, _, _) in enumerate(REJECTS.values()):
@@ -201,7 +202,7 @@ def test_every_row_comes_out_once_and_in_order_whatever_is_wrong_with_it(prepare
         bad = make(folder)
         relative = bad["uri"] and not bad["uri"].startswith(("/", "http:"))
         rows += [bad | {"uri": f"{number}/{bad['uri']}" if relative else bad["uri"]}, {"uri": "good.wav"}]
-    prepared = preparer.prepare_batch(calls(*rows), PASSED)
+    prepared = preparer.prepare_batch(calls(*rows), PASSTHROUGH)
     assert prepared["row_id"].to_pylist() == list(range(len(rows)))
     assert prepared["status"].to_pylist() == ["rejected", None] * len(REJECTS)
     assert prepared["error_code"].to_pylist()[::2] == [code for _, code, _ in REJECTS.values()]
@@ -210,12 +211,12 @@ def test_every_row_comes_out_once_and_in_order_whatever_is_wrong_with_it(prepare
 
 @pytest.fixture
 def second_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoding the second recording raises what nobody has thought of."""
-    seen = []
+    """Make the decoding of the second recording raise an unexpected exception."""
+    decoded = []
 
     def decode(data: bytes, **options: Any) -> Recording:
-        seen.append(data)
-        if len(seen) == 2:
+        decoded.append(data)
+        if len(decoded) == 2:
             raise ZeroDivisionError(f"{SECRET} of {CUSTOMER}")
         return decode_recording(data, **options)
 
@@ -223,7 +224,7 @@ def second_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("request_memory", [lambda: np.ones(2**48), lambda: torch.ones(2**45)])
-def test_a_call_for_which_there_is_no_memory_is_rejected(
+def test_a_call_that_runs_out_of_memory_is_rejected(
     preparer: Preparer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_memory: Callable[[], Any]
 ) -> None:
     monkeypatch.setattr(prepare, "decode_recording", lambda *_, **__: request_memory())
@@ -232,7 +233,7 @@ def test_a_call_for_which_there_is_no_memory_is_rejected(
     assert (prepared["status"], prepared["error_code"]) == ("rejected", "audio_out_of_memory")
 
 
-def test_a_call_whose_storage_does_not_answer_is_not_settled(
+def test_a_call_whose_storage_does_not_answer_is_unsettled(
     make_preparer: MakePreparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = make_preparer()
@@ -249,9 +250,9 @@ def test_a_call_whose_storage_does_not_answer_is_not_settled(
 
 
 @pytest.mark.usefixtures("second_call_fails")
-def test_an_unexpected_exception_costs_its_call_only(preparer: Preparer, tmp_path: Path) -> None:
+def test_an_unexpected_exception_rejects_only_its_call(preparer: Preparer, tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
-    prepared = preparer.prepare_batch(calls(*({"uri": "a.wav"} for _ in range(3))), PASSED)
+    prepared = preparer.prepare_batch(calls(*({"uri": "a.wav"} for _ in range(3))), PASSTHROUGH)
     assert prepared["status"].to_pylist() == [None, "rejected", None]
     assert prepared["error_code"].to_pylist() == [None, "internal_error", None]
     assert prepared["error_detail"][1].as_py() == "ZeroDivisionError while the call was prepared; see the log"
@@ -263,14 +264,14 @@ def test_an_unexpected_exception_is_logged_once_with_its_row(
 ) -> None:
     write(tmp_path / "a.wav")
     with caplog.at_level(logging.INFO):
-        preparer.prepare_batch(calls(*({"uri": "a.wav", "row_id": 40 + number} for number in range(3))), PASSED)
+        preparer.prepare_batch(calls(*({"uri": "a.wav", "row_id": 40 + number} for number in range(3))), PASSTHROUGH)
     [record] = caplog.records
     assert record.getMessage().startswith("row 41: could not be prepared: ZeroDivisionError, raised in\n")
     assert 'test_prepare.py", line' in record.getMessage()
 
 
 @pytest.mark.usefixtures("second_call_fails")
-def test_the_log_holds_no_transcript_and_no_customer(
+def test_the_log_contains_no_transcript_and_no_customer(
     preparer: Preparer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = []
@@ -288,7 +289,7 @@ def test_the_log_holds_no_transcript_and_no_customer(
             }
         )
     with caplog.at_level(logging.DEBUG):
-        prepared = preparer.prepare_batch(calls(*rows), PASSED)
+        prepared = preparer.prepare_batch(calls(*rows), PASSTHROUGH)
     assert "internal_error" in prepared["error_code"].to_pylist()
     logged = "\n".join(logging.Formatter("%(message)s").format(record) for record in caplog.records)
     assert "could not be prepared" in logged
@@ -302,7 +303,7 @@ def test_a_rejected_call_is_not_logged(preparer: Preparer, caplog: pytest.LogCap
     assert not caplog.records
 
 
-# ---- where a recording is
+# ---- locations of recordings
 
 
 NAMES = [
@@ -320,7 +321,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("form", ["{root}/{name}", "file://{root}/{name}", "{name}"], ids=["path", "file", "relative"])
-def test_a_uri_is_a_path_a_file_uri_or_relative_to_the_manifests_root(
+def test_a_uri_may_be_a_path_a_file_uri_or_relative_to_the_manifests_root(
     form: str, name: str, preparer: Preparer, tmp_path: Path
 ) -> None:
     (tmp_path / "sub").mkdir()
@@ -335,36 +336,36 @@ def test_a_link_to_a_recording_is_followed(preparer: Preparer, tmp_path: Path) -
     assert prepare_one(preparer, uri="link.wav")["round_samples"] == [8000]
 
 
-def test_a_prefix_named_in_the_configuration_may_hold_recordings(
+def test_recordings_below_an_allowed_prefix_are_read(
     preparer: Preparer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "manifests").mkdir()
     (tmp_path / "calls").mkdir()
     uri = str(write(tmp_path / "calls" / "a.wav"))
     root = str(tmp_path / "manifests")
-    monkeypatch.chdir(tmp_path)  # a relative prefix counts from where the job was started
+    monkeypatch.chdir(tmp_path)  # relative prefixes are relative to the working directory
     for prefixes, code in (
         ((), "file_outside_allowed_prefixes"),
         ((str(tmp_path / "calls"),), None),
         (("calls",), None),
     ):
         config = PrepareConfig(audio=LIMITS, allowed_prefixes=prefixes)
-        named = Preparer(config, preparer.network, preparer.tokenizer, root)
-        assert prepare_one(named, uri=uri)["error_code"] == code
+        with_prefixes = Preparer(config, preparer.network, preparer.tokenizer, root)
+        assert prepare_one(with_prefixes, uri=uri)["error_code"] == code
 
 
 @pytest.mark.parametrize("prefix", ["", "s3://", "s3:///", "file://", "http://host/calls"])
-def test_a_prefix_that_names_no_place_is_refused(prefix: str) -> None:
+def test_an_invalid_prefix_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="allowed_prefixes has "):
         PrepareConfig(allowed_prefixes=(prefix,))
 
 
 @pytest.mark.parametrize("prefix", ["/", "calls", "/mnt/calls/", "file:///mnt", "s3://bucket", "s3://bucket/calls/"])
-def test_a_prefix_is_a_folder_or_an_address(prefix: str) -> None:
+def test_a_prefix_may_be_a_folder_or_an_address(prefix: str) -> None:
     assert PrepareConfig(allowed_prefixes=(prefix,)).allowed_prefixes == (prefix,)
 
 
-def test_a_file_of_just_the_limit_is_read(preparer: Preparer, tmp_path: Path) -> None:
+def test_a_file_exactly_at_the_size_limit_is_read(preparer: Preparer, tmp_path: Path) -> None:
     write(tmp_path / "a.wav", (100_000 - 44) / 16_000)
     assert (tmp_path / "a.wav").stat().st_size == 100_000
     assert prepare_one(preparer, uri="a.wav")["status"] is None
@@ -373,19 +374,19 @@ def test_a_file_of_just_the_limit_is_read(preparer: Preparer, tmp_path: Path) ->
 # ---- samples
 
 
-def test_the_samples_of_each_round_are_its_stretch_of_the_recording(preparer: Preparer, tmp_path: Path) -> None:
+def test_the_samples_of_each_round_are_cut_from_the_recording(preparer: Preparer, tmp_path: Path) -> None:
     write(tmp_path / "a.wav", 4.0)
     turns = [("agent", 0.5, 1, ""), ("customer", 1, 1.5, ""), ("agent", 1.75, 2, ""), ("customer", 2, 3.2505, "")]
     prepared = prepare_one(preparer, uri="a.wav", turns=turns)
     assert prepared["rounds"] == [{"start_sec": 0.5, "end_sec": 1.75}, {"start_sec": 1.75, "end_sec": 3.2505}]
     assert (prepared["num_rounds"], prepared["duration_sec"]) == (2, 4.0)
     assert prepared["round_samples"] == [10_000, 12_004]
-    # The second round follows the first: 4000 to 14,000, 14,000 to 26,004.
-    assert np.abs(samples_of(prepared) - steps(26_004)[4000:]).max() <= 1
+    # The rounds are samples 4000 to 14,000 and 14,000 to 26,004.
+    assert np.abs(samples_of(prepared) - ramp(26_004)[4000:]).max() <= 1
 
 
 @pytest.mark.parametrize(("level", "loudness"), [(1.0, -3.01), (0.1, -23.01), (0.0, -90.31)])
-def test_a_call_is_as_loud_as_the_mean_square_of_what_is_heard(
+def test_the_loudness_is_the_root_mean_square_over_the_rounds(
     preparer: Preparer, tmp_path: Path, level: float, loudness: float
 ) -> None:
     sine = level * np.sin(2 * np.pi * 200 * np.arange(16_000) / 8000)
@@ -395,13 +396,11 @@ def test_a_call_is_as_loud_as_the_mean_square_of_what_is_heard(
     assert prepared["num_tokens"] == len(prepared["tokens"]) == 4  # with [CLS] and [SEP]
 
 
-def test_the_silence_between_turns_is_kept_and_what_is_outside_the_turns_is_not(
-    preparer: Preparer, tmp_path: Path
-) -> None:
+def test_silence_between_turns_is_kept_and_audio_outside_the_turns_is_not(preparer: Preparer, tmp_path: Path) -> None:
     write(tmp_path / "a.wav", 4.0)
     turns = [("agent", 1, 1.25, ""), ("customer", 2, 2.5, "")]
     prepared = prepare_one(preparer, uri="a.wav", turns=turns)
-    assert np.abs(samples_of(prepared) - steps(20_000)[8000:]).max() <= 1
+    assert np.abs(samples_of(prepared) - ramp(20_000)[8000:]).max() <= 1
 
 
 def test_an_overlong_round_is_truncated_and_keeps_its_text(preparer: Preparer, tmp_path: Path) -> None:
@@ -410,20 +409,22 @@ def test_an_overlong_round_is_truncated_and_keeps_its_text(preparer: Preparer, t
     prepared = prepare_one(preparer, uri="a.wav", turns=turns)
     assert prepared["round_samples"] == [16_000, 4_000]
     assert prepared["tokens"] == [CLS, A, B, SEP, CLS, C, SEP]
-    expected = np.concatenate([steps(40_000)[:16_000], steps(40_000)[36_000:]])
+    expected = np.concatenate([ramp(40_000)[:16_000], ramp(40_000)[36_000:]])
     assert np.abs(samples_of(prepared) - expected).max() <= 1
 
 
-def test_an_overlong_round_is_split_where_the_network_says_so(make_preparer: MakePreparer, tmp_path: Path) -> None:
+def test_an_overlong_round_is_split_if_the_network_is_configured_so(
+    make_preparer: MakePreparer, tmp_path: Path
+) -> None:
     write(tmp_path / "a.wav", 5.0)
     turns = [("agent", 0, 1, "a"), ("customer", 2.5, 4.5, "b")]
     prepared = prepare_one(make_preparer(overlong_rounds="split"), uri="a.wav", turns=turns)
     assert prepared["round_samples"] == [16_000, 16_000, 4_000]
     assert (prepared["tokens"], prepared["round_tokens"]) == ([CLS, A, SEP, CLS, B, SEP], [3, 3, 0])
-    assert np.abs(samples_of(prepared) - steps(36_000)).max() <= 1
+    assert np.abs(samples_of(prepared) - ramp(36_000)).max() <= 1
 
 
-def test_the_longest_round_is_the_networks(make_preparer: MakePreparer, tmp_path: Path) -> None:
+def test_the_maximum_round_comes_from_the_network(make_preparer: MakePreparer, tmp_path: Path) -> None:
     write(tmp_path / "a.wav", 5.0)
     assert prepare_one(make_preparer(max_round_sec=3.0), uri="a.wav")["round_samples"] == [24_000, 16_000]
 
@@ -434,10 +435,11 @@ def test_no_split_round_is_longer_than_the_network_takes(
 ) -> None:
     write(tmp_path / "a.wav", 5.0)
     prepared = prepare_one(make_preparer(max_round_sec=max_round_sec), uri="a.wav")
-    longest = round(8000 * max_round_sec)
-    assert longest - 1 <= max(prepared["round_samples"]) <= longest
+    max_samples = round(8000 * max_round_sec)
+    assert max_samples - 1 <= max(prepared["round_samples"]) <= max_samples
     assert len(prepared["samples"]) == sum(prepared["round_samples"])
-    assert 40_000 - len(prepared["rounds"]) <= len(prepared["samples"]) <= 40_000  # rounding costs a sample a round
+    # Rounding loses at most one sample per round.
+    assert 40_000 - len(prepared["rounds"]) <= len(prepared["samples"]) <= 40_000
 
 
 def test_a_call_of_one_sample_is_prepared(preparer: Preparer, tmp_path: Path) -> None:
@@ -447,14 +449,14 @@ def test_a_call_of_one_sample_is_prepared(preparer: Preparer, tmp_path: Path) ->
 
 
 def test_two_channels_are_mixed_to_their_mean(preparer: Preparer, tmp_path: Path) -> None:
-    left, right = steps(8000), np.full(8000, -2000, np.int16)
+    left, right = ramp(8000), np.full(8000, -2000, np.int16)
     sf.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 8000)
     expected = (left.astype(np.int64) - 2000) / 2
     assert np.abs(samples_of(prepare_one(preparer, uri="a.wav")) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(("agent_channel", "starts"), [(0, [0.0, 1.6]), (1, [0.0, 0.8, 2.4])])
-def test_the_channels_tell_the_rounds_where_there_are_no_turns(
+def test_without_turns_the_rounds_come_from_the_channels(
     agent_channel: int, starts: list[float], preparer: Preparer, tmp_path: Path
 ) -> None:
     line = 0.001 * np.random.default_rng(0).standard_normal((25_600, 2))
@@ -462,15 +464,15 @@ def test_the_channels_tell_the_rounds_where_there_are_no_turns(
         line[turn * 6400 :][:4800, turn % 2] += 0.2 * np.sin(2 * np.pi * 400 / 8000 * np.arange(4800))
     sf.write(tmp_path / "a.wav", line, 8000, subtype="ULAW")
     prepared = prepare_one(preparer, uri="a.wav", agent_channel=agent_channel)
-    assert [each["start_sec"] for each in prepared["rounds"]] == pytest.approx(starts, abs=0.03)
+    assert [spoken["start_sec"] for spoken in prepared["rounds"]] == pytest.approx(starts, abs=0.03)
 
 
 TWO_ROUNDS = [("agent", 0, 1, "a"), ("customer", 1, 1.5, "b"), ("agent", 2, 3, "c"), ("customer", 3, 4, "")]
-"""From 0 s to 2 s and from 2 s to 4 s."""
+"""Turns that make rounds from 0 s to 2 s and from 2 s to 4 s."""
 
 
 def write_tones(path: Path, *spans: tuple[float, float]) -> None:
-    """Four seconds of a noisy line with a tone in those stretches."""
+    """Write four seconds of a noisy line with a tone in the given spans of seconds."""
     line = 0.001 * np.random.default_rng(0).standard_normal(32_000)
     tone = 0.2 * np.sin(2 * np.pi * 400 / 8000 * np.arange(32_000))
     for start, end in spans:
@@ -478,18 +480,16 @@ def write_tones(path: Path, *spans: tuple[float, float]) -> None:
     sf.write(path, line, 8000)
 
 
-def test_a_network_that_hears_no_silence_is_given_the_speech_of_each_round(
-    make_preparer: MakePreparer, tmp_path: Path
-) -> None:
+def test_removing_silence_keeps_the_speech_of_each_round(make_preparer: MakePreparer, tmp_path: Path) -> None:
     write_tones(tmp_path / "a.wav", (0.5, 0.9), (1.6, 2.4), (3.0, 3.6))
     kept = samples_of(prepare_one(make_preparer(), uri="a.wav", turns=TWO_ROUNDS))
     prepared = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
-    assert prepared["round_samples"] == [3200 + 3200, 3200 + 4800]  # 0.4 s and 0.4 s, 0.4 s and 0.6 s
+    assert prepared["round_samples"] == [3200 + 3200, 3200 + 4800]  # 0.4 s + 0.4 s, 0.4 s + 0.6 s
     expected = [kept[4000:7200], kept[12_800:19_200], kept[24_000:28_800]]
     assert samples_of(prepared).tolist() == np.concatenate(expected).tolist()
 
 
-def test_the_rounds_are_the_same_without_their_silence(make_preparer: MakePreparer, tmp_path: Path) -> None:
+def test_removing_silence_leaves_the_rounds_unchanged(make_preparer: MakePreparer, tmp_path: Path) -> None:
     write_tones(tmp_path / "a.wav", (0.5, 0.9))
     kept = prepare_one(make_preparer(), uri="a.wav", turns=TWO_ROUNDS)
     removed = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
@@ -498,17 +498,13 @@ def test_the_rounds_are_the_same_without_their_silence(make_preparer: MakePrepar
     assert removed["num_rounds"] == 2
 
 
-def test_a_round_without_speech_has_no_samples_where_silence_is_removed(
-    make_preparer: MakePreparer, tmp_path: Path
-) -> None:
+def test_removing_silence_leaves_a_round_without_speech_no_samples(make_preparer: MakePreparer, tmp_path: Path) -> None:
     write_tones(tmp_path / "a.wav", (0.5, 0.9))
     prepared = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
     assert (prepared["status"], prepared["round_samples"]) == (None, [3200, 0])
 
 
-def test_a_silent_call_has_rounds_without_samples_where_silence_is_removed(
-    make_preparer: MakePreparer, tmp_path: Path
-) -> None:
+def test_removing_silence_leaves_a_silent_call_no_samples(make_preparer: MakePreparer, tmp_path: Path) -> None:
     write_tones(tmp_path / "a.wav")
     prepared = prepare_one(make_preparer(silence="remove"), uri="a.wav", turns=TWO_ROUNDS)
     assert (prepared["round_samples"], prepared["samples"]) == ([0, 0], [])
@@ -532,7 +528,7 @@ def test_a_recording_is_resampled_to_the_encoders_rate(make_preparer: MakePrepar
 # ---- tokens
 
 
-def test_the_text_of_a_round_is_tokenised_as_one(preparer: Preparer, tmp_path: Path) -> None:
+def test_the_text_of_a_round_is_tokenised_as_a_whole(preparer: Preparer, tmp_path: Path) -> None:
     write(tmp_path / "a.wav", 3.0)
     turns = [("agent", 0, 1, "ab"), ("customer", 1, 2, " c "), ("agent", 2, 3, "b")]
     prepared = prepare_one(preparer, uri="a.wav", turns=turns)
@@ -544,7 +540,7 @@ def test_the_text_of_a_round_is_tokenised_as_one(preparer: Preparer, tmp_path: P
     ("limit", "expected"),
     [(4, [CLS, A, HASH_B, SEP]), (5, [CLS, A, HASH_B, C, SEP]), (6, [CLS, A, HASH_B, C, SEP])],
 )
-def test_tokens_are_truncated_special_tokens_included(
+def test_tokens_are_truncated_and_special_tokens_count(
     limit: int, expected: list[int], make_preparer: MakePreparer, tmp_path: Path
 ) -> None:
     write(tmp_path / "a.wav")
@@ -580,7 +576,7 @@ EXTRA = {
 
 
 def three_calls(folder: Path) -> pa.Table:
-    """One second, a missing recording, half a second; with columns of all kinds."""
+    """Make calls of one second, with a missing recording and of half a second, with further columns of many types."""
     write(folder / "long.wav")
     write(folder / "short.wav", 0.5)
     turns = [("agent", 0, 0.25, "a")]
@@ -590,13 +586,13 @@ def three_calls(folder: Path) -> pa.Table:
     return batch
 
 
-def test_passed_columns_come_through_unchanged(preparer: Preparer, tmp_path: Path) -> None:
+def test_passthrough_columns_are_unchanged(preparer: Preparer, tmp_path: Path) -> None:
     batch = three_calls(tmp_path)
-    passed = [*PASSED, *(f"their_{name}" for name in EXTRA)]
-    assert preparer.prepare_batch(batch, passed).select(passed).equals(batch.select(passed))
+    passthrough = [*PASSTHROUGH, *(f"their_{name}" for name in EXTRA)]
+    assert preparer.prepare_batch(batch, passthrough).select(passthrough).equals(batch.select(passthrough))
 
 
-def test_the_columns_are_those_passed_and_those_declared(preparer: Preparer, tmp_path: Path) -> None:
+def test_the_result_has_the_passthrough_columns_and_the_declared_ones(preparer: Preparer, tmp_path: Path) -> None:
     batch = three_calls(tmp_path)
     prepared = preparer.prepare_batch(batch, ["call_id", "their_nested"])
     assert prepared.schema == pa.schema([pa.field("call_id", pa.string()), pa.field("their_nested", NESTED), *PREPARED])
@@ -605,26 +601,29 @@ def test_the_columns_are_those_passed_and_those_declared(preparer: Preparer, tmp
 
 def test_a_call_is_prepared_the_same_alone_and_in_a_batch(preparer: Preparer, tmp_path: Path) -> None:
     batch = three_calls(tmp_path)
-    whole = preparer.prepare_batch(batch, PASSED)
+    whole = preparer.prepare_batch(batch, PASSTHROUGH)
     for row in range(3):
-        assert preparer.prepare_batch(batch.slice(row, 1), PASSED).to_pylist() == whole.slice(row, 1).to_pylist()
+        assert preparer.prepare_batch(batch.slice(row, 1), PASSTHROUGH).to_pylist() == whole.slice(row, 1).to_pylist()
 
 
 def test_a_batch_in_several_chunks_is_prepared_like_one(preparer: Preparer, tmp_path: Path) -> None:
     batch = three_calls(tmp_path)
     chunked = pa.concat_tables([batch.slice(0, 1), batch.slice(1)])
     assert chunked["uri"].num_chunks == 2
-    assert preparer.prepare_batch(chunked, PASSED).to_pylist() == preparer.prepare_batch(batch, PASSED).to_pylist()
+    assert (
+        preparer.prepare_batch(chunked, PASSTHROUGH).to_pylist()
+        == preparer.prepare_batch(batch, PASSTHROUGH).to_pylist()
+    )
 
 
 @pytest.mark.parametrize("batch", [CALLS.empty_table(), calls({"uri": "a"}).slice(0, 0)], ids=["no_chunks", "a_slice"])
 def test_a_batch_without_rows_has_all_columns(batch: pa.Table, preparer: Preparer) -> None:
-    prepared = preparer.prepare_batch(batch, PASSED)
+    prepared = preparer.prepare_batch(batch, PASSTHROUGH)
     assert prepared.num_rows == 0
-    assert prepared.schema.names == [*PASSED, *PREPARED.names]
+    assert prepared.schema.names == [*PASSTHROUGH, *PREPARED.names]
 
 
-def test_a_batch_of_rejects_only_is_prepared(preparer: Preparer) -> None:
-    prepared = preparer.prepare_batch(calls({"uri": "x.wav"}, {"uri": "y.wav"}), PASSED)
+def test_a_batch_of_rejects_is_prepared(preparer: Preparer) -> None:
+    prepared = preparer.prepare_batch(calls({"uri": "x.wav"}, {"uri": "y.wav"}), PASSTHROUGH)
     assert prepared["error_code"].to_pylist() == ["audio_not_found"] * 2
     prepared.validate(full=True)

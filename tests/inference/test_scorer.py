@@ -27,13 +27,13 @@ from msmtfn.model.checkpoint import load_model
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.int8 import multiplies_rightly
 
-PASSED = [pa.field("call_id", pa.string()), pa.field("tags", pa.list_(pa.string()))]
-SCHEMA = parts_schema(PASSED)
-PREPARED_CALLS = pa.schema([pa.field("row_id", pa.int64()), *PASSED, *PREPARED])
-ROUND_SAMPLES = 16_000  # of the tiny network's longest round
+PASSTHROUGH = [pa.field("call_id", pa.string()), pa.field("tags", pa.list_(pa.string()))]
+SCHEMA = parts_schema(PASSTHROUGH)
+PREPARED_CALLS = pa.schema([pa.field("row_id", pa.int64()), *PASSTHROUGH, *PREPARED])
+ROUND_SAMPLES = 16_000  # max_round_samples of the tiny network
 CLS, SEP = 2, 3
 MARK = 32_767
-"""A sample of a call on which the network is made to fail."""
+"""Value of a sample that makes the network fail on its call."""
 
 Rounds = list[tuple[npt.NDArray[np.int16], list[int]]]
 MakeScorer = Callable[..., Scorer]
@@ -42,7 +42,7 @@ Encode = Callable[..., Tensor]
 
 @pytest.fixture
 def make_scorer(tiny_network: Callable[..., MsmtFn]) -> MakeScorer:
-    """A scorer with a tiny network of its own; the arguments are fields of `ScorerConfig`."""
+    """Return a function that makes a scorer with its own tiny network, given fields of `ScorerConfig`."""
 
     def make(**options: Any) -> Scorer:
         network = tiny_network()
@@ -68,7 +68,7 @@ CALLS: list[Rounds] = [
 
 
 def ready(rounds: Rounds, number: int = 0) -> dict[str, Any]:
-    """A row that is ready to be scored."""
+    """Make a row that is ready to be scored."""
     return {
         "row_id": number,
         "call_id": f"call-{number}",
@@ -85,8 +85,8 @@ def ready(rounds: Rounds, number: int = 0) -> dict[str, Any]:
 
 def rejected(number: int = 0) -> dict[str, Any]:
     verdict = {"status": "rejected", "error_code": "audio_empty", "error_detail": "the file has no bytes"}
-    nothing: dict[str, list[int]] = {name: [] for name in ("samples", "round_samples", "tokens", "round_tokens")}
-    return {"row_id": number, "call_id": f"call-{number}", "tags": None, **verdict, **nothing}
+    empty: dict[str, list[int]] = {name: [] for name in ("samples", "round_samples", "tokens", "round_tokens")}
+    return {"row_id": number, "call_id": f"call-{number}", "tags": None, **verdict, **empty}
 
 
 def batch_of(*rows: dict[str, Any]) -> pa.Table:
@@ -102,13 +102,13 @@ def score(scorer: Scorer, batch: pa.Table) -> list[dict[str, Any]]:
     return rows
 
 
-def numbers(row: dict[str, Any]) -> list[float]:
-    """All 14 probabilities of a scored call."""
+def probabilities_of(row: dict[str, Any]) -> list[float]:
+    """Return all 14 probabilities of a scored call."""
     return [value for task in TASKS for value in row[task].values()]
 
 
-def say(monkeypatch: pytest.MonkeyPatch, scorer: Scorer, *five: tuple[float, ...]) -> None:
-    """Let the network say these probabilities of the five intents, a row a call; the other tasks are left alone."""
+def fix_probabilities(monkeypatch: pytest.MonkeyPatch, scorer: Scorer, *five: tuple[float, ...]) -> None:
+    """Make the network return these probabilities of the five intents, one tuple per call."""
     classify = scorer.network.classify_calls
 
     def fixed(vectors: Tensor, rounds_per_call: list[int]) -> dict[str, Tensor]:
@@ -119,7 +119,7 @@ def say(monkeypatch: pytest.MonkeyPatch, scorer: Scorer, *five: tuple[float, ...
 
 @pytest.fixture
 def fails_on_marked(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> Scorer:
-    """A scorer whose network raises, as PyTorch does, when a marked round is among those to encode."""
+    """Make a scorer whose network raises, as PyTorch does, when it encodes a marked round."""
     encode: Encode = scorer.network.encode_rounds
 
     def encode_or_fail(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
@@ -132,7 +132,7 @@ def fails_on_marked(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> Scorer:
 
 
 def with_a_marked_call() -> pa.Table:
-    """Three calls, the second one marked in its only round."""
+    """Make three calls, the second one with a mark in its only round."""
     marked = CALLS[1][0][0].copy()
     marked[7] = MARK
     return batch_of(ready(CALLS[0], 0), ready([(marked, [CLS, 7, SEP])], 1), ready(CALLS[2], 2))
@@ -145,28 +145,28 @@ def test_the_probabilities_of_each_task_sum_to_one(scorer: Scorer) -> None:
     for row in score(scorer, three_calls()):
         assert {task: tuple(row[task]) for task in TASKS} == TASKS
         assert all(sum(row[task].values()) == pytest.approx(1, abs=1e-6) for task in TASKS)
-        assert all(0 < value < 1 for value in numbers(row))
+        assert all(0 < value < 1 for value in probabilities_of(row))
 
 
 def test_a_call_scores_the_same_alone_and_in_a_batch(scorer: Scorer) -> None:
     together = score(scorer, three_calls())
     for number, rounds in enumerate(CALLS):
         [alone] = score(scorer, batch_of(ready(rounds)))
-        assert numbers(alone) == pytest.approx(numbers(together[number]), abs=1e-5)
+        assert probabilities_of(alone) == pytest.approx(probabilities_of(together[number]), abs=1e-5)
 
 
 @pytest.mark.parametrize("samples_per_batch", [1, ROUND_SAMPLES, 2 * ROUND_SAMPLES, 5 * ROUND_SAMPLES])
-def test_a_call_scores_the_same_whatever_the_budget(samples_per_batch: int, make_scorer: MakeScorer) -> None:
+def test_a_calls_score_does_not_depend_on_the_budget(samples_per_batch: int, make_scorer: MakeScorer) -> None:
     small = score(make_scorer(samples_per_batch=samples_per_batch), three_calls())
     for row, expected in zip(small, score(make_scorer(), three_calls()), strict=True):
-        assert numbers(row) == pytest.approx(numbers(expected), abs=1e-5)
+        assert probabilities_of(row) == pytest.approx(probabilities_of(expected), abs=1e-5)
 
 
 @pytest.mark.parametrize(
     ("samples_per_batch", "expected"),
     [(1, [1] * 6), (ROUND_SAMPLES, [1] * 6), (3 * ROUND_SAMPLES - 1, [2] * 3), (4 * ROUND_SAMPLES, [4, 2])],
 )
-def test_no_more_rounds_are_encoded_at_once_than_the_budget_holds(
+def test_no_more_rounds_are_encoded_at_once_than_the_budget_allows(
     samples_per_batch: int, expected: list[int], make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = make_scorer(samples_per_batch=samples_per_batch, encoding="padded")
@@ -182,13 +182,13 @@ def test_no_more_rounds_are_encoded_at_once_than_the_budget_holds(
     assert sizes == expected
 
 
-def test_each_thread_of_a_cpu_has_rounds_of_its_own(make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_cpu_thread_encodes_its_own_rounds(make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
         scorer = make_scorer(samples_per_batch=1)
         encode: Encode = scorer.network.encode_rounds
-        together = threading.Barrier(3)  # passed when all three threads are at it at once
+        together = threading.Barrier(3)  # passed only when all three threads encode at the same time
         threads = []
 
         def meet(*arguments: Tensor, padded: bool) -> Tensor:
@@ -202,13 +202,13 @@ def test_each_thread_of_a_cpu_has_rounds_of_its_own(make_scorer: MakeScorer, mon
     finally:
         torch.set_num_threads(before)
     assert len(set(threads)) == 3
-    assert {number for _, number in threads} == {1}
+    assert {num_threads for _, num_threads in threads} == {1}
     alone = score(make_scorer(samples_per_batch=100 * ROUND_SAMPLES), three_calls())
     for one, other in zip(shared, alone, strict=True):
-        assert numbers(one) == pytest.approx(numbers(other), abs=1e-5)
+        assert probabilities_of(one) == pytest.approx(probabilities_of(other), abs=1e-5)
 
 
-def test_a_score_is_that_of_the_network_on_tensors_made_by_hand(
+def test_a_score_equals_that_of_the_network_on_handmade_tensors(
     scorer: Scorer, tiny_network: Callable[..., MsmtFn]
 ) -> None:
     (first, ids), (second, _) = CALLS[0]
@@ -229,7 +229,7 @@ def test_audio_text_and_the_order_of_rounds_change_the_score(scorer: Scorer) -> 
     other_text: Rounds = [(first, [CLS, 9, 9, SEP]), (second, none)]
     variants = [CALLS[0], other_audio, other_text, CALLS[0][::-1]]
     rows = score(scorer, batch_of(*(ready(rounds) for rounds in variants)))
-    assert all(np.abs(np.subtract(numbers(row), numbers(rows[0]))).max() > 1e-5 for row in rows[1:])
+    assert all(np.abs(np.subtract(probabilities_of(row), probabilities_of(rows[0]))).max() > 1e-5 for row in rows[1:])
 
 
 def test_a_long_call_is_scored_under_a_small_budget(make_scorer: MakeScorer) -> None:
@@ -238,7 +238,7 @@ def test_a_long_call_is_scored_under_a_small_budget(make_scorer: MakeScorer) -> 
     assert (row["status"], row["num_rounds"]) == ("scored", 30)
 
 
-def test_probabilities_are_arrays_a_row_a_call(scorer: Scorer) -> None:
+def test_probabilities_are_arrays_with_one_row_per_call(scorer: Scorer) -> None:
     calls = [
         CallRounds([samples for samples, _ in rounds], [np.array(ids, np.int32) for _, ids in rounds])
         for rounds in CALLS
@@ -252,35 +252,39 @@ def test_probabilities_are_arrays_a_row_a_call(scorer: Scorer) -> None:
     }
 
 
-# ---- what a lead is worth
+# ---- lead score
 
 
-def test_the_lead_score_is_the_weighted_mean_of_the_five(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    say(monkeypatch, scorer, (0.5, 0.2, 0.1, 0.15, 0.05))
+def test_the_lead_score_is_the_weighted_mean_of_the_five_probabilities(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fix_probabilities(monkeypatch, scorer, (0.5, 0.2, 0.1, 0.15, 0.05))
     [row] = score(scorer, batch_of(ready(CALLS[1])))
     assert list(row["five"].values()) == pytest.approx([0.5, 0.2, 0.1, 0.15, 0.05], abs=1e-6)
     assert row["lead_score"] == pytest.approx(64.0, abs=1e-4)  # 100 (0.5 + 0.6 * 0.2 + 0.2 * 0.1)
 
 
-def test_the_weights_of_the_lead_score_are_the_configurations(
+def test_the_weights_of_the_lead_score_come_from_the_configuration(
     make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = LeadWeights(weight_a=0.0, weight_b=0.1, weight_c=0.2, weight_d=0.4, weight_e=1.0)
     scorer = make_scorer(lead_weights=weights)
-    say(monkeypatch, scorer, (0.5, 0.2, 0.1, 0.15, 0.05))
+    fix_probabilities(monkeypatch, scorer, (0.5, 0.2, 0.1, 0.15, 0.05))
     [row] = score(scorer, batch_of(ready(CALLS[1])))
     assert row["lead_score"] == pytest.approx(15.0, abs=1e-4)  # 100 (0.02 + 0.02 + 0.06 + 0.05)
 
 
-def test_the_intent_predicted_is_the_most_likely(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    say(monkeypatch, scorer, *(tuple(0.6 if intent == likely else 0.1 for intent in INTENTS) for likely in "CEA"))
+def test_the_predicted_intent_is_the_most_likely_one(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    fix_probabilities(
+        monkeypatch, scorer, *(tuple(0.6 if intent == likely else 0.1 for intent in INTENTS) for likely in "CEA")
+    )
     assert [row["intent_predicted"] for row in score(scorer, three_calls())] == ["C", "E", "A"]
 
 
 # ---- rows
 
 
-def test_a_reject_of_the_stage_before_keeps_its_reason_and_gets_its_lineage(scorer: Scorer) -> None:
+def test_a_reject_of_the_preparation_keeps_its_reason_and_gets_lineage_columns(scorer: Scorer) -> None:
     first, row, last = score(scorer, batch_of(ready(CALLS[0], 0), rejected(1), ready(CALLS[1], 2)))
     verdict = row["status"], row["error_code"], row["error_detail"]
     assert verdict == ("rejected", "audio_empty", "the file has no bytes")
@@ -293,11 +297,11 @@ def test_rejects_between_calls_do_not_shift_the_scores(scorer: Scorer) -> None:
     rows = score(scorer, batch_of(rejected(), ready(CALLS[0]), rejected(), rejected(), ready(CALLS[1])))
     expected = score(scorer, batch_of(ready(CALLS[0]), ready(CALLS[1])))
     assert [row["status"] for row in rows] == ["rejected", "scored", "rejected", "rejected", "scored"]
-    assert numbers(rows[1]) == pytest.approx(numbers(expected[0]), abs=1e-5)
-    assert numbers(rows[4]) == pytest.approx(numbers(expected[1]), abs=1e-5)
+    assert probabilities_of(rows[1]) == pytest.approx(probabilities_of(expected[0]), abs=1e-5)
+    assert probabilities_of(rows[4]) == pytest.approx(probabilities_of(expected[1]), abs=1e-5)
 
 
-def test_a_scored_call_has_its_lineage_and_no_error(scorer: Scorer) -> None:
+def test_a_scored_call_has_lineage_columns_and_no_error(scorer: Scorer) -> None:
     before = dt.datetime.now(dt.UTC)
     [row] = score(scorer, batch_of(ready(CALLS[1])))
     assert (row["status"], row["error_code"], row["error_detail"]) == ("scored", None, None)
@@ -305,13 +309,13 @@ def test_a_scored_call_has_its_lineage_and_no_error(scorer: Scorer) -> None:
     assert before <= row["scored_at"] <= dt.datetime.now(dt.UTC)
 
 
-def test_what_the_stages_before_said_comes_through_unchanged(scorer: Scorer) -> None:
+def test_the_columns_of_earlier_stages_are_unchanged(scorer: Scorer) -> None:
     batch = batch_of(ready(CALLS[0], 4), rejected(5), ready(CALLS[2], 6))
     kept = ["row_id", "call_id", "tags", "duration_sec", "num_rounds", "rounds"]
     assert scorer.score_batch(batch, SCHEMA).select(kept).equals(batch.select(kept))
 
 
-def test_the_columns_are_those_of_the_schema_and_hold_no_inputs(scorer: Scorer) -> None:
+def test_the_result_has_the_given_schema_without_the_inputs(scorer: Scorer) -> None:
     scored = scorer.score_batch(batch_of(ready(CALLS[0]), rejected()), SCHEMA)
     assert scored.schema == SCHEMA
     assert scored.schema.names == ["row_id", "call_id", "tags", *OUTCOME.names]
@@ -324,7 +328,7 @@ def test_a_batch_without_rows_has_the_schema(batch: pa.Table, scorer: Scorer) ->
     assert (scored.num_rows, scored.schema) == (0, SCHEMA)
 
 
-def test_a_batch_of_rejects_only_does_not_reach_the_network(fails_on_marked: Scorer) -> None:
+def test_a_batch_of_rejects_does_not_reach_the_network(fails_on_marked: Scorer) -> None:
     rows = score(fails_on_marked, batch_of(rejected(0), rejected(1)))
     assert [(row["row_id"], row["error_code"]) for row in rows] == [(0, "audio_empty"), (1, "audio_empty")]
 
@@ -333,28 +337,28 @@ def test_a_slice_of_a_batch_is_scored_like_its_rows(scorer: Scorer) -> None:
     batch = batch_of(rejected(9), ready(CALLS[0]), ready(CALLS[1]), ready(CALLS[2]))
     rows = score(scorer, batch.slice(2, 2))
     for row, expected in zip(rows, score(scorer, three_calls())[1:], strict=True):
-        assert numbers(row) == pytest.approx(numbers(expected), abs=1e-5)
+        assert probabilities_of(row) == pytest.approx(probabilities_of(expected), abs=1e-5)
 
 
 def test_a_batch_in_several_chunks_is_scored_like_one(scorer: Scorer) -> None:
     batch = three_calls()
     rows = score(scorer, pa.concat_tables([batch.slice(0, 1), batch.slice(1)]))
     for row, expected in zip(rows, score(scorer, batch), strict=True):
-        assert numbers(row) == pytest.approx(numbers(expected), abs=1e-5)
+        assert probabilities_of(row) == pytest.approx(probabilities_of(expected), abs=1e-5)
 
 
 # ---- failures
 
 
-def test_a_call_on_which_the_network_fails_costs_only_itself(fails_on_marked: Scorer, make_scorer: MakeScorer) -> None:
+def test_only_the_call_on_which_the_network_fails_is_rejected(fails_on_marked: Scorer, make_scorer: MakeScorer) -> None:
     batch = with_a_marked_call()
     rows, undisturbed = score(fails_on_marked, batch), score(make_scorer(), batch)
     assert [row["status"] for row in rows] == ["scored", "rejected", "scored"]
-    assert numbers(rows[0]) == pytest.approx(numbers(undisturbed[0]), abs=1e-5)
-    assert numbers(rows[2]) == pytest.approx(numbers(undisturbed[2]), abs=1e-5)
+    assert probabilities_of(rows[0]) == pytest.approx(probabilities_of(undisturbed[0]), abs=1e-5)
+    assert probabilities_of(rows[2]) == pytest.approx(probabilities_of(undisturbed[2]), abs=1e-5)
 
 
-def test_a_call_on_which_the_network_fails_says_why_in_one_line(fails_on_marked: Scorer) -> None:
+def test_the_error_of_the_network_is_recorded_in_one_line(fails_on_marked: Scorer) -> None:
     _, row, _ = score(fails_on_marked, with_a_marked_call())
     assert row["error_code"] == "scoring_failed"
     assert row["error_detail"] == "RuntimeError in the network: CUDA out of memory. Tried to allocate 2 GiB"
@@ -370,7 +374,7 @@ def test_a_failing_batch_is_logged_with_its_size(fails_on_marked: Scorer, caplog
 
 
 @pytest.mark.parametrize("samples_per_batch", [1, 100 * ROUND_SAMPLES])
-def test_what_a_failed_batch_held_in_memory_is_free_when_its_calls_are_tried_again(
+def test_the_memory_of_a_failed_batch_is_freed_before_its_calls_are_retried(
     samples_per_batch: int,
     make_scorer: MakeScorer,
     monkeypatch: pytest.MonkeyPatch,
@@ -382,7 +386,7 @@ def test_what_a_failed_batch_held_in_memory_is_free_when_its_calls_are_tried_aga
     alive: list[bool] = []
 
     def fail_at_first(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
-        if caplog.records:  # that the calls are tried again
+        if caplog.records:  # the warning that the calls are retried
             alive.extend(reference() is not None for reference in held)
         if not held:
             activations = waveforms.clone()
@@ -395,7 +399,7 @@ def test_what_a_failed_batch_held_in_memory_is_free_when_its_calls_are_tried_aga
     assert alive == [False] * len(alive) != []
 
 
-def test_a_weight_that_is_not_a_number_gives_rejects_and_no_score(scorer: Scorer) -> None:
+def test_a_nan_weight_rejects_the_calls(scorer: Scorer) -> None:
     with torch.no_grad():
         next(scorer.network.heads.heads["three"].parameters())[0, 0] = torch.nan
     rows = score(scorer, three_calls())
@@ -403,9 +407,9 @@ def test_a_weight_that_is_not_a_number_gives_rejects_and_no_score(scorer: Scorer
     assert [row[name] for row in rows for name in (*TASKS, "lead_score")] == [None] * 15
 
 
-def test_one_result_that_is_not_a_number_costs_its_call_only(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    sure = (1.0, 0.0, 0.0, 0.0, 0.0)
-    say(monkeypatch, scorer, sure, (torch.nan,) * 5, sure)
+def test_a_nan_result_rejects_only_its_call(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    certain = (1.0, 0.0, 0.0, 0.0, 0.0)
+    fix_probabilities(monkeypatch, scorer, certain, (torch.nan,) * 5, certain)
     rows = score(scorer, three_calls())
     assert [row["status"] for row in rows] == ["scored", "rejected", "scored"]
     assert rows[1]["error_detail"] == "the network's result is not a number"
@@ -425,25 +429,25 @@ def test_a_budget_below_zero_is_refused() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"device": "cuda"}, {"device": "cpu", "encoding": "padded"}])
-def test_int8_is_for_rounds_that_are_not_padded_on_a_cpu(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="say device cpu and encoding unpadded with it"):
+def test_int8_is_refused_except_for_unpadded_encoding_on_a_cpu(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="int8 needs device cpu and encoding unpadded"):
         ScorerConfig(precision="int8", **options)
 
 
 @pytest.mark.parametrize("has_bf16", [False, True])
 @pytest.mark.skipif(not multiplies_rightly(), reason="the CPU has no VNNI")
-def test_int8_says_nearly_what_fp32_says(
+def test_int8_gives_nearly_the_probabilities_of_fp32(
     make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch, *, has_bf16: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16})
-    rough = score(make_scorer(precision="int8"), three_calls())
-    for row, expected in zip(rough, score(make_scorer(), three_calls()), strict=True):
-        assert numbers(row) != numbers(expected)
-        assert numbers(row) == pytest.approx(numbers(expected), abs=0.02)
+    quantised = score(make_scorer(precision="int8"), three_calls())
+    for row, expected in zip(quantised, score(make_scorer(), three_calls()), strict=True):
+        assert probabilities_of(row) != probabilities_of(expected)
+        assert probabilities_of(row) == pytest.approx(probabilities_of(expected), abs=0.02)
 
 
 @pytest.mark.parametrize(("precision", "has_bf16"), [("bf16", False), ("bf16", True), ("fp32", False), ("auto", False)])
-def test_bf16_on_a_cpu_without_its_instructions_is_warned_of(
+def test_bf16_on_a_cpu_without_bf16_instructions_logs_a_warning(
     precision: str,
     make_scorer: MakeScorer,
     monkeypatch: pytest.MonkeyPatch,
@@ -453,8 +457,8 @@ def test_bf16_on_a_cpu_without_its_instructions_is_warned_of(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16})
     make_scorer(precision=precision)
-    warned = [record.getMessage() for record in caplog.records if "no instructions for bf16" in record.getMessage()]
-    assert len(warned) == (precision == "bf16" and not has_bf16)
+    warnings = [record.getMessage() for record in caplog.records if "no instructions for bf16" in record.getMessage()]
+    assert len(warnings) == (precision == "bf16" and not has_bf16)
 
 
 ENCODINGS: tuple[Literal["padded"], Literal["unpadded"]] = ("padded", "unpadded")
@@ -477,7 +481,7 @@ def test_both_encodings_give_the_same_probabilities(tiny_network: Callable[..., 
 
 
 @pytest.mark.slow
-def test_bf16_says_of_real_speech_what_fp32_says(tmp_path: Path) -> None:
+def test_bf16_predicts_the_same_intents_as_fp32_for_synthetic_speech(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     model = load_model(demo_model())
     root = write_demo_day(tmp_path, dt.date(2026, 1, 5), num_calls=12)
@@ -497,9 +501,7 @@ def test_bf16_says_of_real_speech_what_fp32_says(tmp_path: Path) -> None:
     assert 0 < max(differences) < 0.02
 
 
-def test_a_gpu_that_failed_is_not_taken_for_a_call_that_cannot_be_scored(
-    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_failure_is_raised_and_rejects_no_call(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Tensor:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 

@@ -57,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def folder(tiny_model: Path, tmp_path: Path) -> Path:
-    """A tiny model's folder that the test may break."""
+    """Copy a tiny model to a folder that the test may damage."""
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
@@ -72,7 +72,7 @@ def change_config(folder: Path, **fields: Any) -> None:
 
 
 def five_of(network: MsmtFn) -> Tensor:
-    """The five-class logits of a call of two rounds."""
+    """Return the five-class logits of a call of two rounds."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         output = network(
@@ -86,8 +86,8 @@ def five_of(network: MsmtFn) -> Tensor:
     return logits
 
 
-def why_not(folder: Path) -> str:
-    """The message of the error that loading gives."""
+def loading_error(folder: Path) -> str:
+    """Return the message of the error raised by loading a folder."""
     with pytest.raises(ModelError) as caught:
         load_model(folder)
     return str(caught.value)
@@ -105,13 +105,13 @@ def test_a_loaded_network_has_the_weights_of_the_saved_one(
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
 
 
-def test_a_loaded_network_says_what_the_saved_one_says(
+def test_a_loaded_network_gives_the_logits_of_the_saved_one(
     tmp_path: Path, network: MsmtFn, tiny_tokenizer: BertTokenizer
 ) -> None:
     save_model(network.train(), tiny_tokenizer, tmp_path, "# Card\n")
     loaded = load_model(tmp_path).network
     assert not loaded.training
-    # The weights are equal to the bit (above); where they lie in memory decides the last bit of a matrix product.
+    # The weights are bitwise equal (tested above), but their memory layout affects the last bit of a matrix product.
     torch.testing.assert_close(five_of(loaded), five_of(network.train(False)), atol=1e-6, rtol=0)
 
 
@@ -124,33 +124,33 @@ def test_a_loaded_network_has_the_configuration_of_the_saved_one(
         assert getattr(loaded, field) == getattr(network.config, field)
     for field in ("audio_config", "text_config", "frontend_config"):
         ours, theirs = getattr(loaded, field).to_dict(), getattr(network.config, field).to_dict()
-        assert ours | {"dtype": None} == theirs | {"dtype": None}  # the precision is noted when a network is saved
+        assert ours | {"dtype": None} == theirs | {"dtype": None}  # saving adds the dtype
 
 
 def test_a_loaded_tokenizer_gives_the_tokens_of_the_saved_one(tiny_model: Path) -> None:
-    # [CLS] is 2, [SEP] is 3, and a to j are 5 to 14.
+    # The ids are 2 for [CLS], 3 for [SEP] and 5 to 14 for a to j.
     assert load_model(tiny_model).tokenizer("a b j")["input_ids"] == [2, 5, 6, 14, 3]
 
 
-def test_a_models_folder_holds_no_pickle(tiny_model: Path) -> None:
+def test_a_model_folder_contains_no_pickle(tiny_model: Path) -> None:
     assert {path.suffix for path in tiny_model.iterdir()} <= {".json", ".safetensors", ".txt", ".md"}
     assert {"config.json", "model.safetensors", "README.md"} <= {path.name for path in tiny_model.iterdir()}
 
 
-def test_a_models_card_is_what_was_given(tiny_model: Path) -> None:
+def test_the_model_card_is_the_given_text(tiny_model: Path) -> None:
     assert (tiny_model / "README.md").read_text() == "# Tiny\n"
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_folder_says_whether_its_model_was_trained(
+def test_is_trained_reads_whether_the_model_was_trained(
     tmp_path: Path, tiny_network: MakeNetwork, tiny_tokenizer: BertTokenizer, trained: bool
 ) -> None:
     save_model(tiny_network(is_trained=trained), tiny_tokenizer, tmp_path, "# Card\n")
     assert is_trained(tmp_path) is trained
 
 
-# transformers 5 loads in the precision that was saved; the rest of the path is in float32.
-def test_a_network_that_was_saved_in_half_precision_can_be_run(
+# transformers 5 loads weights in the dtype they were saved in, while the inputs are float32.
+def test_a_network_saved_in_half_precision_can_be_run(
     tmp_path: Path, tiny_network: MakeNetwork, tiny_tokenizer: BertTokenizer
 ) -> None:
     save_model(tiny_network().bfloat16(), tiny_tokenizer, tmp_path, "# Card\n")
@@ -160,7 +160,7 @@ def test_a_network_that_was_saved_in_half_precision_can_be_run(
 # ---- packed and unpacked
 
 
-def test_an_unpacked_network_is_the_packed_one(network: MsmtFn) -> None:
+def test_an_unpacked_network_equals_the_packed_one(network: MsmtFn) -> None:
     unpacked = unpack_network(pack_network(network.train()))
     weights = network.state_dict()
     assert list(unpacked.state_dict()) == list(weights)
@@ -169,7 +169,7 @@ def test_an_unpacked_network_is_the_packed_one(network: MsmtFn) -> None:
     assert torch.equal(five_of(unpacked), five_of(network.train(False)))
 
 
-def test_a_network_is_unpacked_from_memory_that_may_not_be_written(tiny_network: MakeNetwork) -> None:
+def test_a_network_is_unpacked_from_read_only_memory(tiny_network: MakeNetwork) -> None:
     packed = pack_network(tiny_network())
     weights = {name: np.array(weight) for name, weight in packed.weights.items()}
     for weight in weights.values():
@@ -180,7 +180,7 @@ def test_a_network_is_unpacked_from_memory_that_may_not_be_written(tiny_network:
     assert weights["fusion.bottleneck.tokens"].any()
 
 
-def test_a_packed_network_is_plain(tiny_network: MakeNetwork) -> None:
+def test_a_packed_network_consists_of_json_and_arrays(tiny_network: MakeNetwork) -> None:
     packed = pack_network(tiny_network())
     assert json.loads(json.dumps(packed.config))["model_type"] == "msmtfn"
     assert {type(weight) for weight in packed.weights.values()} == {np.ndarray}
@@ -190,35 +190,35 @@ def test_a_packed_network_is_plain(tiny_network: MakeNetwork) -> None:
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    assert str(tmp_path / "none" / "config.json") in why_not(tmp_path / "none")
+    assert str(tmp_path / "none" / "config.json") in loading_error(tmp_path / "none")
 
 
 def test_a_folder_without_a_configuration_is_refused(folder: Path) -> None:
     (folder / "config.json").unlink()
-    message = why_not(folder)
+    message = loading_error(folder)
     assert message.startswith(f"{folder / 'config.json'} cannot be read; --model must name the folder of an MSMT-FN")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "7", ""])
-def test_a_configuration_that_is_no_configuration_is_refused(folder: Path, text: str) -> None:
+def test_an_invalid_configuration_file_is_refused(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
-    assert why_not(folder).startswith(f"{folder / 'config.json'} cannot be read; --model must name the folder")
+    assert loading_error(folder).startswith(f"{folder / 'config.json'} cannot be read; --model must name the folder")
 
 
 def test_a_model_of_another_type_is_refused(folder: Path) -> None:
     change_config(folder, model_type="bert")
     message = f"{folder / 'config.json'} is of a 'bert' model; --model must name the folder of an 'msmtfn' one"
-    assert why_not(folder) == message
+    assert loading_error(folder) == message
 
 
 def test_a_configuration_out_of_range_is_refused_with_the_cure(folder: Path) -> None:
     change_config(folder, context_size=-16)
-    assert "context_size is -16; it must be more than 0" in why_not(folder)
+    assert "context_size is -16; it must be more than 0" in loading_error(folder)
 
 
 def test_a_configuration_of_a_wrong_type_is_refused_with_the_cure(folder: Path) -> None:
     change_config(folder, pooling="sum")
-    message = why_not(folder)
+    message = loading_error(folder)
     assert "'pooling'" in message
     assert "max" in message.replace(str(folder), "")
     assert "'flatten', 'cls', 'mean'" in message
@@ -227,27 +227,27 @@ def test_a_configuration_of_a_wrong_type_is_refused_with_the_cure(folder: Path) 
 def test_truncated_weights_are_refused(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    assert why_not(folder).startswith(f"the model in {folder} cannot be loaded: ")
+    assert loading_error(folder).startswith(f"the model in {folder} cannot be loaded: ")
 
 
 def test_missing_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    assert "model.safetensors" in why_not(folder)
+    assert "model.safetensors" in loading_error(folder)
 
 
 def test_weights_in_a_pickle_are_refused(folder: Path, tiny_network: MakeNetwork) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(tiny_network().state_dict(), folder / "pytorch_model.bin")
-    message = why_not(folder)
+    message = loading_error(folder)
     assert str(folder) in message
     assert "model.safetensors" in message
 
 
-# transformers makes a tokenizer of five special tokens up, for which every text is [UNK].
+# transformers would make up a tokenizer of five special tokens, which maps every text to [UNK].
 def test_a_folder_without_its_tokenizer_is_refused(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
-    message = why_not(folder)
+    message = loading_error(folder)
     assert str(folder) in message
     assert "tokenizer" in message
 
@@ -256,25 +256,25 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(21))]
     BertTokenizer(vocab={token: number for number, token in enumerate(vocabulary)}).save_pretrained(folder)
     message = f"the tokenizer in {folder} has 26 tokens and the text encoder knows 25; they must be of one model"
-    assert why_not(folder) == message
+    assert loading_error(folder) == message
 
 
 @pytest.mark.parametrize(("num_cross_layers", "problem"), [(5, "missing keys"), (3, "unexpected keys")])
 def test_weights_of_another_depth_are_refused(folder: Path, num_cross_layers: int, problem: str) -> None:
     change_config(folder, num_cross_layers=num_cross_layers)
-    message = why_not(folder)
+    message = loading_error(folder)
     assert problem in message
     assert f"fusion.complementary_pathway.layers.{max(num_cross_layers - 1, 3)}." in message
 
 
 def test_weights_of_another_width_are_refused(folder: Path) -> None:
     change_config(folder, context_size=8)
-    assert why_not(folder).startswith(f"the model in {folder} ")
+    assert loading_error(folder).startswith(f"the model in {folder} ")
 
 
 def test_weights_of_another_width_are_named(folder: Path) -> None:
     change_config(folder, context_size=8)
-    message = why_not(folder)
+    message = loading_error(folder)
     assert "mismatched" in message
     assert "context.gru." in message
 
@@ -283,7 +283,7 @@ def test_one_missing_weight_is_named(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["fusion.audio_token.token"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert "1 missing keys, the first is fusion.audio_token.token" in why_not(folder)
+    assert "1 missing keys, the first is fusion.audio_token.token" in loading_error(folder)
 
 
 def test_an_error_is_one_line_with_its_cause(folder: Path) -> None:
@@ -304,16 +304,16 @@ def test_no_code_in_a_folder_is_run(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-# ---- names
+# ---- versions
 
 
-def test_a_model_is_named_by_twelve_hexadecimal_digits(tiny_model: Path) -> None:
-    name = model_version(tiny_model)
-    assert len(name) == 12
-    assert set(name) <= set("0123456789abcdef")
+def test_a_version_has_twelve_hexadecimal_digits(tiny_model: Path) -> None:
+    version = model_version(tiny_model)
+    assert len(version) == 12
+    assert set(version) <= set("0123456789abcdef")
 
 
-def test_a_copy_of_a_model_has_its_name(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_copy_of_a_model_has_the_same_version(tiny_model: Path, tmp_path: Path) -> None:
     copy = tmp_path / "other name"
     copy.mkdir()
     for path in sorted(tiny_model.iterdir(), reverse=True):
@@ -321,7 +321,7 @@ def test_a_copy_of_a_model_has_its_name(tiny_model: Path, tmp_path: Path) -> Non
     assert model_version(copy) == model_version(tiny_model)
 
 
-def test_a_network_saved_twice_has_one_name(
+def test_a_network_saved_twice_has_the_same_version(
     tmp_path: Path, tiny_network: MakeNetwork, tiny_tokenizer: BertTokenizer
 ) -> None:
     for name in ("one", "two"):
@@ -329,7 +329,7 @@ def test_a_network_saved_twice_has_one_name(
     assert model_version(tmp_path / "one") == model_version(tmp_path / "two")
 
 
-def test_another_weight_makes_another_name(folder: Path, tiny_model: Path) -> None:
+def test_a_changed_weight_changes_the_version(folder: Path, tiny_model: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["heads.heads.two.1.bias"][0] += 1e-6
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -338,23 +338,23 @@ def test_another_weight_makes_another_name(folder: Path, tiny_model: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
-def test_another_configuration_or_tokenizer_makes_another_name(folder: Path, tiny_model: Path, name: str) -> None:
+def test_a_changed_configuration_or_tokenizer_changes_the_version(folder: Path, tiny_model: Path, name: str) -> None:
     path = folder / name
     path.write_text(path.read_text() + " ")
     assert model_version(folder) != model_version(tiny_model)
 
 
-def test_the_card_is_no_part_of_the_name(folder: Path, tiny_model: Path) -> None:
+def test_the_model_card_does_not_affect_the_version(folder: Path, tiny_model: Path) -> None:
     (folder / "README.md").write_text("# Another card\n")
     assert model_version(folder) == model_version(tiny_model)
 
 
-def test_a_file_that_is_not_read_is_no_part_of_the_name(folder: Path, tiny_model: Path) -> None:
+def test_a_file_that_is_not_read_does_not_affect_the_version(folder: Path, tiny_model: Path) -> None:
     (folder / "optimizer.bin").write_bytes(b"7")
     assert model_version(folder) == model_version(tiny_model)
 
 
-def test_a_folder_of_no_model_has_no_name(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_has_no_version(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"config.json cannot be read"):
         model_version(tmp_path)
 
@@ -362,7 +362,7 @@ def test_a_folder_of_no_model_has_no_name(tmp_path: Path) -> None:
 # ---- fetching
 
 
-def test_a_local_folder_is_used_where_it_lies(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_local_folder_is_used_in_place(tiny_model: Path, tmp_path: Path) -> None:
     for name in (str(tiny_model), f"file://{tiny_model}"):
         assert fetch_model(name, tmp_path / "download") == tiny_model
     assert not (tmp_path / "download").exists()
@@ -374,7 +374,7 @@ def test_a_relative_folder_is_made_absolute(tiny_model: Path, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("name", ["no such model", "/no/such/folder", "a/b/c", "gs://bucket/model", "nobody?"])
-def test_a_name_that_cannot_be_one_is_refused_with_the_cure(tmp_path: Path, name: str) -> None:
+def test_an_invalid_name_is_refused_with_the_cure(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError) as caught:
         fetch_model(name, tmp_path)
     cure = "is no folder; give a model's folder, an s3:// address or a name on the hub"
@@ -382,7 +382,7 @@ def test_a_name_that_cannot_be_one_is_refused_with_the_cure(tmp_path: Path, name
 
 
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model", "x" * 200, "../x", "-/-"])
-def test_a_name_that_the_hub_cannot_give_is_refused_in_one_line(
+def test_a_name_unknown_to_the_hub_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

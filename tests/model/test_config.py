@@ -79,12 +79,12 @@ def test_forty_seconds_at_8_khz_are_320000_samples(paper: MsmtFnConfig) -> None:
     assert paper.max_round_samples == 320_000
 
 
-def test_the_longest_round_follows_the_sample_rate(tiny_config: MakeConfig) -> None:
+def test_the_maximum_number_of_samples_depends_on_the_sample_rate(tiny_config: MakeConfig) -> None:
     assert tiny_config(max_round_sec=2.5, encoder_sample_rate=16000).max_round_samples == 40_000
 
 
 def test_a_frame_is_computed_from_400_samples(paper: MsmtFnConfig) -> None:
-    # Backwards through kernels 2, 2, 3, 3, 3, 3, 10: 1, 2, 4, 9, 19, 39, 79, 78 * 5 + 10.
+    # From the last layer to the first, n -> (n - 1) * stride + kernel: 1, 2, 4, 9, 19, 39, 79, 78 * 5 + 10.
     assert paper.receptive_field == 400
 
 
@@ -92,23 +92,23 @@ def test_a_frame_is_computed_from_400_samples(paper: MsmtFnConfig) -> None:
     ("num_samples", "num_frames"),
     [(0, 0), (1, 0), (9, 0), (10, 0), (399, 0), (400, 1), (719, 1), (720, 2), (8000, 24), (320_000, 999)],
 )
-def test_only_frames_that_lie_wholly_in_the_round_count(paper: MsmtFnConfig, num_samples: int, num_frames: int) -> None:
+def test_only_frames_entirely_within_the_round_count(paper: MsmtFnConfig, num_samples: int, num_frames: int) -> None:
     assert paper.num_frames(num_samples) == num_frames
 
 
 @given(num_samples=st.integers(0, 400_000))
-def test_a_frame_more_takes_320_samples_more(paper: MsmtFnConfig, num_samples: int) -> None:
+def test_every_320_samples_add_a_frame(paper: MsmtFnConfig, num_samples: int) -> None:
     assert paper.num_frames(num_samples) == max(0, (num_samples - 400) // 320 + 1)
 
 
 def test_other_convolutions_have_another_receptive_field(tiny_config: MakeConfig) -> None:
     audio = {"model_type": "hubert", "conv_dim": [8, 8], "conv_kernel": [4, 2], "conv_stride": [2, 2]}
     config = tiny_config(audio_config=audio)
-    assert config.receptive_field == 6  # two first-layer frames, 2 apart, of 4 samples
+    assert config.receptive_field == 6  # two windows of the first layer, 4 samples long and 2 samples apart
     assert [config.num_frames(number) for number in (5, 6, 9, 10)] == [0, 1, 1, 2]
 
 
-def test_a_frontend_decides_the_frames(tiny_config: MakeConfig) -> None:
+def test_a_frontend_determines_the_frames(tiny_config: MakeConfig) -> None:
     frontend = {"model_type": "wav2vec2", "conv_dim": [8], "conv_kernel": [6], "conv_stride": [3]}
     config = tiny_config(audio_frontend="wav2vec2", frontend_config=frontend)
     assert config.receptive_field == 6
@@ -134,13 +134,13 @@ def test_a_frontend_decides_the_frames(tiny_config: MakeConfig) -> None:
     ],
 )
 @pytest.mark.parametrize("value", [0, -2])
-def test_a_size_is_positive(tiny_config: MakeConfig, field: str, value: int) -> None:
+def test_a_size_that_is_not_positive_is_refused(tiny_config: MakeConfig, field: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"^{field} is {value}; it must be more than 0"):
         tiny_config(**{field: value})
 
 
 @pytest.mark.parametrize("field", ["num_bottleneck_layers", "num_context_layers"])
-def test_there_may_be_no_layer_but_not_fewer(tiny_config: MakeConfig, field: str) -> None:
+def test_zero_layers_are_allowed_but_not_fewer(tiny_config: MakeConfig, field: str) -> None:
     assert getattr(tiny_config(**{field: 0}), field) == 0
     with pytest.raises(ValueError, match=f"^{field} is -1; it must be at least 0$"):
         tiny_config(**{field: -1})
@@ -148,33 +148,33 @@ def test_there_may_be_no_layer_but_not_fewer(tiny_config: MakeConfig, field: str
 
 @pytest.mark.parametrize("field", ["dropout", "attention_dropout"])
 @pytest.mark.parametrize("value", [-0.1, 1.0, 1, 30, float("nan")])
-def test_dropout_is_a_probability_below_one(tiny_config: MakeConfig, field: str, value: float) -> None:
+def test_a_dropout_outside_zero_to_one_is_refused(tiny_config: MakeConfig, field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{field} is {value}; it must be at least 0 and less than 1$"):
         tiny_config(**{field: value})
 
 
-def test_the_width_is_a_multiple_of_the_heads(tiny_config: MakeConfig) -> None:
+def test_a_width_that_is_no_multiple_of_the_heads_is_refused(tiny_config: MakeConfig) -> None:
     with pytest.raises(ValueError, match=r"^hidden_size is 33; it must be a multiple of num_attention_heads \(2\)$"):
         tiny_config(hidden_size=33)
 
 
-def test_positions_are_placed_without_a_batch_norm(tiny_config: MakeConfig) -> None:
+def test_a_batch_norm_before_the_positional_convolution_is_refused(tiny_config: MakeConfig) -> None:
     with pytest.raises(ValueError, match=r"^audio_config.conv_pos_batch_norm is True; it must be False, "):
         tiny_config(audio_config={"model_type": "hubert", "conv_pos_batch_norm": True})
 
 
-def test_a_round_holds_at_least_one_frame(tiny_config: MakeConfig) -> None:
+def test_a_maximum_round_shorter_than_one_frame_is_refused(tiny_config: MakeConfig) -> None:
     with pytest.raises(ValueError, match=r"^max_round_sec is 0.04; it must be at least .* 400 samples$"):
         tiny_config(max_round_sec=0.04)
     assert tiny_config(max_round_sec=0.05).max_round_samples == 400
 
 
-def test_a_round_is_finite(tiny_config: MakeConfig) -> None:
+def test_an_infinite_maximum_round_is_refused(tiny_config: MakeConfig) -> None:
     with pytest.raises(ValueError, match=r"^max_round_sec is inf; it must be "):
         tiny_config(max_round_sec=float("inf"))
 
 
-def test_a_bert_reads_as_many_tokens_as_it_has_positions(tiny_config: MakeConfig) -> None:
+def test_a_bert_takes_no_more_tokens_than_it_has_positions(tiny_config: MakeConfig) -> None:
     text = {"model_type": "bert", "max_position_embeddings": 30}
     assert tiny_config(text_config=text, max_text_tokens=30).max_text_tokens == 30
     with pytest.raises(ValueError, match=r"^max_text_tokens is 31; it must be at most the text encoder's 30$"):
@@ -196,7 +196,7 @@ def test_a_roberta_never_uses_its_first_positions(tiny_config: MakeConfig) -> No
         ("frontend_config", "hubert", "wav2vec2"),
     ],
 )
-def test_an_encoder_is_of_a_kind_that_the_network_knows(
+def test_an_encoder_of_an_unsupported_type_is_refused(
     tiny_config: MakeConfig, field: str, model_type: str, cure: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^{field}.model_type is '{model_type}'; it must be one of {cure}$"):
@@ -222,7 +222,7 @@ def test_an_encoder_is_of_a_kind_that_the_network_knows(
         ("text_encoder", None, "str"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_named_with_the_cure(
+def test_a_value_of_the_wrong_type_is_refused_with_the_cure(
     tiny_config: MakeConfig, field: str, value: object, cure: str
 ) -> None:
     with pytest.raises(StrictDataclassFieldValidationError, match=f"(?s)'{field}'.*{cure}.*{value}"):
@@ -233,22 +233,22 @@ def test_a_value_of_the_wrong_type_is_named_with_the_cure(
 
 
 @pytest.mark.parametrize("field", ["audio_config", "frontend_config"])
-def test_an_encoder_masks_no_frames_and_drops_no_layers(tiny_config: MakeConfig, field: str) -> None:
+def test_masking_and_layerdrop_are_disabled(tiny_config: MakeConfig, field: str) -> None:
     tricks = {"mask_time_prob": 0.05, "mask_feature_prob": 0.1, "layerdrop": 0.1, "apply_spec_augment": True}
     encoder = getattr(tiny_config(**{field: {"model_type": "wav2vec2"} | tricks}), field)
     assert {name: getattr(encoder, name) for name in tricks} == dict.fromkeys(tricks, 0)
 
 
 @pytest.mark.parametrize(
-    ("field", "made"),
+    ("field", "config_class"),
     [("audio_config", HubertConfig), ("text_config", BertConfig), ("frontend_config", Wav2Vec2Config)],
 )
-def test_an_encoder_of_no_named_kind_is_the_papers(field: str, made: type) -> None:
+def test_an_encoder_without_a_model_type_is_the_papers(field: str, config_class: type) -> None:
     config = MsmtFnConfig.from_dict({field: {"num_hidden_layers": 2}})
-    assert isinstance(getattr(config, field), made)
+    assert isinstance(getattr(config, field), config_class)
 
 
-def test_an_encoders_configuration_may_be_handed_over_made(tiny_config: MakeConfig) -> None:
+def test_an_encoders_configuration_may_be_an_object(tiny_config: MakeConfig) -> None:
     config = tiny_config(audio_config=Wav2Vec2Config(hidden_size=24), text_config=RobertaConfig(hidden_size=40))
     assert (config.audio.model_type, config.audio.hidden_size) == ("wav2vec2", 24)
     assert (config.text.model_type, config.text.hidden_size) == ("roberta", 40)
@@ -258,7 +258,7 @@ def test_an_encoders_configuration_may_be_handed_over_made(tiny_config: MakeConf
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_configuration_is_the_same_after_it_was_saved(tmp_path: Path, variant: str) -> None:
+def test_a_configuration_is_unchanged_by_saving_and_loading(tmp_path: Path, variant: str) -> None:
     config = MsmtFnConfig(**VARIANTS[variant])
     config.save_pretrained(tmp_path)
     loaded = MsmtFnConfig.from_pretrained(tmp_path)
@@ -270,12 +270,12 @@ def test_a_configuration_is_the_same_after_it_was_saved(tmp_path: Path, variant:
         assert type(getattr(loaded, name)) is type(getattr(config, name))
 
 
-def test_a_configuration_is_the_same_after_it_was_a_dictionary(tiny_config: MakeConfig) -> None:
+def test_a_configuration_is_unchanged_by_conversion_to_a_dictionary_and_back(tiny_config: MakeConfig) -> None:
     config = tiny_config(pooling="cls", audio_frontend="wav2vec2")
     assert MsmtFnConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
 
 
-def test_a_saved_configuration_is_checked_when_it_is_read(tmp_path: Path, tiny_config: MakeConfig) -> None:
+def test_a_saved_configuration_is_checked_when_loaded(tmp_path: Path, tiny_config: MakeConfig) -> None:
     tiny_config().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"context_size": 16', '"context_size": -16'))

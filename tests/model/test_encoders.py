@@ -14,7 +14,7 @@ from msmtfn.model.encoders import AudioEncoder, TextEncoder, normalize_waveforms
 
 MakeConfig = Callable[..., MsmtFnConfig]
 TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 0.0}
-LIMIT = 16_000  # samples of the tiny configuration's longest round
+LIMIT = 16_000  # max_round_samples of the tiny configuration
 NUM_SAMPLES = torch.tensor([9000, 5000, 16_000])
 NUM_FRAMES = [27, 15, 49]  # (samples - 400) // 320 + 1
 
@@ -53,23 +53,23 @@ def config(request: pytest.FixtureRequest, tiny_config: MakeConfig) -> MsmtFnCon
 @pytest.fixture(params=TEXT_CONFIGS)
 def text_encoder(request: pytest.FixtureRequest, tiny_config: MakeConfig) -> TextEncoder:
     sizes = {"hidden_size": 40, "vocab_size": 25, "num_hidden_layers": 2, "num_attention_heads": 2}
-    encoder: TextEncoder = made(TextEncoder, tiny_config(text_config=TEXT_CONFIGS[request.param] | sizes).text)
+    encoder: TextEncoder = make(TextEncoder, tiny_config(text_config=TEXT_CONFIGS[request.param] | sizes).text)
     return encoder
 
 
 @pytest.fixture
 def waveforms() -> Tensor:
-    """Three rounds of noise at the scale of one, whose padding is noise as well."""
+    """Make three rounds of noise with a standard deviation of 0.1, with more noise in the padding."""
     return 0.1 * torch.randn(3, LIMIT, generator=torch.Generator().manual_seed(1))
 
 
-def made(kind: Callable[..., Any], *arguments: Any) -> Any:
+def make(kind: Callable[..., Any], *arguments: Any) -> Any:
     torch.manual_seed(0)
     return kind(*arguments).train(False)
 
 
-def normed(samples: Tensor) -> Tensor:
-    """As transformers' own feature extractor for these encoders does it."""
+def normalized_by_transformers(samples: Tensor) -> Tensor:
+    """Normalise samples with transformers' own feature extractor for these encoders."""
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=8000, do_normalize=True)
     values = extractor(samples.numpy(), sampling_rate=8000, return_tensors="np").input_values
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
@@ -85,17 +85,17 @@ def test_a_round_has_zero_mean_and_unit_variance_over_its_own_samples(waveforms:
         assert row[:count].var(correction=0).item() == pytest.approx(1.0, abs=1e-4)
 
 
-def test_normalisation_by_hand() -> None:
+def test_normalisation_of_an_example_worked_by_hand() -> None:
     normalized = normalize_waveforms(torch.tensor([[5.0, 1.0, 5.0, 1.0, 77.0]]), torch.tensor([4]))
     assert normalized[0].tolist() == pytest.approx([1.0, -1.0, 1.0, -1.0, 0.0], abs=1e-6)
 
 
-def test_normalisation_is_that_of_transformers(waveforms: Tensor) -> None:
-    expected = normed(waveforms[0, :9000])
+def test_normalisation_equals_that_of_transformers(waveforms: Tensor) -> None:
+    expected = normalized_by_transformers(waveforms[0, :9000])
     torch.testing.assert_close(normalize_waveforms(waveforms, NUM_SAMPLES)[:1, :9000], expected, **TOLERANCE)
 
 
-def test_samples_are_zero_after_a_rounds_end(waveforms: Tensor) -> None:
+def test_samples_after_the_end_of_a_round_become_zero(waveforms: Tensor) -> None:
     waveforms[1, 5000:] = float("nan")
     assert normalize_waveforms(waveforms, NUM_SAMPLES)[1, 5000:].abs().max() == 0.0
 
@@ -109,7 +109,7 @@ def test_silence_stays_silence(num_samples: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float32])
 @torch.no_grad()
 def test_the_scale_of_the_samples_does_not_matter(config: MsmtFnConfig, waveforms: Tensor, dtype: torch.dtype) -> None:
-    encoder = made(AudioEncoder, config)
+    encoder = make(AudioEncoder, config)
     as_integers = (waveforms * 32_768).round().to(dtype)
     states, _ = encoder(as_integers, NUM_SAMPLES)
     torch.testing.assert_close(states, encoder(as_integers / 32_768, NUM_SAMPLES)[0], atol=1e-3, rtol=0)
@@ -119,21 +119,21 @@ def test_the_scale_of_the_samples_does_not_matter(config: MsmtFnConfig, waveform
 
 
 @torch.no_grad()
-def test_audio_states_are_those_of_transformers_own_model(config: MsmtFnConfig, waveforms: Tensor) -> None:
-    encoder = made(AudioEncoder, config)
+def test_audio_states_equal_those_of_transformers_own_model(config: MsmtFnConfig, waveforms: Tensor) -> None:
+    encoder = make(AudioEncoder, config)
     model = {"hubert": HubertModel, "wav2vec2": Wav2Vec2Model}[config.audio.model_type](config.audio).train(False)
     model.load_state_dict(encoder.model.state_dict())
     states, mask = encoder(waveforms, NUM_SAMPLES)
     for index, (samples, frames) in enumerate(zip(NUM_SAMPLES.tolist(), NUM_FRAMES, strict=True)):
         padded, attention_mask = torch.zeros(1, LIMIT), torch.zeros(1, LIMIT, dtype=torch.long)
-        padded[:, :samples], attention_mask[:, :samples] = normed(waveforms[index, :samples]), 1
+        padded[:, :samples], attention_mask[:, :samples] = normalized_by_transformers(waveforms[index, :samples]), 1
         expected = model(padded, attention_mask=attention_mask).last_hidden_state
         assert mask[index].tolist() == [True] * frames + [False] * (49 - frames)
         torch.testing.assert_close(states[index, :frames], expected[0, :frames], **TOLERANCE)
 
 
-def test_the_number_of_frames_is_that_of_transformers(config: MsmtFnConfig) -> None:
-    model = made(AudioEncoder, config).model
+def test_the_number_of_frames_equals_that_of_transformers(config: MsmtFnConfig) -> None:
+    model = make(AudioEncoder, config).model
     numbers = torch.tensor([400, 719, 720, 1039, 1040, 8000, 15_999, 16_000, 320_000])
     assert [config.num_frames(number) for number in numbers.tolist()] == (
         model._get_feat_extract_output_lengths(numbers).tolist()
@@ -141,17 +141,17 @@ def test_the_number_of_frames_is_that_of_transformers(config: MsmtFnConfig) -> N
 
 
 @torch.no_grad()
-def test_the_mask_counts_the_frames_that_the_configuration_counts(tiny_config: MakeConfig) -> None:
-    encoder = made(AudioEncoder, tiny_config())
+def test_the_mask_has_as_many_frames_as_the_configuration_computes(tiny_config: MakeConfig) -> None:
+    encoder = make(AudioEncoder, tiny_config())
     numbers = [0, 1, 9, 10, 399, 400, 719, 720, 15_999, 16_000]
     _, mask = encoder(torch.randn(len(numbers), LIMIT), torch.tensor(numbers))
     assert mask.sum(dim=1).tolist() == [0, 0, 0, 0, 0, 1, 1, 2, 49, 49]
-    assert not mask[:-2, 2:].any()  # what is real comes first
+    assert not mask[:-2, 2:].any()  # real frames come first
 
 
 @torch.no_grad()
-def test_the_padding_of_waveforms_is_not_looked_at(config: MsmtFnConfig, waveforms: Tensor) -> None:
-    encoder = made(AudioEncoder, config)
+def test_the_samples_in_the_padding_change_nothing(config: MsmtFnConfig, waveforms: Tensor) -> None:
+    encoder = make(AudioEncoder, config)
     states, _ = encoder(waveforms, NUM_SAMPLES)
     for junk in (0.0, 1e6, float("nan"), float("inf")):
         filled = waveforms.clone()
@@ -162,7 +162,7 @@ def test_the_padding_of_waveforms_is_not_looked_at(config: MsmtFnConfig, wavefor
 
 @torch.no_grad()
 def test_audio_states_do_not_depend_on_the_rest_of_the_batch(config: MsmtFnConfig, waveforms: Tensor) -> None:
-    encoder = made(AudioEncoder, config)
+    encoder = make(AudioEncoder, config)
     states, mask = encoder(waveforms, NUM_SAMPLES)
     alone, alone_mask = encoder(waveforms[1:2, :5000], NUM_SAMPLES[1:2])
     assert torch.equal(alone_mask, mask[1:2])
@@ -174,26 +174,26 @@ def test_audio_states_do_not_depend_on_the_rest_of_the_batch(config: MsmtFnConfi
 def test_a_round_below_the_receptive_field_has_finite_states_and_no_frame(
     config: MsmtFnConfig, num_samples: int
 ) -> None:
-    states, mask = made(AudioEncoder, config)(torch.randn(1, max(num_samples, 1)), torch.tensor([num_samples]))
+    states, mask = make(AudioEncoder, config)(torch.randn(1, max(num_samples, 1)), torch.tensor([num_samples]))
     assert states.isfinite().all()
     assert not mask.any()
 
 
 @torch.no_grad()
 def test_a_silent_round_has_finite_states_and_keeps_its_frames(config: MsmtFnConfig) -> None:
-    states, mask = made(AudioEncoder, config)(torch.zeros(1, LIMIT), torch.tensor([9000]))
+    states, mask = make(AudioEncoder, config)(torch.zeros(1, LIMIT), torch.tensor([9000]))
     assert states.isfinite().all()
     assert mask.sum().item() == 27
 
 
-def test_a_waveform_beyond_the_longest_round_is_refused(tiny_config: MakeConfig) -> None:
+def test_a_waveform_longer_than_the_longest_round_is_refused(tiny_config: MakeConfig) -> None:
     with pytest.raises(ValueError, match=r"^waveforms has 16001 samples; cut rounds to at most 16000$"):
-        made(AudioEncoder, tiny_config())(torch.zeros(1, 16_001), torch.tensor([16_001]))
+        make(AudioEncoder, tiny_config())(torch.zeros(1, 16_001), torch.tensor([16_001]))
 
 
-def test_the_encoders_attend_with_pytorchs_own_attention(tiny_config: MakeConfig) -> None:
+def test_the_encoders_use_pytorchs_own_attention(tiny_config: MakeConfig) -> None:
     config = tiny_config()
-    for encoder in (made(AudioEncoder, config), made(TextEncoder, config.text)):
+    for encoder in (make(AudioEncoder, config), make(TextEncoder, config.text)):
         assert encoder.model.config._attn_implementation == "sdpa"
 
 
@@ -202,27 +202,25 @@ def test_the_encoders_attend_with_pytorchs_own_attention(tiny_config: MakeConfig
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
 @torch.no_grad()
-def test_a_frontend_lends_its_convolutions_and_nothing_else(
-    tiny_config: MakeConfig, waveforms: Tensor, norm: str
-) -> None:
+def test_only_the_convolutions_of_a_frontend_are_used(tiny_config: MakeConfig, waveforms: Tensor, norm: str) -> None:
     frontend = TINY | {"model_type": "wav2vec2", "feat_extract_norm": norm, "conv_bias": norm == "layer"}
     config = tiny_config(audio_frontend="wav2vec2", frontend_config=frontend)
-    encoder, lender = made(AudioEncoder, config), made(Wav2Vec2Model, config.frontend_config)
-    for weight in lender.parameters():  # the seed made those of both alike
+    encoder, frontend_model = make(AudioEncoder, config), make(Wav2Vec2Model, config.frontend_config)
+    for weight in frontend_model.parameters():  # the same seed gave both the same weights
         weight.mul_(1.5)
-    encoder.use_frontend(lender)
-    hubert = made(HubertModel, config.audio)
+    encoder.use_frontend(frontend_model)
+    hubert = make(HubertModel, config.audio)
     hubert.load_state_dict({k: v for k, v in encoder.model.state_dict().items() if "extractor" not in k}, strict=False)
-    features = lender.feature_extractor(normed(waveforms[2])).transpose(1, 2)
+    features = frontend_model.feature_extractor(normalized_by_transformers(waveforms[2])).transpose(1, 2)
     expected = hubert.encoder(hubert.feature_projection(features)).last_hidden_state
     states, mask = encoder(waveforms[2:], NUM_SAMPLES[2:])
     assert mask.all()
     torch.testing.assert_close(states, expected, **TOLERANCE)
 
 
-def test_a_frontend_from_the_configuration_is_of_wav2vec2(tiny_config: MakeConfig) -> None:
+def test_a_frontend_built_from_the_configuration_is_a_wav2vec2(tiny_config: MakeConfig) -> None:
     frontend = TINY | {"model_type": "wav2vec2", "feat_extract_norm": "layer", "conv_bias": True}
-    encoder = made(AudioEncoder, tiny_config(audio_frontend="wav2vec2", frontend_config=frontend))
+    encoder = make(AudioEncoder, tiny_config(audio_frontend="wav2vec2", frontend_config=frontend))
     first = encoder.model.feature_extractor.conv_layers[0]
     assert isinstance(first.layer_norm, nn.LayerNorm)
     assert first.conv.bias is not None
@@ -231,10 +229,10 @@ def test_a_frontend_from_the_configuration_is_of_wav2vec2(tiny_config: MakeConfi
 @pytest.mark.parametrize(
     ("field", "value"), [("conv_dim", [8] * 7), ("conv_kernel", [11, 3, 3, 3, 3, 2, 2]), ("conv_stride", [4] + [2] * 6)]
 )
-def test_a_frontend_of_other_sizes_is_refused(tiny_config: MakeConfig, field: str, value: list[int]) -> None:
+def test_a_frontend_with_other_sizes_is_refused(tiny_config: MakeConfig, field: str, value: list[int]) -> None:
     config = tiny_config(audio_frontend="wav2vec2", frontend_config=TINY | {"model_type": "wav2vec2", field: value})
     with pytest.raises(ValueError, match=rf"^frontend_config.{field} is \[.*\]; it must be the audio encoder's \["):
-        made(AudioEncoder, config)
+        make(AudioEncoder, config)
 
 
 # ---- text encoder
@@ -242,7 +240,7 @@ def test_a_frontend_of_other_sizes_is_refused(tiny_config: MakeConfig, field: st
 
 @pytest.fixture
 def input_ids(text_encoder: TextEncoder) -> Tensor:
-    """Three rounds of 7, 20 and 0 tokens, padded as the tokenizer does."""
+    """Make three rounds of 7, 20 and 0 tokens, padded as the tokenizer pads."""
     ids = torch.randint(5, 25, (3, 20), generator=torch.Generator().manual_seed(1))
     ids[0, 7:] = ids[2] = text_encoder.model.config.pad_token_id
     return ids
@@ -252,7 +250,7 @@ NUM_TOKENS = torch.tensor([7, 20, 0])
 
 
 @torch.no_grad()
-def test_text_states_are_those_of_each_round_unpadded(text_encoder: TextEncoder, input_ids: Tensor) -> None:
+def test_text_states_equal_those_of_each_round_alone(text_encoder: TextEncoder, input_ids: Tensor) -> None:
     states, mask = text_encoder(input_ids, NUM_TOKENS)
     for index, count in ((0, 7), (1, 20)):
         expected = text_encoder.model(input_ids[index : index + 1, :count]).last_hidden_state[0]
@@ -262,7 +260,7 @@ def test_text_states_are_those_of_each_round_unpadded(text_encoder: TextEncoder,
 
 
 @torch.no_grad()
-def test_what_follows_a_rounds_tokens_is_not_looked_at(text_encoder: TextEncoder, input_ids: Tensor) -> None:
+def test_the_tokens_in_the_padding_change_nothing(text_encoder: TextEncoder, input_ids: Tensor) -> None:
     states, mask = text_encoder(input_ids, NUM_TOKENS)
     input_ids[0, 7:] = 12
     torch.testing.assert_close(text_encoder(input_ids, NUM_TOKENS)[0][mask], states[mask], **TOLERANCE)
@@ -271,8 +269,8 @@ def test_what_follows_a_rounds_tokens_is_not_looked_at(text_encoder: TextEncoder
 @torch.no_grad()
 def test_the_order_of_tokens_matters(text_encoder: TextEncoder, input_ids: Tensor) -> None:
     states, _ = text_encoder(input_ids, NUM_TOKENS)
-    turned, _ = text_encoder(input_ids[1:2].flip(1), NUM_TOKENS[1:2])
-    assert (turned[0].flip(0) - states[1]).abs().max() > 1e-4
+    reversed_states, _ = text_encoder(input_ids[1:2].flip(1), NUM_TOKENS[1:2])
+    assert (reversed_states[0].flip(0) - states[1]).abs().max() > 1e-4
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ Part = TypeVar("Part", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Rounds:
-    """What the encoders say of two rounds, of 6 and 4 tokens and of 9 and 5 frames."""
+    """Encoder states of two rounds, with 6 and 4 tokens and 9 and 5 frames."""
 
     audio: Tensor
     audio_mask: Tensor
@@ -41,7 +41,7 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Step:
-    """What went into a module and what came out of it."""
+    """Inputs and output of one forward pass of a module."""
 
     inputs: tuple[Tensor, ...]
     output: Tensor
@@ -60,31 +60,31 @@ def rounds() -> Rounds:
 
 @pytest.fixture
 def fusion(tiny_config: MakeConfig) -> RoundFusion:
-    return made(RoundFusion, tiny_config())
+    return make(RoundFusion, tiny_config())
 
 
 @pytest.fixture
 def bottleneck(tiny_config: MakeConfig) -> BottleneckFusion:
-    return made(BottleneckFusion, tiny_config())
+    return make(BottleneckFusion, tiny_config())
 
 
 @pytest.fixture
 def streams() -> tuple[Tensor, Tensor, Tensor]:
-    """Text, mixed text and their mask: two rounds of 5 and 3 tokens."""
+    """Make the text and the mixed stream and their mask, for two rounds of 5 and 3 tokens."""
     generator = torch.Generator().manual_seed(2)
     text, mixed = torch.randn(2, 2, 5, 32, generator=generator)
     return text, mixed, length_mask(torch.tensor([5, 3]), 5)
 
 
-def made(kind: Callable[..., Part], *arguments: Any) -> Part:
+def make(kind: Callable[..., Part], *arguments: Any) -> Part:
     torch.manual_seed(0)
     part = kind(*arguments)
     part.train(False)
     return part
 
 
-def steps_of(module: Any) -> list[Step]:
-    """Each later run of a module is added to the list."""
+def record_steps(module: Any) -> list[Step]:
+    """Return a list to which every later forward pass of the module is appended."""
     steps: list[Step] = []
     module.register_forward_hook(lambda _, inputs, output: steps.append(Step(inputs, output)))
     return steps
@@ -98,8 +98,8 @@ def changes(before: Tensor, after: Tensor) -> bool:
 
 
 @torch.no_grad()
-def test_a_learned_vector_stands_before_the_states() -> None:
-    part, states = made(ClassToken, 8, 8), torch.randn(2, 3, 8)
+def test_a_learned_vector_is_prepended_to_the_states() -> None:
+    part, states = make(ClassToken, 8, 8), torch.randn(2, 3, 8)
     tokens, mask = part(states, length_mask(torch.tensor([3, 0]), 3))
     assert torch.equal(tokens, torch.cat([part.token.expand(2, 1, 8), states], dim=1))
     assert mask.tolist() == [[True] * 4, [True, False, False, False]]
@@ -107,12 +107,12 @@ def test_a_learned_vector_stands_before_the_states() -> None:
 
 @torch.no_grad()
 def test_states_of_another_width_are_projected() -> None:
-    tokens, _ = made(ClassToken, 6, 8)(torch.randn(2, 3, 6), torch.ones(2, 3, dtype=torch.bool))
+    tokens, _ = make(ClassToken, 6, 8)(torch.randn(2, 3, 6), torch.ones(2, 3, dtype=torch.bool))
     assert tokens.shape == (2, 4, 8)
 
 
 @torch.no_grad()
-def test_audio_and_text_have_their_own_learned_vector(fusion: RoundFusion) -> None:
+def test_audio_and_text_have_different_learned_vectors(fusion: RoundFusion) -> None:
     assert not torch.equal(fusion.audio_token.token, fusion.text_token.token)
 
 
@@ -120,8 +120,8 @@ def test_audio_and_text_have_their_own_learned_vector(fusion: RoundFusion) -> No
 
 
 @torch.no_grad()
-def test_each_token_of_the_text_pathway_sees_each_other(tiny_config: MakeConfig) -> None:
-    pathway, text = made(TextPathway, tiny_config()), torch.randn(1, 4, 32)
+def test_every_token_in_the_text_pathway_attends_to_every_other(tiny_config: MakeConfig) -> None:
+    pathway, text = make(TextPathway, tiny_config()), torch.randn(1, 4, 32)
     mask = torch.ones(1, 4, dtype=torch.bool)
     before = pathway(text, mask)
     text[0, 3] += torch.randn(32)
@@ -129,17 +129,17 @@ def test_each_token_of_the_text_pathway_sees_each_other(tiny_config: MakeConfig)
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])
-def test_the_text_pathway_has_as_many_layers_as_asked(tiny_config: MakeConfig, num_layers: int) -> None:
-    assert len(made(TextPathway, tiny_config(num_text_layers=num_layers)).layers) == num_layers
+def test_the_text_pathway_has_the_configured_number_of_layers(tiny_config: MakeConfig, num_layers: int) -> None:
+    assert len(make(TextPathway, tiny_config(num_text_layers=num_layers)).layers) == num_layers
 
 
 # ---- complementary pathway
 
 
 @torch.no_grad()
-def test_each_complementary_layer_goes_on_from_the_one_before(tiny_config: MakeConfig) -> None:
-    pathway = made(ComplementaryPathway, tiny_config())
-    steps = [steps_of(layer) for layer in pathway.layers]
+def test_each_complementary_layer_gets_the_output_of_the_previous_one(tiny_config: MakeConfig) -> None:
+    pathway = make(ComplementaryPathway, tiny_config())
+    steps = [record_steps(layer) for layer in pathway.layers]
     text, audio = torch.randn(1, 4, 32), torch.randn(1, 6, 32)
     mixed = pathway(text, length_mask(torch.tensor([4]), 4), audio, length_mask(torch.tensor([6]), 6))
     ((first,), (second,), (third,), (fourth,)) = steps
@@ -149,9 +149,9 @@ def test_each_complementary_layer_goes_on_from_the_one_before(tiny_config: MakeC
 
 
 @torch.no_grad()
-def test_each_complementary_layer_asks_the_same_audio(tiny_config: MakeConfig) -> None:
-    pathway = made(ComplementaryPathway, tiny_config())
-    steps = [steps_of(layer.cross_attention) for layer in pathway.layers]
+def test_every_complementary_layer_queries_the_same_audio(tiny_config: MakeConfig) -> None:
+    pathway = make(ComplementaryPathway, tiny_config())
+    steps = [record_steps(layer.cross_attention) for layer in pathway.layers]
     audio, audio_mask = torch.randn(1, 6, 32), length_mask(torch.tensor([5]), 6)
     pathway(torch.randn(1, 4, 32), length_mask(torch.tensor([4]), 4), audio, audio_mask)
     for (step,) in steps:
@@ -162,7 +162,7 @@ def test_each_complementary_layer_asks_the_same_audio(tiny_config: MakeConfig) -
 @pytest.mark.parametrize("index", range(4))
 @pytest.mark.parametrize("part", ["cross_attention", "self_attention", "feed_forward"])
 @torch.no_grad()
-def test_each_part_of_each_of_the_four_complementary_layers_counts(
+def test_every_part_of_every_complementary_layer_changes_the_rounds_vector(
     fusion: RoundFusion, rounds: Rounds, index: int, part: str
 ) -> None:
     before = rounds.through(fusion)
@@ -175,29 +175,31 @@ def test_each_part_of_each_of_the_four_complementary_layers_counts(
 
 
 @torch.no_grad()
-def test_each_stream_goes_in_with_the_bottleneck_behind_it(
+def test_the_bottleneck_is_appended_to_each_stream(
     bottleneck: BottleneckFusion, streams: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     for layers, stream in ((bottleneck.text_layers, streams[0]), (bottleneck.mixed_layers, streams[1])):
-        steps = steps_of(layers[0])
+        steps = record_steps(layers[0])
         bottleneck(*streams)
         assert torch.equal(steps[0].inputs[0], torch.cat([stream, bottleneck.tokens.expand(2, 4, 32)], dim=1))
 
 
 @torch.no_grad()
-def test_no_layer_masks_the_bottleneck(bottleneck: BottleneckFusion, streams: tuple[Tensor, Tensor, Tensor]) -> None:
-    steps = [steps_of(layer) for layer in (*bottleneck.text_layers, *bottleneck.mixed_layers)]
+def test_no_layer_masks_the_bottleneck_tokens(
+    bottleneck: BottleneckFusion, streams: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    steps = [record_steps(layer) for layer in (*bottleneck.text_layers, *bottleneck.mixed_layers)]
     bottleneck(*streams)
     expected = [[True] * 5 + [True] * 4, [True] * 3 + [False] * 2 + [True] * 4]
     assert [step.inputs[1].tolist() for (step,) in steps] == [expected] * 4
 
 
 @torch.no_grad()
-def test_both_streams_are_carried_on_and_the_bottlenecks_averaged(
+def test_the_next_layer_gets_both_streams_and_the_averaged_bottleneck(
     bottleneck: BottleneckFusion, streams: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    text_steps, next_text_steps = (steps_of(layer) for layer in bottleneck.text_layers)
-    mixed_steps, next_mixed_steps = (steps_of(layer) for layer in bottleneck.mixed_layers)
+    text_steps, next_text_steps = (record_steps(layer) for layer in bottleneck.text_layers)
+    mixed_steps, next_mixed_steps = (record_steps(layer) for layer in bottleneck.mixed_layers)
     bottleneck(*streams)
     text, mixed = text_steps[0].output, mixed_steps[0].output
     averaged = (text[:, 5:] + mixed[:, 5:]) / 2
@@ -206,10 +208,10 @@ def test_both_streams_are_carried_on_and_the_bottlenecks_averaged(
 
 
 @torch.no_grad()
-def test_what_is_handed_on_is_the_normed_mean_of_both_streams(
+def test_the_output_is_the_normalised_mean_of_both_streams(
     bottleneck: BottleneckFusion, streams: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    text_steps, mixed_steps = steps_of(bottleneck.text_layers[-1]), steps_of(bottleneck.mixed_layers[-1])
+    text_steps, mixed_steps = record_steps(bottleneck.text_layers[-1]), record_steps(bottleneck.mixed_layers[-1])
     fused = bottleneck(*streams)
     mean = (text_steps[0].output[:, :5] + mixed_steps[0].output[:, :5]) / 2
     centred = mean - mean.mean(dim=-1, keepdim=True)
@@ -218,10 +220,10 @@ def test_what_is_handed_on_is_the_normed_mean_of_both_streams(
 
 
 @torch.no_grad()
-def test_every_text_token_sees_the_bottleneck(
+def test_every_text_token_attends_to_the_bottleneck(
     bottleneck: BottleneckFusion, streams: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    steps = steps_of(bottleneck.text_layers[0])
+    steps = record_steps(bottleneck.text_layers[0])
     bottleneck(*streams)
     bottleneck.tokens.add_(torch.randn(NUM_BOTTLENECK_TOKENS, 32))
     bottleneck(*streams)
@@ -231,18 +233,18 @@ def test_every_text_token_sees_the_bottleneck(
 
 @pytest.mark.parametrize("index", range(NUM_BOTTLENECK_TOKENS))
 @torch.no_grad()
-def test_each_bottleneck_token_changes_the_rounds_vector(fusion: RoundFusion, rounds: Rounds, index: int) -> None:
+def test_every_bottleneck_token_changes_the_rounds_vector(fusion: RoundFusion, rounds: Rounds, index: int) -> None:
     before = rounds.through(fusion)
     fusion.bottleneck.tokens[index] += torch.randn(32)
     assert changes(before, rounds.through(fusion))
 
 
 @torch.no_grad()
-def test_the_streams_hear_of_each_other_through_the_bottleneck_and_a_layer_late(
+def test_the_streams_exchange_information_through_the_bottleneck_one_layer_later(
     bottleneck: BottleneckFusion, streams: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     text, mixed, mask = streams
-    first, second = (steps_of(layer) for layer in bottleneck.text_layers)
+    first, second = (record_steps(layer) for layer in bottleneck.text_layers)
     bottleneck(text, mixed, mask)
     bottleneck(text, mixed + torch.randn_like(mixed), mask)
     assert torch.equal(first[0].output, first[1].output)
@@ -253,7 +255,7 @@ def test_the_streams_hear_of_each_other_through_the_bottleneck_and_a_layer_late(
 @pytest.mark.parametrize("stream", ["text_layers", "mixed_layers"])
 @pytest.mark.parametrize("index", [0, 1])
 @torch.no_grad()
-def test_each_bottleneck_layer_of_each_stream_counts(
+def test_every_bottleneck_layer_of_each_stream_changes_the_output(
     bottleneck: BottleneckFusion, streams: tuple[Tensor, Tensor, Tensor], stream: str, index: int
 ) -> None:
     before = bottleneck(*streams)
@@ -262,26 +264,26 @@ def test_each_bottleneck_layer_of_each_stream_counts(
     assert changes(before, bottleneck(*streams))
 
 
-def test_there_are_four_bottleneck_tokens_and_two_layers_a_stream(bottleneck: BottleneckFusion) -> None:
+def test_there_are_four_bottleneck_tokens_and_two_layers_per_stream(bottleneck: BottleneckFusion) -> None:
     assert bottleneck.tokens.shape == (4, 32)
     assert (len(bottleneck.text_layers), len(bottleneck.mixed_layers)) == (2, 2)
 
 
 @torch.no_grad()
-def test_without_bottleneck_layers_the_streams_are_averaged_and_normed(tiny_config: MakeConfig) -> None:
-    bottleneck = made(BottleneckFusion, tiny_config(num_bottleneck_layers=0, hidden_size=2))
+def test_without_bottleneck_layers_the_streams_are_averaged_and_normalised(tiny_config: MakeConfig) -> None:
+    bottleneck = make(BottleneckFusion, tiny_config(num_bottleneck_layers=0, hidden_size=2))
     text, mixed = torch.tensor([[[5.0, 1.0]]]), torch.tensor([[[1.0, 3.0]]])  # their mean is [3, 2]
     fused = bottleneck(text, mixed, torch.tensor([[True]]))
     torch.testing.assert_close(fused, torch.tensor([[[1.0, -1.0]]]), atol=1e-4, rtol=0)
 
 
-def test_without_bottleneck_layers_there_is_no_bottleneck_token(tiny_config: MakeConfig) -> None:
-    bottleneck = made(BottleneckFusion, tiny_config(num_bottleneck_layers=0))
+def test_without_bottleneck_layers_there_are_no_bottleneck_tokens(tiny_config: MakeConfig) -> None:
+    bottleneck = make(BottleneckFusion, tiny_config(num_bottleneck_layers=0))
     assert [name for name, _ in bottleneck.named_parameters()] == ["norm.weight", "norm.bias"]
 
 
-def test_every_attention_is_given_both_probabilities(tiny_config: MakeConfig) -> None:
-    fusion = made(RoundFusion, tiny_config(dropout=0.2, attention_dropout=0.1))
+def test_every_attention_layer_gets_both_dropout_probabilities(tiny_config: MakeConfig) -> None:
+    fusion = make(RoundFusion, tiny_config(dropout=0.2, attention_dropout=0.1))
     parts = [part for part in fusion.modules() if isinstance(part, Attention)]
     assert {(part.dropout, part.attention_dropout) for part in parts} == {(0.2, 0.1)}
 
@@ -290,8 +292,8 @@ def test_every_attention_is_given_both_probabilities(tiny_config: MakeConfig) ->
 
 
 def pooling_by_hand(config: MsmtFnConfig) -> RoundPooling:
-    """Its projection hands on the first two places of what was pooled."""
-    pooling = made(RoundPooling, config)
+    """Make a pooling layer whose projection returns the first two features of the pooled vector."""
+    pooling = make(RoundPooling, config)
     with torch.no_grad():
         pooling.projection.weight.zero_()
         pooling.projection.weight[0, 0] = 1.0
@@ -301,7 +303,7 @@ def pooling_by_hand(config: MsmtFnConfig) -> RoundPooling:
 
 
 FUSED = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [50.0, 70.0]]])
-"""One round of [CLS] and one token; what follows is padding."""
+"""One round of [CLS] and one token, followed by one token of padding."""
 FUSED_MASK = torch.tensor([[True, True, False]])
 
 
@@ -309,7 +311,7 @@ FUSED_MASK = torch.tensor([[True, True, False]])
     ("pooling", "expected"), [("cls", [1.0, 2.0]), ("mean", [2.0, 4.0]), ("max", [3.0, 6.0]), ("flatten", [1.0, 2.0])]
 )
 @torch.no_grad()
-def test_pooling_takes_the_class_vector_the_mean_the_largest_or_all(
+def test_pooling_returns_the_class_vector_the_mean_the_maximum_or_all_tokens(
     tiny_config: MakeConfig, pooling: str, expected: list[float]
 ) -> None:
     config = tiny_config(pooling=pooling, hidden_size=2, max_text_tokens=3)
@@ -317,24 +319,25 @@ def test_pooling_takes_the_class_vector_the_mean_the_largest_or_all(
 
 
 @torch.no_grad()
-def test_the_largest_value_of_each_feature_may_be_of_another_token_and_negative(tiny_config: MakeConfig) -> None:
+def test_max_pooling_takes_each_features_maximum_over_the_real_tokens(tiny_config: MakeConfig) -> None:
     pooling = pooling_by_hand(tiny_config(pooling="max", hidden_size=2, max_text_tokens=3))
     fused = torch.tensor([[[-1.0, -6.0], [-3.0, -2.0], [0.0, 0.0]]])
     assert pooling(fused, FUSED_MASK)[0].tolist() == [-1.0, -2.0]
 
 
 @torch.no_grad()
-def test_flatten_lays_the_tokens_side_by_side_with_zero_after_the_last(tiny_config: MakeConfig) -> None:
+def test_flatten_concatenates_the_tokens_with_zeros_for_the_padding(tiny_config: MakeConfig) -> None:
     pooling = pooling_by_hand(tiny_config(pooling="flatten", hidden_size=2, max_text_tokens=3))
-    pooling.projection.weight[0] = torch.tensor([10.0**place for place in range(8)])  # [CLS] and three tokens of two
+    # [CLS] and three tokens with two features each: every feature becomes a decimal digit.
+    pooling.projection.weight[0] = torch.tensor([10.0**index for index in range(8)])
     assert pooling(FUSED, FUSED_MASK)[0, 0] == 6321
     assert pooling(FUSED[:, :2], FUSED_MASK[:, :2])[0, 0] == 6321
 
 
 @pytest.mark.parametrize("pooling", ["flatten", "cls", "mean", "max"])
 @torch.no_grad()
-def test_pooling_is_the_same_however_far_the_text_is_padded(tiny_config: MakeConfig, pooling: str) -> None:
-    part = made(RoundPooling, tiny_config(pooling=pooling, hidden_size=2, max_text_tokens=9))
+def test_pooling_does_not_depend_on_the_padding_of_the_text(tiny_config: MakeConfig, pooling: str) -> None:
+    part = make(RoundPooling, tiny_config(pooling=pooling, hidden_size=2, max_text_tokens=9))
     wide = torch.cat([FUSED, torch.full((1, 6, 2), 99.0)], dim=1)
     wide_mask = torch.cat([FUSED_MASK, torch.zeros(1, 6, dtype=torch.bool)], dim=1)
     torch.testing.assert_close(part(wide, wide_mask), part(FUSED, FUSED_MASK), atol=1e-6, rtol=0)
@@ -349,8 +352,8 @@ def test_a_round_becomes_one_vector(fusion: RoundFusion, rounds: Rounds) -> None
 
 
 @torch.no_grad()
-def test_the_pathways_are_given_both_class_vectors(fusion: RoundFusion, rounds: Rounds) -> None:
-    steps = steps_of(fusion.complementary_pathway)
+def test_the_pathways_get_the_class_vectors_of_both_modalities(fusion: RoundFusion, rounds: Rounds) -> None:
+    steps = record_steps(fusion.complementary_pathway)
     rounds.through(fusion)
     text, text_mask, audio, audio_mask = steps[0].inputs
     assert (text.shape, audio.shape) == ((2, 7, 32), (2, 10, 32))
@@ -360,14 +363,14 @@ def test_the_pathways_are_given_both_class_vectors(fusion: RoundFusion, rounds: 
 
 @torch.no_grad()
 def test_both_pathways_start_from_the_encoders_text(fusion: RoundFusion, rounds: Rounds) -> None:
-    text_steps, mixed_steps = steps_of(fusion.text_pathway), steps_of(fusion.complementary_pathway)
+    text_steps, mixed_steps = record_steps(fusion.text_pathway), record_steps(fusion.complementary_pathway)
     rounds.through(fusion)
     assert torch.equal(text_steps[0].inputs[0], mixed_steps[0].inputs[0])
 
 
 @torch.no_grad()
-def test_audio_comes_in_through_the_complementary_pathway_only(fusion: RoundFusion, rounds: Rounds) -> None:
-    text_steps, mixed_steps = steps_of(fusion.text_pathway), steps_of(fusion.complementary_pathway)
+def test_audio_enters_through_the_complementary_pathway_only(fusion: RoundFusion, rounds: Rounds) -> None:
+    text_steps, mixed_steps = record_steps(fusion.text_pathway), record_steps(fusion.complementary_pathway)
     before = rounds.through(fusion)
     after = replace(rounds, audio=torch.randn_like(rounds.audio)).through(fusion)
     assert torch.equal(text_steps[0].output, text_steps[1].output)
@@ -376,7 +379,7 @@ def test_audio_comes_in_through_the_complementary_pathway_only(fusion: RoundFusi
 
 
 @torch.no_grad()
-def test_without_the_answers_of_cross_attention_the_audio_means_nothing(fusion: RoundFusion, rounds: Rounds) -> None:
+def test_without_the_output_of_cross_attention_the_audio_has_no_effect(fusion: RoundFusion, rounds: Rounds) -> None:
     for name, weight in fusion.named_parameters():
         if "cross_attention.out" in name:
             weight.zero_()
@@ -386,8 +389,8 @@ def test_without_the_answers_of_cross_attention_the_audio_means_nothing(fusion: 
 
 @pytest.mark.parametrize("pooling", ["flatten", "cls", "mean", "max"])
 @torch.no_grad()
-def test_what_the_masks_leave_out_is_not_looked_at(tiny_config: MakeConfig, rounds: Rounds, pooling: str) -> None:
-    fusion = made(RoundFusion, tiny_config(pooling=pooling))
+def test_masked_states_change_nothing(tiny_config: MakeConfig, rounds: Rounds, pooling: str) -> None:
+    fusion = make(RoundFusion, tiny_config(pooling=pooling))
     padding = {
         "audio": rounds.audio.masked_fill(~rounds.audio_mask[..., None], 50.0),
         "text": rounds.text.masked_fill(~rounds.text_mask[..., None], -50.0),
@@ -398,14 +401,14 @@ def test_what_the_masks_leave_out_is_not_looked_at(tiny_config: MakeConfig, roun
 @pytest.mark.parametrize("pooling", ["flatten", "cls", "mean", "max"])
 @torch.no_grad()
 def test_a_round_is_fused_the_same_alone_and_unpadded(tiny_config: MakeConfig, rounds: Rounds, pooling: str) -> None:
-    fusion = made(RoundFusion, tiny_config(pooling=pooling))
+    fusion = make(RoundFusion, tiny_config(pooling=pooling))
     alone = fusion(rounds.audio[1:, :5], rounds.audio_mask[1:, :5], rounds.text[1:, :4], rounds.text_mask[1:, :4])
     torch.testing.assert_close(alone, rounds.through(fusion)[1:], **TOLERANCE)
 
 
 @pytest.mark.parametrize("side", ["audio", "text"])
 @torch.no_grad()
-def test_the_class_vector_counts(fusion: RoundFusion, rounds: Rounds, side: str) -> None:
+def test_the_class_vector_changes_the_rounds_vector(fusion: RoundFusion, rounds: Rounds, side: str) -> None:
     before = rounds.through(fusion)
     getattr(fusion, f"{side}_token").token.add_(torch.randn(32))
     assert changes(before, rounds.through(fusion))

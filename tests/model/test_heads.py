@@ -18,7 +18,7 @@ def linear_of(heads: TaskHeads, task: str) -> nn.Linear:
 
 def test_there_is_a_logit_for_each_class_of_each_task() -> None:
     logits = TaskHeads(input_size=6, dropout=0.3)(torch.zeros(7, 6))
-    assert {task: tuple(each.shape) for task, each in logits.items()} == {
+    assert {task: tuple(tensor.shape) for task, tensor in logits.items()} == {
         task: (7, num_classes) for task, num_classes in NUM_CLASSES.items()
     }
 
@@ -43,7 +43,7 @@ def test_the_heads_share_no_weight(changed: str) -> None:
 
 
 @torch.no_grad()
-def test_three_tenths_of_the_vector_are_dropped_before_each_head_in_training_only() -> None:
+def test_dropout_before_each_head_is_applied_in_training_only() -> None:
     heads = TaskHeads(input_size=1, dropout=0.3).train()
     for task in NUM_CLASSES:
         linear_of(heads, task).weight.fill_(1.0)
@@ -59,26 +59,26 @@ def test_three_tenths_of_the_vector_are_dropped_before_each_head_in_training_onl
 # ---- one head for all tasks
 
 
-def test_a_single_head_is_that_of_the_five_classes() -> None:
+def test_a_single_head_is_the_one_of_the_five_classes() -> None:
     assert list(TaskHeads(input_size=6, dropout=0.3, multi_task=False).heads) == ["five"]
 
 
 @torch.no_grad()
-def test_the_other_tasks_probabilities_are_sums_of_the_five() -> None:
+def test_the_probabilities_of_the_coarser_tasks_are_sums_over_the_five_classes() -> None:
     heads = TaskHeads(input_size=1, dropout=0.0, multi_task=False)
     linear_of(heads, "five").weight.zero_()
     linear_of(heads, "five").bias.copy_(torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25]).log() + 7.0)
-    shares = {task: logits.softmax(dim=1)[0].tolist() for task, logits in heads(torch.zeros(1, 1)).items()}
-    assert list(shares) == list(NUM_CLASSES)
-    assert shares["five"] == pytest.approx([0.1, 0.2, 0.3, 0.15, 0.25], abs=1e-6)
-    assert shares["four"] == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=1e-6)
-    assert shares["three"] == pytest.approx([0.1, 0.5, 0.4], abs=1e-6)
-    assert shares["two"] == pytest.approx([0.6, 0.4], abs=1e-6)
+    probabilities = {task: logits.softmax(dim=1)[0].tolist() for task, logits in heads(torch.zeros(1, 1)).items()}
+    assert list(probabilities) == list(NUM_CLASSES)
+    assert probabilities["five"] == pytest.approx([0.1, 0.2, 0.3, 0.15, 0.25], abs=1e-6)
+    assert probabilities["four"] == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=1e-6)
+    assert probabilities["three"] == pytest.approx([0.1, 0.5, 0.4], abs=1e-6)
+    assert probabilities["two"] == pytest.approx([0.6, 0.4], abs=1e-6)
 
 
 @torch.no_grad()
-def test_the_logits_that_follow_are_logarithms_of_the_sums() -> None:
+def test_derived_logits_are_the_logarithms_of_the_sums() -> None:
     heads = TaskHeads(input_size=1, dropout=0.0, multi_task=False)
     linear_of(heads, "five").weight.zero_()
-    linear_of(heads, "five").bias.fill_(3.0)  # a fifth each
+    linear_of(heads, "five").bias.fill_(3.0)  # equal probabilities of 1/5
     assert heads(torch.zeros(1, 1))["two"][0].tolist() == pytest.approx([math.log(0.6), math.log(0.4)], abs=1e-6)

@@ -34,13 +34,13 @@ def test_each_encoder_has_fewer_than_3_million_weights(model: Model) -> None:
     assert num_weights(model.network.text_encoder) < 3_000_000
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+def test_the_seed_determines_the_weights() -> None:
     first, again, other = (make_small_model(seed).network.state_dict() for seed in (7, 7, 8))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["heads.heads.five.1.weight"], other["heads.heads.five.1.weight"])
 
 
-def test_making_a_network_draws_nothing_from_the_caller_s_generator() -> None:
+def test_building_a_network_leaves_the_global_random_state_unchanged() -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def test_making_a_network_draws_nothing_from_the_caller_s_generator() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_an_option_takes_the_place_of_a_field() -> None:
+def test_options_override_the_fields_of_the_small_configuration() -> None:
     config = small_config(100, pooling="mean", max_text_tokens=50, multi_task=False)
     assert (config.pooling, config.max_text_tokens, config.multi_task) == ("mean", 50, False)
     assert make_small_model(0, context_size=8).network.context.output_size == 16
@@ -62,28 +62,28 @@ def test_the_audio_encoder_gives_5_frames_a_second(model: Model) -> None:
 @pytest.mark.parametrize(
     ("text", "characters"), [("您好，请问", "您好，请问"), ("5000块 OK", "5000块ok"), ("张x医生?", "张x医生?")]
 )
-def test_a_character_is_a_token(model: Model, text: str, characters: str) -> None:
+def test_every_character_is_one_token(model: Model, text: str, characters: str) -> None:
     tokens = model.tokenizer.tokenize(text)
     assert [token.removeprefix("##") for token in tokens] == list(characters)
 
 
-def test_a_token_s_number_is_its_place_in_the_vocabulary(model: Model) -> None:
+def test_token_ids_are_positions_in_the_vocabulary(model: Model) -> None:
     vocabulary = character_vocabulary()
     assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
     assert vocabulary["[PAD]"] == model.network.config.text.pad_token_id
     assert model.network.config.text.vocab_size == len(vocabulary)
 
 
-def test_a_loud_second_half_of_a_round_changes_the_logits(model: Model) -> None:
+def test_a_change_of_loudness_within_a_round_changes_the_logits(model: Model) -> None:
     even = torch.from_numpy(np.random.default_rng(0).normal(0, 0.02, 4 * RATE)).float()
     rising, falling = even.clone(), even.clone()
     rising[2 * RATE :] *= 10
     falling[: 2 * RATE] *= 10
-    heard = [logits(model.network, samples) for samples in (even, rising, falling)]
-    assert float((heard[0] - heard[1]).abs().max()) > 1e-3
-    assert float((heard[1] - heard[2]).abs().max()) > 1e-3
+    scores = [logits(model.network, samples) for samples in (even, rising, falling)]
+    assert float((scores[0] - scores[1]).abs().max()) > 1e-3
+    assert float((scores[1] - scores[2]).abs().max()) > 1e-3
 
 
-def test_another_loudness_of_the_whole_round_changes_nothing(model: Model) -> None:
+def test_the_loudness_of_the_whole_round_changes_nothing(model: Model) -> None:
     samples = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 2 * RATE)).float()
     torch.testing.assert_close(logits(model.network, samples), logits(model.network, samples / 2), atol=1e-4, rtol=0)

@@ -14,7 +14,7 @@ import ray
 from msmtfn.scoring.counter import Batch, RunCounter, describe_nodes, open_counter, prepare_counted
 
 
-def test_the_busiest_node_is_named_first_and_two_at_one_address_by_their_ids() -> None:
+def test_nodes_are_listed_busiest_first_with_their_ids() -> None:
     line = describe_nodes(
         {"a1a1a1a1ffff": 40, "b2b2b2b2ffff": 120, "gone": 3}, {"a1a1a1a1ffff": "10.0.0.1", "b2b2b2b2ffff": "10.0.0.1"}
     )
@@ -24,12 +24,12 @@ def test_the_busiest_node_is_named_first_and_two_at_one_address_by_their_ids() -
     )
 
 
-def test_one_node_and_none_are_told_in_words_of_their_own() -> None:
+def test_one_node_and_no_node_are_described() -> None:
     assert describe_nodes({"a1": 2}, {"a1": "10.0.0.1"}) == "prepared on 1 node: 10.0.0.1 (node a1) 2 calls"
     assert describe_nodes({}, {}) == "prepared no calls"
 
 
-def test_what_was_done_and_what_was_prepared_are_counted_apart() -> None:
+def test_scored_and_prepared_calls_are_counted_separately() -> None:
     counter = RunCounter(10, metrics=None)
     for node_id, calls in (("a", 2), ("b", 1), ("a", 3)):
         counter.add_prepared(node_id, calls, seconds=0.5)
@@ -41,7 +41,7 @@ def test_what_was_done_and_what_was_prepared_are_counted_apart() -> None:
     assert figures.prepared == {"a": 5, "b": 1}
 
 
-def test_a_run_has_started_when_its_first_batch_reaches_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_startup_ends_when_the_first_batch_reaches_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 107.0, 120.0])
     monkeypatch.setattr("msmtfn.scoring.counter.time.monotonic", lambda: next(clock))
     counter = RunCounter(10, metrics=None)
@@ -51,25 +51,25 @@ def test_a_run_has_started_when_its_first_batch_reaches_a_scorer(monkeypatch: py
 
 
 @pytest.mark.usefixtures("ray_address")
-def test_the_log_tells_at_the_end_what_the_node_has_prepared(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_number_of_prepared_calls_per_node_is_logged_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "msmtfn.scoring.counter")
     with open_counter("2026-11-21-abc") as counter:
         prepare: Callable[[pa.Table], pa.Table] = partial(prepare_counted, lambda batch: batch.slice(0, 2), counter)
         task = ray.remote(prepare_in_task)
         assert ray.get([task.remote(prepare), task.remote(prepare)]) == [2, 2]
         wait_for_calls(counter, 4)
-        assert not said_of(caplog)
+        assert not messages_in(caplog)
     node_id = ray.get_runtime_context().get_node_id()
-    (said,) = said_of(caplog)
-    assert re.fullmatch(rf"2026-11-21-abc: prepared on 1 node: \S+ \(node {node_id[:8]}\) 4 calls", said)
+    (message,) = messages_in(caplog)
+    assert re.fullmatch(rf"2026-11-21-abc: prepared on 1 node: \S+ \(node {node_id[:8]}\) 4 calls", message)
 
 
-def said_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+def messages_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "msmtfn.scoring.counter"]
 
 
 def wait_for_calls(counter: Any, number: int) -> None:
-    """Nobody waits for the counter: it may hear of a task after the task's end."""
+    """Wait until the counter has counted this many prepared calls, which may be after the task has returned."""
     deadline = time.monotonic() + 30
     while sum(ray.get(counter.read.remote()).prepared.values()) < number:
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""The graph on a real Ray, with workers that die under it."""
+"""The scoring graph on a real Ray cluster, including workers that die."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from msmtfn.daily.day import Run, ScoringConfig, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_leads
 from msmtfn.errors import ScoringError, StorageError, UsageError
 from msmtfn.features.prepare import PrepareConfig, PreparedCall, Preparer
-from msmtfn.features.sandbox import TRIES, GuardConfig
+from msmtfn.features.sandbox import MAX_ATTEMPTS, GuardConfig
 from msmtfn.inference.scorer import BATCH_CALLS, Scorer, ScorerConfig
 from msmtfn.model.checkpoint import PackedNetwork, load_model, pack_network
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringActor, fit_to_cpus, score_calls
@@ -35,35 +35,35 @@ CONFIG = PipelineConfig(batch_calls=1, block_calls=1, max_retries=1, progress_se
 
 
 class DyingPreparer(Preparer):
-    """Ends its process on certain calls, as often as there are marks left in a folder."""
+    """Preparer that ends its process on certain calls, once for each mark in a folder."""
 
     marks: Path
     deadly: frozenset[int] = frozenset({2})
 
-    def prepare_batch(self, batch: pa.Table, passed: Any) -> pa.Table:
+    def prepare_batch(self, batch: pa.Table, passthrough: Any) -> pa.Table:
         if self.deadly & set(batch["row_id"].to_pylist()):
             for mark in self.marks.iterdir():
                 mark.unlink()
                 os._exit(1)
-        return super().prepare_batch(batch, passed)
+        return super().prepare_batch(batch, passthrough)
 
 
-class PoisonedPreparer(Preparer):
-    """Has a decoder that ends its process on row 1, never returns on row 2, and eats memory on row 3."""
+class MisbehavingPreparer(Preparer):
+    """Preparer whose decoder ends its process on row 1, never returns on row 2 and runs out of memory on row 3."""
 
     def prepare_call(self, row: Any) -> PreparedCall:
         match row["row_id"]:
             case 1:
                 os._exit(1)
             case 2:
-                ctypes.PyDLL(None).sleep(600)  # no thread and no signal handler of Python's runs meanwhile
+                ctypes.PyDLL(None).sleep(600)  # holds the GIL, so that no Python thread or signal handler runs
             case 3:
                 return PreparedCall(0.0, [], np.ones(10 * MEGABYTES_300, np.int16), [], [])
         return super().prepare_call(row)
 
 
-class CutOffPreparer(Preparer):
-    """Finds row 1 on an S3 endpoint that refuses, as long as there is a mark."""
+class DisconnectedPreparer(Preparer):
+    """Preparer that looks for row 1 on an S3 endpoint that refuses connections, as long as a mark exists."""
 
     mark: Path
 
@@ -76,7 +76,7 @@ class CutOffPreparer(Preparer):
 
 
 class DyingScorer(ScoringActor):
-    """Ends its process on the call with row id 1."""
+    """Scoring actor that ends its process on the call with row id 1."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if 1 in batch["row_id"].to_pylist():
@@ -85,7 +85,7 @@ class DyingScorer(ScoringActor):
 
 
 class NotingPreparer(Preparer):
-    """Leaves a note for each call that it has prepared."""
+    """Preparer that leaves a note for each call it has prepared."""
 
     notes: Path
 
@@ -95,7 +95,7 @@ class NotingPreparer(Preparer):
 
 
 class SlowScorer(Scorer):
-    """Takes its time, and notes at each batch how many calls are prepared and not scored yet."""
+    """Slow scorer that notes at each batch how many calls are prepared but not scored yet."""
 
     notes: Path
     done = 0
@@ -115,7 +115,7 @@ def make_slow_scorer(*args: Any, notes: Path, **options: Any) -> Scorer:
 
 
 class MeasuringScorer(Scorer):
-    """Notes how many calls each batch has."""
+    """Scorer that notes the size of each batch."""
 
     notes: Path
 
@@ -169,13 +169,12 @@ def test_every_call_is_written_once_in_the_schema_of_the_parts(
     assert {row["status"] for row in rows_of(run)} == {"scored"}
     (schema,) = {pq.read_schema(path) for path in Path(run.task.parts).glob("*.parquet")}
     assert schema.names == run.task.schema.names
-    assert (
-        schema.empty_table().cast(run.task.schema).schema == run.task.schema
-    )  # Parquet names a list's items its own way
+    # Cast, because Parquet has its own name for the items of a list.
+    assert schema.empty_table().cast(run.task.schema).schema == run.task.schema
 
 
 @pytest.mark.usefixtures("ray_address")
-def test_what_is_committed_is_left_out_of_no_other_dataset(
+def test_committed_calls_are_not_skipped_in_other_datasets(
     run: Run, preparer: Preparer, network: PackedNetwork
 ) -> None:
     score(run, preparer, network)
@@ -185,7 +184,9 @@ def test_what_is_committed_is_left_out_of_no_other_dataset(
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
-def test_a_worker_that_dies_once_costs_nothing(run: Run, preparer: DyingPreparer, network: PackedNetwork) -> None:
+def test_the_calls_of_a_worker_that_dies_once_are_scored(
+    run: Run, preparer: DyingPreparer, network: PackedNetwork
+) -> None:
     (preparer.marks / "1").touch()
     score(run, preparer, network)
     assert Counter(row["row_id"] for row in rows_of(run)) == dict.fromkeys(range(NUM_CALLS), 1)
@@ -193,7 +194,7 @@ def test_a_worker_that_dies_once_costs_nothing(run: Run, preparer: DyingPreparer
 
 @pytest.fixture
 def finish(run: Run, preparer: DyingPreparer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
-    """Score and publish with a preparer whose processes always die of its calls."""
+    """Return a function that scores and publishes with a preparer that always crashes on its deadly calls."""
     monkeypatch.setattr("msmtfn.daily.day.Preparer", lambda *_: preparer)
     for number in range(100):
         (preparer.marks / str(number)).touch()
@@ -203,7 +204,7 @@ def finish(run: Run, preparer: DyingPreparer, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
-def test_a_call_that_always_kills_its_worker_costs_itself_only(
+def test_only_a_call_that_always_crashes_its_worker_is_rejected(
     run: Run, preparer: DyingPreparer, finish: Callable[[], dict[str, Any]]
 ) -> None:
     success = finish()
@@ -211,13 +212,13 @@ def test_a_call_that_always_kills_its_worker_costs_itself_only(
     rows = read_leads(run.plan.leads, DATE).to_table().to_pylist()
     assert [(row["status"], row["call_id"]) for row in rows if row["status"] != "scored"] == [("rejected", "call-002")]
     assert sorted(row["call_id"] for row in rows) == [f"call-{number:03d}" for number in range(NUM_CALLS)]
-    assert len(list(preparer.marks.iterdir())) == 100 - 2 * TRIES
+    assert len(list(preparer.marks.iterdir())) == 100 - 2 * MAX_ATTEMPTS
 
 
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
-def test_a_call_that_always_kills_its_scorer_costs_itself_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_call_that_always_crashes_its_scorer_is_rejected(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("msmtfn.scoring.pipeline.ScoringActor", DyingScorer)
     success = finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
     assert (success["scored"], success["rejected_by_reason"]) == (NUM_CALLS - 1, {"worker_crashed": 1})
@@ -225,13 +226,13 @@ def test_a_call_that_always_kills_its_scorer_costs_itself_only(run: Run, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_address")
-def test_calls_that_kill_fill_or_hold_up_their_process_cost_themselves_only(
+def test_only_calls_that_crash_or_hang_or_run_out_of_memory_are_rejected(
     run: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(tiny_model)
-    guard = GuardConfig(max_prepare_sec=10.0, max_prepare_bytes=MEGABYTES_300)
-    preparer = PoisonedPreparer(
-        PrepareConfig(guard=guard), model.network.config, model.tokenizer, run.plan.manifest.root
+    limits = GuardConfig(max_prepare_sec=10.0, max_prepare_bytes=MEGABYTES_300)
+    preparer = MisbehavingPreparer(
+        PrepareConfig(guard=limits), model.network.config, model.tokenizer, run.plan.manifest.root
     )
     monkeypatch.setattr("msmtfn.daily.day.Preparer", lambda *_: preparer)
     started = time.monotonic()
@@ -249,12 +250,12 @@ def test_calls_that_kill_fill_or_hold_up_their_process_cost_themselves_only(
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
-def test_where_storage_fails_nothing_is_published_and_the_next_run_goes_on(
+def test_when_storage_fails_nothing_is_published_and_the_next_run_resumes(
     run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(tiny_model)
     config = PrepareConfig(allowed_prefixes=("s3://bucket",))
-    preparer = CutOffPreparer(config, model.network.config, model.tokenizer, run.plan.manifest.root)
+    preparer = DisconnectedPreparer(config, model.network.config, model.tokenizer, run.plan.manifest.root)
     preparer.mark = tmp_path / "mark"
     preparer.mark.touch()
     monkeypatch.setattr("msmtfn.daily.day.Preparer", lambda *_: preparer)
@@ -268,7 +269,7 @@ def test_where_storage_fails_nothing_is_published_and_the_next_run_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_address")
-def test_no_more_calls_are_prepared_than_the_scorers_will_soon_need(
+def test_preparation_does_not_run_far_ahead_of_the_scorers(
     network: PackedNetwork, tiny_model: Path, tmp_path: Path
 ) -> None:
     manifests = write_short_calls(tmp_path / "manifests", 600)
@@ -296,13 +297,11 @@ def refuse_to_score(*_args: Any, **_options: Any) -> Scorer:
 
 
 @pytest.mark.usefixtures("ray_address")
-def test_what_ended_the_graph_stands_in_the_last_line(
-    run: Run, preparer: DyingPreparer, network: PackedNetwork
-) -> None:
+def test_the_cause_of_a_failure_is_in_the_error(run: Run, preparer: DyingPreparer, network: PackedNetwork) -> None:
     with pytest.raises(
         ScoringError,
         match=r"^the scoring graph failed \(.*UsageError: this machine cannot do that; choose another --precision; "
-        r"more above\); once that is mended, the same command goes on where it stopped$",
+        r"more above\); fix the cause, and the same command goes on where it stopped$",
     ):
         score_calls(run.task, preparer, network, ScorerConfig(), CONFIG, lambda *_: None, make_scorer=refuse_to_score)
 
@@ -310,7 +309,7 @@ def test_what_ended_the_graph_stands_in_the_last_line(
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
-def test_where_the_workers_of_many_calls_die_nothing_is_published_and_the_next_run_goes_on(
+def test_when_many_workers_die_nothing_is_published_and_the_next_run_resumes(
     run: Run, preparer: DyingPreparer, finish: Callable[[], dict[str, Any]]
 ) -> None:
     preparer.deadly = frozenset({2, 3})
@@ -325,34 +324,34 @@ def test_where_the_workers_of_many_calls_die_nothing_is_published_and_the_next_r
 
 
 @pytest.mark.usefixtures("ray_address")
-def test_batches_and_blocks_fit_the_calls_and_the_cpus() -> None:
+def test_batches_and_blocks_are_sized_for_the_calls_and_the_cpus() -> None:
     blocks = 4 * int(ray.cluster_resources()["CPU"])
     few, many = fit_to_cpus(PipelineConfig(), 2 * blocks), fit_to_cpus(PipelineConfig(), 1000 * blocks)
     assert (few.block_calls, few.batch_calls) == (2, BATCH_CALLS)
     assert (many.block_calls, many.batch_calls) == (64, BATCH_CALLS)
-    own = fit_to_cpus(PipelineConfig(batch_calls=5, block_calls=20), 1000 * blocks)
-    assert (own.block_calls, own.batch_calls) == (20, 5)
+    explicit = fit_to_cpus(PipelineConfig(batch_calls=5, block_calls=20), 1000 * blocks)
+    assert (explicit.block_calls, explicit.batch_calls) == (20, 5)
 
 
 @pytest.mark.parametrize(
-    ("batch", "most", "calls_a_block", "block"),
+    ("batch_calls", "max_block_calls", "calls_per_block", "expected"),
     [(16, 64, 7, 4), (16, 64, 20, 16), (16, 64, 33, 32), (10, 64, 100, 60), (17, 64, 9, 1), (64, 20, 100, 16)],
 )
 @pytest.mark.usefixtures("ray_address")
-def test_a_batch_is_whole_blocks_or_a_block_whole_batches(
-    batch: int, most: int, calls_a_block: int, block: int
+def test_batches_and_blocks_are_multiples_of_each_other(
+    batch_calls: int, max_block_calls: int, calls_per_block: int, expected: int
 ) -> None:
     blocks = 4 * int(ray.cluster_resources()["CPU"])
-    fitted = fit_to_cpus(PipelineConfig(batch_calls=batch, block_calls=most), calls_a_block * blocks)
-    assert (fitted.batch_calls, fitted.block_calls) == (batch, block)
+    config = PipelineConfig(batch_calls=batch_calls, block_calls=max_block_calls)
+    fitted = fit_to_cpus(config, calls_per_block * blocks)
+    assert (fitted.batch_calls, fitted.block_calls) == (batch_calls, expected)
 
 
 @pytest.mark.usefixtures("ray_address")
-def test_the_scorer_gets_batches_of_the_size_that_was_chosen(
-    network: PackedNetwork, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_the_scorer_gets_batches_of_the_chosen_size(network: PackedNetwork, tiny_model: Path, tmp_path: Path) -> None:
     num_calls = 7 * BATCH_CALLS
-    assert num_calls == 7 * 4 * int(ray.cluster_resources()["CPU"])  # 7 calls a block, but for the batches
+    # Blocks would have 7 calls if they did not have to fit the batches.
+    assert num_calls == 7 * 4 * int(ray.cluster_resources()["CPU"])
     manifests = write_short_calls(tmp_path / "manifests", num_calls)
     run = open_run(plan_day(DATE, str(manifests), str(tmp_path / "leads"), tiny_model, ScoringConfig()))
     model = load_model(tiny_model)
@@ -362,7 +361,7 @@ def test_the_scorer_gets_batches_of_the_size_that_was_chosen(
     assert (tmp_path / "sizes").read_text().split() == 7 * [str(BATCH_CALLS)]
 
 
-def test_numbers_that_make_no_sense_are_refused() -> None:
+def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^block_calls is 0; it must be at least 1$"):
         PipelineConfig(block_calls=0)
     with pytest.raises(ValueError, match=r"^batch_calls is -1; it must be at least 0$"):

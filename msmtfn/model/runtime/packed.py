@@ -1,8 +1,7 @@
-"""Layers for CPUs whose weights are packed once, for inference.
+"""Layers for inference on CPUs whose weights are packed (reordered for oneDNN) once.
 
-By itself PyTorch lays the weights of a convolution out anew for each call, which for a short round costs as much as to
-multiply with them, and takes the GELU behind it in a second pass. Linear layers go to oneDNN in bf16 alone, and there
-with weights that are not packed.
+PyTorch reorders the weights of a convolution at every call, which for a short round takes as long as the convolution,
+and runs the GELU after it as a second pass. It hands linear layers to oneDNN in bf16 only, and with unpacked weights.
 
 Shapes: R rounds, A frames in, A' frames out, C channels in, C' channels out; N rows, K inputs, M outputs.
 """
@@ -19,7 +18,7 @@ from msmtfn.compat import pytorch as compat
 
 
 class PackedConv1d(nn.Module):
-    """What a convolution gives, and a GELU of it if there is one."""
+    """Convolution with packed weights, fused with the GELU after it if there is one."""
 
     def __init__(self, conv: nn.Conv1d, *, gelu: bool) -> None:
         super().__init__()
@@ -31,7 +30,7 @@ class PackedConv1d(nn.Module):
         self.packed = compat.reorder_convolution_weight(weight, (0, 0), (1, *self.stride), (1, 1), self.groups)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Map (R, A, C) to (R, A', C'), without padding; channels are last, in memory too."""
+        """Map (R, A, C) to (R, A', C') without padding; the channels are last in memory too."""
         image = states.transpose(1, 2).unsqueeze(2).contiguous(memory_format=torch.channels_last)
         mapped: Tensor = compat.convolution_pointwise(
             image, self.packed, self.bias, (0, 0), (1, *self.stride), (1, 1), self.groups, self.activation, [], "none"
@@ -40,7 +39,7 @@ class PackedConv1d(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """What a linear layer gives."""
+    """Linear layer with packed weights."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -53,15 +52,15 @@ class PackedLinear(nn.Module):
         return mapped
 
 
-def packs(dtype: torch.dtype) -> bool:
-    """Whether this CPU, and this build of PyTorch, have layers with packed weights of a number format."""
+def can_pack(dtype: torch.dtype) -> bool:
+    """Return whether this CPU and this build of PyTorch support packed weights of a dtype."""
     return torch.backends.mkldnn.is_available() and (
         dtype == torch.float32 or (dtype == torch.bfloat16 and compat.is_bf16_supported())
     )
 
 
 def pack_convolution(layer: Any) -> None:
-    """Pack the convolution `conv` of a layer in place, with its activation where that is a GELU right behind it."""
+    """Pack the convolution `conv` of a layer in place, fused with its activation if that is a GELU right after it."""
     gelu = isinstance(layer.activation, GELUActivation) and not hasattr(layer, "layer_norm")
     layer.conv = PackedConv1d(layer.conv, gelu=gelu)
     if gelu:

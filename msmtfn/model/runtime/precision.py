@@ -1,6 +1,6 @@
-"""Number formats of the matrix products, and weights laid out, as the hardware has them.
+"""Precision of the matrix products, and weights cast and packed for the hardware that runs them.
 
-Norms and softmax compute in fp32.
+Normalisation and softmax always compute in fp32.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch import nn
 from torch.nn.utils import skip_init
 from torch.nn.utils.parametrize import is_parametrized
 
-from msmtfn.model.attention import PRODUCTS
+from msmtfn.model.attention import MATMUL_ATTENTION
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.int8 import Int8Linear
-from msmtfn.model.runtime.packed import PackedConv1d, PackedLinear, pack_convolution, packs
+from msmtfn.model.runtime.packed import PackedConv1d, PackedLinear, can_pack, pack_convolution
 
 Precision = Literal["auto", "fp32", "bf16"]
 ScoringPrecision = Literal["auto", "fp32", "bf16", "int8"]
 
 BF16_INSTRUCTIONS: Final = ("amx_bf16", "avx512_bf16", "bf16")
-"""As `torch.cpu.get_capabilities` names them; the last is ARM's."""
+"""Names of the instructions in `torch.cpu.get_capabilities`; the last is ARM's."""
 
 LEAST_BF16_CHANNELS: Final = 16
 """Fewest channels in a group of the positional convolution for bf16 on a CPU.
@@ -32,12 +32,12 @@ inputs (3.10 in torch 2.11, 3.12 in torch 2.14); such a convolution is small, so
 
 
 def uses_bf16(precision: ScoringPrecision, device: torch.device) -> bool:
-    """Whether the matrix products are taken in bf16.
+    """Return whether matrix products run in bf16.
 
     Args:
-        precision: `auto` takes bf16 on a GPU that has it, and fp32 on a CPU, so that leads do not depend on which; with
-            `int8`, the products that are not taken in it are taken in bf16 where the CPU has instructions for it.
-        device: that computes.
+        precision: "auto" is bf16 on a GPU that supports it and fp32 on any CPU, so that leads do not depend on the CPU;
+            with "int8" the products that are not quantised run in bf16 if the CPU has instructions for it.
+        device: the device that computes.
     """
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -45,45 +45,47 @@ def uses_bf16(precision: ScoringPrecision, device: torch.device) -> bool:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this machine's CPU has instructions for products in bf16; without them they take four times as long."""
+    """Return whether this CPU has instructions for bf16 products; emulated, they take four times as long."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in BF16_INSTRUCTIONS)
 
 
 def autocast(precision: ScoringPrecision, device: torch.device) -> torch.autocast:
-    """A context in which the matrix products are taken in that precision."""
+    """Return a context manager in which matrix products run in the given precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device))
 
 
-def narrow_weights(network: MsmtFn) -> None:
-    """Take encoders and fusion to bf16 in place, states between the layers included, for rounds that are not padded.
+def cast_to_bf16_(network: MsmtFn) -> None:
+    """Cast the encoders and the fusion to bf16 in place, for inference with the unpadded encoding.
 
-    Autocast, which training needs, turns states to fp32 for each norm and back after it, and copies every weight for
-    each batch. Norms and softmax compute in fp32 within themselves either way. Left as it is: the first convolution,
-    into which a round's norm is folded in double precision.
+    The states between the layers are then bf16, too. Autocast, which training needs, casts them to fp32 and back around
+    each normalisation and casts every weight for every batch. Normalisation and softmax compute in fp32 internally
+    either way. The first convolution stays in fp32, since the normalisation is folded into it in double precision.
     """
     audio = network.audio_encoder.model
     _, *convolutions = audio.feature_extractor.conv_layers
     for part in (*convolutions, audio.feature_projection, audio.encoder, network.text_encoder, network.fusion):
         part.to(torch.bfloat16)
     if network.device.type == "cpu":
-        audio.set_attn_implementation(PRODUCTS)
+        audio.set_attn_implementation(MATMUL_ATTENTION)
         positions = audio.encoder.pos_conv_embed
         if positions.conv.in_channels // positions.conv.groups < LEAST_BF16_CHANNELS:
             positions.float()
 
 
 def quantize_encoders(network: MsmtFn) -> None:
-    """Take the linear layers of both encoders' transformers to int8 in place; everything else stays as it is."""
+    """Replace the linear layers of both encoders' transformers by int8 ones, in place."""
     for part in (network.audio_encoder.model.encoder.layers, network.text_encoder.model.encoder):
         _replace_linear_layers(part, Int8Linear)
 
 
 @torch.no_grad()
 def merge_weight_norm(network: MsmtFn) -> None:
-    """Multiply out, in place, the weights that are kept as a direction and a length to train well.
+    """Replace the weight-normalised positional convolution by a plain one with the same weights, in place.
 
-    Not by PyTorch's `remove_parametrizations`, which takes them from every copy of the network too.
+    Weight normalisation (Salimans and Kingma, 2016) keeps a weight as a direction and a length, w = g v / |v|, which
+    helps training and costs time in inference. PyTorch's `remove_parametrizations` would also remove it from deep
+    copies of the network, which share the parametrised class.
     """
     embedding = network.audio_encoder.model.encoder.pos_conv_embed
     conv = embedding.conv
@@ -97,19 +99,20 @@ def merge_weight_norm(network: MsmtFn) -> None:
 
 
 def pack_weights(network: MsmtFn) -> None:
-    """Pack the weights of encoders and fusion in place for a CPU that can, for rounds that are not padded.
+    """Pack the weights of the encoders and the fusion in place, for inference with the unpadded encoding.
 
-    They stay in the number format that they have, and their norms must be multiplied out. Left as they are: the first
-    convolution, into which each round's norm is folded, and the pooling, of whose weight a part is used.
+    Does nothing on a GPU or on a CPU that cannot pack them. The weights keep their dtype, and `merge_weight_norm` must
+    come first. Two parts stay as they are: the first convolution, into which the normalisation of each round is folded,
+    and the pooling, which uses a slice of its weight.
 
     Raises:
-        ValueError: they are packed already.
+        ValueError: the weights are already packed.
     """
     audio, text, fusion = network.audio_encoder.model, network.text_encoder.model, network.fusion
     _, *layers = audio.feature_extractor.conv_layers
     if isinstance(layers[0].conv, PackedConv1d):
-        raise ValueError("the network's weights are packed already: a second scorer needs a copy from before the first")
-    if network.device.type != "cpu" or not packs(layers[0].conv.weight.dtype):
+        raise ValueError("the network's weights are packed already; give each scorer its own copy of the network")
+    if network.device.type != "cpu" or not can_pack(layers[0].conv.weight.dtype):
         return
     for layer in (*layers, audio.encoder.pos_conv_embed):
         pack_convolution(layer)
@@ -118,7 +121,7 @@ def pack_weights(network: MsmtFn) -> None:
 
 
 def _replace_linear_layers(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
-    """Put what is made of them in the place of all linear layers below a module."""
+    """Replace each linear layer inside a module, at any depth, by `make(layer)`."""
     children: list[tuple[str, Any]] = list(module.named_children())
     for name, child in children:
         if isinstance(child, nn.Linear):

@@ -10,10 +10,10 @@ from torch import nn
 from transformers.activations import GELUActivation
 
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.runtime.packed import PackedConv1d, PackedLinear, pack_convolution, packs
-from msmtfn.model.runtime.precision import merge_weight_norm, narrow_weights, pack_weights
+from msmtfn.model.runtime.packed import PackedConv1d, PackedLinear, can_pack, pack_convolution
+from msmtfn.model.runtime.precision import cast_to_bf16_, merge_weight_norm, pack_weights
 
-needs_packing = pytest.mark.skipif(not packs(torch.float32), reason="this build of PyTorch has no oneDNN")
+needs_packing = pytest.mark.skipif(not can_pack(torch.float32), reason="this build of PyTorch has no oneDNN")
 CHANNELS, OUTPUTS = 12, 24
 UNPACKED = (
     "audio_encoder.model.feature_projection",
@@ -33,7 +33,7 @@ UNPACKED = (
 @pytest.mark.parametrize("rounds", [1, 3])
 @needs_packing
 @torch.inference_mode()
-def test_a_packed_convolution_gives_what_the_plain_one_gives(
+def test_a_packed_convolution_equals_the_plain_one(
     kernel: int, stride: int, groups: int, frames: int, rounds: int, *, bias: bool, gelu: bool
 ) -> None:
     torch.manual_seed(0)
@@ -47,7 +47,7 @@ def test_a_packed_convolution_gives_what_the_plain_one_gives(
 @pytest.mark.parametrize("rounds", [1, 3])
 @needs_packing
 @torch.inference_mode()
-def test_states_of_any_layout_are_taken(rounds: int) -> None:
+def test_states_of_any_memory_layout_are_accepted(rounds: int) -> None:
     conv = PackedConv1d(nn.Conv1d(CHANNELS, OUTPUTS, 3), gelu=True)
     states = torch.randn(rounds, CHANNELS, 30).transpose(1, 2)
     torch.testing.assert_close(conv(states), conv(states.contiguous()))
@@ -57,19 +57,19 @@ def test_states_of_any_layout_are_taken(rounds: int) -> None:
 @pytest.mark.parametrize("shape", [(1, CHANNELS), (50, CHANNELS), (3, 7, CHANNELS), (1, 1, CHANNELS)])
 @needs_packing
 @torch.inference_mode()
-def test_a_packed_linear_layer_gives_what_the_plain_one_gives(shape: tuple[int, ...], *, bias: bool) -> None:
+def test_a_packed_linear_layer_equals_the_plain_one(shape: tuple[int, ...], *, bias: bool) -> None:
     torch.manual_seed(0)
     linear, states = nn.Linear(CHANNELS, OUTPUTS, bias=bias), torch.randn(*shape)
     packed = PackedLinear(linear)
     torch.testing.assert_close(packed(states), linear(states), atol=1e-5, rtol=0)
-    turned = states.transpose(0, -1).contiguous().transpose(0, -1)
-    torch.testing.assert_close(packed(turned), linear(states), atol=1e-5, rtol=0)
-    cut = torch.cat([states, states], dim=-1)[..., :CHANNELS]
-    torch.testing.assert_close(packed(cut), linear(states), atol=1e-5, rtol=0)
+    strided = states.transpose(0, -1).contiguous().transpose(0, -1)
+    torch.testing.assert_close(packed(strided), linear(states), atol=1e-5, rtol=0)
+    view = torch.cat([states, states], dim=-1)[..., :CHANNELS]
+    torch.testing.assert_close(packed(view), linear(states), atol=1e-5, rtol=0)
 
 
 @needs_packing
-def test_an_activation_that_is_no_gelu_or_follows_a_norm_stays_in_its_place() -> None:
+def test_only_a_gelu_right_after_the_convolution_is_fused() -> None:
     class Layer(nn.Module):
         def __init__(self, activation: nn.Module, *, normed: bool = False) -> None:
             super().__init__()
@@ -91,7 +91,7 @@ def test_an_activation_that_is_no_gelu_or_follows_a_norm_stays_in_its_place() ->
 
 @needs_packing
 @torch.inference_mode()
-def test_a_packed_network_says_the_same(tiny_network: Callable[..., MsmtFn]) -> None:
+def test_a_packed_network_gives_the_same_vectors(tiny_network: Callable[..., MsmtFn]) -> None:
     network = tiny_network()
     packed = copy.deepcopy(network)
     merge_weight_norm(packed)
@@ -101,14 +101,14 @@ def test_a_packed_network_says_the_same(tiny_network: Callable[..., MsmtFn]) -> 
     lengths = torch.tensor([3, 2, 0])
     expected = network.encode_rounds(*rounds, lengths)
     torch.testing.assert_close(packed.encode_rounds(*rounds, lengths, padded=False), expected, atol=1e-4, rtol=0)
-    left = {name for name, module in packed.named_modules() if type(module) is nn.Linear}
-    assert left == {
+    plain = {name for name, module in packed.named_modules() if type(module) is nn.Linear}
+    assert plain == {
         name for name, module in network.named_modules() if type(module) is nn.Linear and name.startswith(UNPACKED)
     }
 
 
 @needs_packing
-def test_a_network_is_packed_once_only(tiny_network: Callable[..., MsmtFn]) -> None:
+def test_packing_a_network_twice_is_refused(tiny_network: Callable[..., MsmtFn]) -> None:
     network = tiny_network()
     merge_weight_norm(network)
     pack_weights(network)
@@ -116,14 +116,14 @@ def test_a_network_is_packed_once_only(tiny_network: Callable[..., MsmtFn]) -> N
         pack_weights(network)
 
 
-@pytest.mark.skipif(not packs(torch.bfloat16), reason="this CPU, or this build of PyTorch, packs no bf16")
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this CPU or this build of PyTorch cannot pack bf16")
 @torch.inference_mode()
-def test_a_narrowed_network_is_as_near_to_full_precision_packed(tiny_network: Callable[..., MsmtFn]) -> None:
+def test_packing_a_bf16_network_loses_no_precision(tiny_network: Callable[..., MsmtFn]) -> None:
     network = tiny_network()
-    narrowed = copy.deepcopy(network)
-    merge_weight_norm(narrowed)
-    narrow_weights(narrowed)
-    packed = copy.deepcopy(narrowed)
+    in_bf16 = copy.deepcopy(network)
+    merge_weight_norm(in_bf16)
+    cast_to_bf16_(in_bf16)
+    packed = copy.deepcopy(in_bf16)
     pack_weights(packed)
     assert any(isinstance(module, PackedConv1d) for module in packed.modules())
     rounds = (
@@ -132,5 +132,5 @@ def test_a_narrowed_network_is_as_near_to_full_precision_packed(tiny_network: Ca
         torch.tensor([[2, 5, 3], [2, 3, 0]]),
         torch.tensor([3, 2]),
     )
-    exact, plain, found = (each.encode_rounds(*rounds, padded=False).float() for each in (network, narrowed, packed))
+    exact, plain, found = (model.encode_rounds(*rounds, padded=False).float() for model in (network, in_bf16, packed))
     assert 0 < float((found - exact).norm()) < 1.5 * float((plain - exact).norm())

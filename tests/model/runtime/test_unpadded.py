@@ -46,7 +46,7 @@ KINDS = {
 @pytest.fixture(scope="module", params=KINDS)
 def network(request: pytest.FixtureRequest, tiny_network: Callable[..., MsmtFn]) -> MsmtFn:
     network = tiny_network(audio_config=KINDS[request.param])
-    with torch.no_grad():  # a norm that was never trained scales by one and shifts by nothing
+    with torch.no_grad():  # an untrained norm has scale 1 and shift 0
         for parameter in network.audio_encoder.model.feature_extractor.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     return network
@@ -57,10 +57,10 @@ def encoder(network: MsmtFn) -> AudioEncoder:
     return network.audio_encoder
 
 
-@pytest.fixture(scope="module", params=["as it is trained", "as it scores"])
+@pytest.fixture(scope="module", params=["training", "scoring"])
 def fast(request: pytest.FixtureRequest, network: MsmtFn) -> AudioEncoder:
-    """The encoder whose states are to be those of `encoder`."""
-    if request.param == "as it is trained":
+    """Return the encoder whose unpadded states must equal the padded ones of `encoder`."""
+    if request.param == "training":
         return network.audio_encoder
     packed = copy.deepcopy(network)
     merge_weight_norm(packed)
@@ -70,7 +70,7 @@ def fast(request: pytest.FixtureRequest, network: MsmtFn) -> AudioEncoder:
 
 
 def rounds_of(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Rounds of noise with an offset, whose padding is rubbish."""
+    """Make rounds of noise with an offset, with more noise in the padding."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(len(lengths), max(lengths), generator=generator) + 0.3, torch.tensor(lengths)
 
@@ -86,7 +86,7 @@ def assert_same_states(encoder: AudioEncoder, fast: AudioEncoder, lengths: list[
 
 @settings(max_examples=25, deadline=None)
 @given(lengths=st.lists(st.integers(1, MAX_SAMPLES), min_size=1, max_size=4), seed=st.integers(0, 1000))
-def test_the_states_of_the_frames_are_those_of_padded_rounds(
+def test_unpadded_states_equal_padded_ones_in_all_real_frames(
     encoder: AudioEncoder, fast: AudioEncoder, lengths: list[int], seed: int
 ) -> None:
     assert_same_states(encoder, fast, lengths, seed)
@@ -104,24 +104,26 @@ def test_the_states_of_the_frames_are_those_of_padded_rounds(
         [1559, 1560, 1561, MAX_SAMPLES - 159, MAX_SAMPLES - 160],
     ],
 )
-def test_the_states_are_the_same_at_the_edges(encoder: AudioEncoder, fast: AudioEncoder, lengths: list[int]) -> None:
+def test_unpadded_states_equal_padded_ones_at_edge_lengths(
+    encoder: AudioEncoder, fast: AudioEncoder, lengths: list[int]
+) -> None:
     assert_same_states(encoder, fast, lengths)
 
 
 @pytest.mark.parametrize("windows", [1, 200, 1000])
-def test_the_states_are_the_same_a_stretch_at_a_time(
+def test_unpadded_states_equal_padded_ones_when_computed_in_chunks(
     encoder: AudioEncoder, fast: AudioEncoder, windows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unpadded, "STRETCH_WINDOWS", windows)
+    monkeypatch.setattr(unpadded, "CHUNK_WINDOWS", windows)
     assert_same_states(encoder, fast, [9000, 7777, 399])
 
 
-def test_only_rounds_without_a_frame_give_no_frame(encoder: AudioEncoder) -> None:
+def test_a_batch_of_rounds_below_the_receptive_field_has_no_frame(encoder: AudioEncoder) -> None:
     _, mask = encoder(*rounds_of([399, 20]), padded=False)
     assert not mask.any()
 
 
-def test_silence_is_the_same(encoder: AudioEncoder) -> None:
+def test_silence_has_the_same_states_unpadded(encoder: AudioEncoder) -> None:
     waveforms, num_samples = torch.zeros(2, 4000), torch.tensor([4000, 900])
     with torch.inference_mode():
         expected, expected_mask = encoder(waveforms, num_samples)
@@ -129,7 +131,7 @@ def test_silence_is_the_same(encoder: AudioEncoder) -> None:
     torch.testing.assert_close(states[mask], expected[expected_mask], atol=1e-4, rtol=0)
 
 
-def test_the_gradient_of_each_weight_is_the_same(encoder: AudioEncoder) -> None:
+def test_every_weight_has_the_same_gradient_unpadded(encoder: AudioEncoder) -> None:
     waveforms, num_samples = rounds_of([5000, 1200])
     gradients: list[dict[str, Tensor]] = []
     for padded in (True, False):
@@ -137,14 +139,14 @@ def test_the_gradient_of_each_weight_is_the_same(encoder: AudioEncoder) -> None:
         states, mask = encoder(waveforms, num_samples, padded=padded)
         (states[mask] * torch.linspace(-1, 1, states.shape[2])).sum().backward()
         gradients.append({name: weight.grad for name, weight in encoder.named_parameters() if weight.grad is not None})
-    without_effect = {"model.feature_extractor.conv_layers.0.conv.bias"} - gradients[1].keys()  # the norm takes it away
-    assert gradients[0].keys() - without_effect == gradients[1].keys()
+    cancelled = {"model.feature_extractor.conv_layers.0.conv.bias"} - gradients[1].keys()  # the norm cancels it
+    assert gradients[0].keys() - cancelled == gradients[1].keys()
     for name, gradient in gradients[1].items():
         expected = gradients[0][name]
         torch.testing.assert_close(gradient, expected, atol=1e-4 * float(expected.abs().max()) + 1e-5, rtol=0)
 
 
-def test_the_logits_are_the_same(tiny_network: Callable[..., Any]) -> None:
+def test_the_logits_are_the_same_unpadded(tiny_network: Callable[..., Any]) -> None:
     network = tiny_network()
     waveforms, num_samples = rounds_of([9000, 300, 16_000])
     tokens = torch.randint(5, 15, (3, 8)), torch.tensor([8, 3, 0])
