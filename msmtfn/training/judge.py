@@ -1,4 +1,4 @@
-"""Labelled calls through the scoring graph: what a model says of each, on the whole cluster, as it would at night."""
+"""Scoring of labelled calls on the whole cluster, with the same graph as the daily job."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def judge_split(
     folder: str,
     report: Callable[[int, int], None] = lambda _done, _rejected: None,
 ) -> pa.Table:
-    """Score a split's calls, or go on with it; Ray must be up.
+    """Score a split's calls, or resume doing so; Ray must be running.
 
     Args:
-        split: its calls.
-        model: that scores them.
-        prepare: how recordings are read.
-        folder: for the work in progress, this split's and model's own.
-        report: told, every so often, how many calls are done and rejected.
+        split: the labelled calls.
+        model: the model that scores them.
+        prepare: how recordings are turned into the network's inputs.
+        folder: folder for work in progress; each split and model needs its own.
+        report: receives the numbers of finished and of rejected calls every few seconds.
 
     Returns:
-        The parts of the run: a row a call, with its label, and what the model says of it or why it could not.
+        One row per call, with its label and either the model's prediction or the reason of the reject.
 
     Raises:
-        JobError: the calls cannot be scored; the same again goes on where it stopped.
+        JobError: the calls cannot be scored; calling this again resumes where it stopped.
     """
     rows = split.rows.set_column(0, ROW_ID, pa.array(np.arange(len(split.rows))))
     passed = [rows.schema.field(name) for name in PASSED]
@@ -68,13 +68,13 @@ def judge_split(
 
 
 def describe_calls(folder: str, judged: pa.Table) -> Distribution:
-    """The distribution of the calls that a model was made on.
+    """Describe the distribution of the calls that a model was trained on, as a reference for drift.
 
-    Of what is known before a model listens, that of the training calls; of its probabilities, that of calls that it
-    did not learn from, since it is surer of those that it knows by heart.
+    Inputs, such as duration and loudness, are described on the training calls. The model's probabilities are described
+    on the validation calls, because a model is more confident on calls that it has learned from.
 
     Args:
-        folder: of the training run, with its prepared calls.
-        judged: validation calls as the new model has scored them.
+        folder: folder of the training run, with its prepared calls.
+        judged: the validation calls as scored by the new model.
     """
     return describe(prepared_figures(folder, "training")) | describe(judged.select(["five"]))

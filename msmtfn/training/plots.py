@@ -1,6 +1,7 @@
-"""What a report of a training shows: confusion matrices, reliability and learning curves, as PNG.
+"""Plots of a training or an evaluation as PNG: confusion matrices, reliability diagrams and learning curves.
 
-The figures are made without pyplot, whose list of open figures is global; PNG is Agg's, and needs no display.
+The figures are made without pyplot, whose list of open figures is global and so not thread-safe. Saving as PNG uses
+matplotlib's Agg backend, which needs no display.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from msmtfn.labels import TASKS
+from msmtfn.training.events import EpochDone
 from msmtfn.training.metrics import TaskMetrics, check_tasks
 
 DOTS_PER_INCH: Final = 120
 
-_DARK: Final = 0.55  # share of a row from which on its cell needs white letters
+_DARK: Final = 0.55  # from this share of a row on, a cell is dark enough to need white text
 
 
 def plot_confusions(metrics: Mapping[str, TaskMetrics]) -> bytes:
-    """Draw the four confusion matrices: calls, and their share of the true class.
+    """Plot the confusion matrix of each task: number of calls, and share of the calls of the true class.
 
     Raises:
-        ValueError: the tasks are not those of `TASKS`.
+        ValueError: a task of `TASKS` is missing, or there is another one.
     """
     check_tasks(metrics)
     figure = _new_figure(width_inch=10, height_inch=9.5)
@@ -39,10 +41,10 @@ def plot_confusions(metrics: Mapping[str, TaskMetrics]) -> bytes:
 
 
 def plot_reliability(metrics: Mapping[str, TaskMetrics]) -> bytes:
-    """Draw for each task the accuracy of the calls of a confidence, and below how many calls have it.
+    """Plot the reliability diagram of each task: accuracy by confidence, and below it the number of calls.
 
     Raises:
-        ValueError: the tasks are not those of `TASKS`.
+        ValueError: a task of `TASKS` is missing, or there is another one.
     """
     check_tasks(metrics)
     figure = _new_figure(width_inch=15, height_inch=5.5)
@@ -56,29 +58,33 @@ def plot_reliability(metrics: Mapping[str, TaskMetrics]) -> bytes:
     return _as_png(figure)
 
 
-def plot_curves(epochs: Sequence[Mapping[str, float]]) -> bytes:
-    """Draw the losses and the validation accuracies by epoch, and mark the epoch of the lowest validation loss.
-
-    Args:
-        epochs: a mapping an epoch, with `epoch`, `training_loss`, `validation_loss` and an `accuracy_…` a task.
+def plot_curves(epochs: Sequence[EpochDone]) -> bytes:
+    """Plot the losses and validation accuracies by epoch, and mark the epoch of the lowest validation loss.
 
     Raises:
         ValueError: there are no epochs.
     """
     if not epochs:
-        raise ValueError("epochs is empty; there is nothing to draw before the first epoch has ended")
+        raise ValueError("epochs is empty; there is nothing to plot before the first epoch has ended")
     figure = _new_figure(width_inch=12, height_inch=4.8)
     losses, accuracies = figure.subplots(1, 2)
-    _draw_lines(losses, epochs, {"training_loss": "training", "validation_loss": "validation"})
+    _draw_lines(
+        losses,
+        epochs,
+        {
+            "training": [epoch.training_loss for epoch in epochs],
+            "validation": [epoch.validation_loss for epoch in epochs],
+        },
+    )
     losses.set(title="Loss", ylabel="loss")
-    _draw_lines(accuracies, epochs, {f"accuracy_{task}": f"{task} classes" for task in TASKS})
+    _draw_lines(accuracies, epochs, {f"{task} classes": [epoch.accuracy[task] for epoch in epochs] for task in TASKS})
     accuracies.set(title="Validation accuracy", ylabel="accuracy")
     return _as_png(figure)
 
 
-def best_epoch(epochs: Sequence[Mapping[str, float]]) -> float:
-    """The epoch of the lowest validation loss, the first of several; a loss that is not a number is never lowest."""
-    return min(epochs, key=lambda each: (math.isnan(each["validation_loss"]), each["validation_loss"]))["epoch"]
+def best_epoch(epochs: Sequence[EpochDone]) -> int:
+    """Return the number of the epoch with the lowest validation loss, the first among equals; NaN is never lowest."""
+    return min(epochs, key=lambda epoch: (math.isnan(epoch.validation_loss), epoch.validation_loss)).epoch
 
 
 def _draw_confusion(axes: Axes, task: str, metrics: TaskMetrics) -> AxesImage:
@@ -110,10 +116,10 @@ def _draw_reliability(upper: Axes, lower: Axes, task: str, metrics: TaskMetrics)
     lower.set_xlabel("confidence")
 
 
-def _draw_lines(axes: Axes, epochs: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> None:
-    numbers = [each["epoch"] for each in epochs]
-    for key, name in names.items():
-        axes.plot(numbers, [each[key] for each in epochs], marker="o", markersize=4, label=name)
+def _draw_lines(axes: Axes, epochs: Sequence[EpochDone], lines: Mapping[str, Sequence[float]]) -> None:
+    numbers = [epoch.epoch for epoch in epochs]
+    for label, values in lines.items():
+        axes.plot(numbers, values, marker="o", markersize=4, label=label)
     best = best_epoch(epochs)
     axes.axvline(best, color="gray", linestyle="--", zorder=1, label=f"best epoch: {best:g}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
