@@ -23,6 +23,7 @@ from msmtfn.scoring.scorer import CallRounds
 from msmtfn.training.augmentation import AugmentationConfig, Augmenter
 from msmtfn.training.calls import EmbeddedRounds, LabelledCall, collate, embedded_calls
 from msmtfn.training.embedding import Embedder
+from msmtfn.training.events import StepDone
 from msmtfn.training.loop import HeldCalls, Loop, NotFiniteError
 from msmtfn.training.recipe import Recipe
 from tests.conftest import make_tiny_config, make_tiny_network
@@ -34,7 +35,7 @@ Weights = dict[str, Tensor]
 
 
 def make_recipe(**options: Any) -> Recipe:
-    """Small steps without augmentation and clipping, which the tests would not see through."""
+    """A recipe of small steps, without augmentation and clipping, whose results can be computed by hand."""
     fields: dict[str, Any] = {
         "learning_rate": 1e-3,
         "frozen": "nothing",
@@ -46,7 +47,7 @@ def make_recipe(**options: Any) -> Recipe:
 
 
 def without_dropout(**options: Any) -> MsmtFn:
-    """A tiny network whose training mode computes what its evaluation mode does."""
+    """A tiny network that computes the same in training mode as in evaluation mode."""
     config = make_tiny_config()
     audio = config.audio.to_dict() | WITHOUT_DROPOUT
     text = config.text.to_dict() | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -54,7 +55,7 @@ def without_dropout(**options: Any) -> MsmtFn:
 
 
 def call(number: int, *lengths: int, intent: str | None = None) -> LabelledCall:
-    """A call of rounds so long with noise and some letters, the same for the same number."""
+    """A call with noise and some letters in rounds of these lengths, which depends on the number only."""
     rng = np.random.default_rng(number)
     samples = [rng.integers(-3000, 3000, length).astype(np.int16) for length in lengths]
     tokens = [np.array([CLS, *rng.integers(5, 15, 2 + index), SEP], np.int32) for index in range(len(lengths))]
@@ -62,18 +63,18 @@ def call(number: int, *lengths: int, intent: str | None = None) -> LabelledCall:
     return LabelledCall(f"c{number}", label, CallRounds(samples, tokens))
 
 
-def saying(token: int, number: int) -> LabelledCall:
-    """A call that wants something if it says `A`, and nothing if it says `B`."""
+def call_saying(token: int, number: int) -> LabelledCall:
+    """A call whose label is A if its token is `A`, and E if it is `B`."""
     noisy = call(number, 1_000, intent="A" if token == A else "E")
     return replace(noisy, rounds=CallRounds(noisy.rounds.samples, [np.array([CLS, token, SEP], np.int32)]))  # type: ignore[union-attr]
 
 
 FIVE_CALLS = [call(0, 2_000, 900), call(1, 1_500), call(2, 700, 100, 1_200), call(3, 400), call(4, 3_000, 2_000)]
-SEPARABLE = [saying(token, number) for number, token in enumerate([A, B] * 4)]
+SEPARABLE = [call_saying(token, number) for number, token in enumerate([A, B] * 4)]
 
 
 def make_loop(network: MsmtFn, recipe: Recipe, training: Sequence[LabelledCall], **options: Any) -> Loop:
-    """A loop of one process over calls in its memory, which are those of the validation too unless told."""
+    """A loop in one process over calls in memory, which also validate unless `validation` has others."""
     validation = options.pop("validation", training)
     return Loop(
         network,
@@ -111,7 +112,7 @@ def assert_close(left: Weights, right: Weights) -> None:
     assert {name: gap for name, gap in apart.items() if not gap <= 1e-5} == {}
 
 
-def test_the_loss_falls_and_the_classes_are_told_apart_where_they_can_be() -> None:
+def test_the_loss_falls_and_separable_classes_are_learned() -> None:
     recipe = make_recipe(batch_calls=4, accumulation_steps=1, max_epochs=12, learning_rate=3e-3)
     loop = make_loop(make_tiny_network(dropout=0.0, attention_dropout=0.0), recipe, SEPARABLE)
     loop.run()
@@ -121,7 +122,7 @@ def test_the_loss_falls_and_the_classes_are_told_apart_where_they_can_be() -> No
 
 
 @pytest.mark.parametrize("frozen", ["nothing", "convolutions"])
-def test_every_weight_that_learns_gets_a_gradient_and_no_other(frozen: str) -> None:
+def test_every_trainable_weight_gets_a_gradient_and_no_frozen_one_does(frozen: str) -> None:
     network = make_tiny_network()
     loop = make_loop(network, make_recipe(frozen=frozen, batch_calls=5), FIVE_CALLS)
     network.train()
@@ -131,24 +132,24 @@ def test_every_weight_that_learns_gets_a_gradient_and_no_other(frozen: str) -> N
     assert received == {name for name, _ in network.named_parameters() if not name.startswith(still)}
 
 
-def test_a_step_says_the_mean_of_its_calls_losses() -> None:
+def test_a_step_returns_the_mean_loss_of_its_calls() -> None:
     network = without_dropout()
     expected = [make_loop(copy.deepcopy(network), make_recipe(), [each]).step([each]) for each in FIVE_CALLS]
     loss = make_loop(network, make_recipe(), FIVE_CALLS).step(FIVE_CALLS)
     assert loss == pytest.approx(sum(expected) / 5, abs=1e-5)
 
 
-def test_a_step_in_batches_has_the_gradient_of_one_large_batch() -> None:
+def test_accumulated_batches_have_the_gradient_of_one_large_batch() -> None:
     large = gradient_of_a_step(make_recipe(batch_calls=5, samples_per_batch=1_000_000))
     assert_close(gradient_of_a_step(make_recipe(batch_calls=2, samples_per_batch=1_000_000)), large)
 
 
-def test_a_step_whose_rounds_go_in_groups_with_recomputation_has_the_gradient_of_one_large_batch() -> None:
+def test_groups_of_rounds_with_recomputation_have_the_gradient_of_one_large_batch() -> None:
     large = gradient_of_a_step(make_recipe(batch_calls=5, samples_per_batch=1_000_000))
     assert_close(gradient_of_a_step(make_recipe(batch_calls=5, samples_per_batch=1_300)), large)
 
 
-def test_recomputed_rounds_draw_the_same_dropout_again() -> None:
+def test_recomputed_rounds_have_the_same_dropout() -> None:
     network = make_tiny_network()
     loop = make_loop(network, make_recipe(samples_per_batch=1), FIVE_CALLS)
     network.train()
@@ -166,14 +167,14 @@ def test_recomputed_rounds_draw_the_same_dropout_again() -> None:
 
 
 def two_process_recipe(**options: Any) -> Recipe:
-    """Two batches in the process with three calls, the larger ones in groups, and one in that with two."""
+    """A recipe that makes two batches of three calls, the larger one in groups, and one batch of two calls."""
     return make_recipe(
         batch_calls=2, accumulation_steps=2, samples_per_batch=2_500, class_weights="balanced", **options
     )
 
 
 def process(rank: int, folder: str) -> None:
-    """One of two processes: a step on its share, then an epoch."""
+    """Run one of two processes: a step on its share of the calls, then an epoch."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     result: dict[str, Any] = {}
@@ -199,7 +200,7 @@ def process(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def shares(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What two processes made of unequal shares of the calls, by rank."""
+    """The results of two processes with unequal shares of the calls, by rank."""
     folder = tmp_path_factory.mktemp("processes")
     spawn(process, (str(folder),), nprocs=2)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
@@ -207,7 +208,7 @@ def shares(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @functools.cache
 def one_process(frozen: str) -> dict[str, Any]:
-    """What one process makes of all calls in one batch."""
+    """The result of one process with all calls in one batch."""
     network = without_dropout()
     recipe = replace(two_process_recipe(frozen=frozen), batch_calls=5, samples_per_batch=1_000_000)
     loop = make_loop(network, recipe, FIVE_CALLS)
@@ -218,7 +219,7 @@ def one_process(frozen: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("frozen", ["nothing", "convolutions"])
-def test_two_processes_on_unequal_shares_have_the_gradient_of_one_with_all_calls(
+def test_two_processes_with_unequal_shares_have_the_gradient_of_one_with_all_calls(
     shares: list[dict[str, Any]], frozen: str
 ) -> None:
     for rank in range(2):
@@ -233,7 +234,7 @@ def test_two_processes_have_the_same_weights_after_an_epoch(shares: list[dict[st
     assert not equal(first, weights_of(without_dropout()))
 
 
-def test_two_processes_tell_the_figures_of_one(shares: list[dict[str, Any]]) -> None:
+def test_two_processes_report_the_figures_of_one(shares: list[dict[str, Any]]) -> None:
     expected = one_process("nothing")["epoch"]
     for result in shares:
         epoch = result["nothing"]["epoch"]
@@ -242,13 +243,13 @@ def test_two_processes_tell_the_figures_of_one(shares: list[dict[str, Any]]) -> 
 
 
 def contrary_loop(network: MsmtFn) -> Loop:
-    """One whose validation contradicts what is learned, so that an early epoch is the best."""
+    """A loop whose validation calls contradict the training calls, so that an early epoch is the best."""
     contrary = [replace(each, intent=4 - each.intent) for each in SEPARABLE]
     recipe = make_recipe(max_epochs=30, patience=2, learning_rate=3e-3, batch_calls=4, accumulation_steps=1)
     return make_loop(network, recipe, SEPARABLE, validation=contrary)
 
 
-def test_training_stops_after_as_many_epochs_without_improvement_as_it_has_patience() -> None:
+def test_training_stops_when_its_patience_is_exhausted() -> None:
     loop = contrary_loop(without_dropout())
     loop.run()
     losses = [each.validation_loss for each in loop.epochs]
@@ -256,7 +257,7 @@ def test_training_stops_after_as_many_epochs_without_improvement_as_it_has_patie
     assert [each.is_best for each in loop.epochs] == [loss < min([*losses[:n], 99]) for n, loss in enumerate(losses)]
 
 
-def test_the_best_epoch_s_weights_are_what_is_left() -> None:
+def test_the_weights_of_the_best_epoch_are_loaded_at_the_end() -> None:
     loop = contrary_loop(without_dropout())
     after: list[Weights] = []
     loop.run(lambda loop: after.append(weights_of(loop.network)))
@@ -267,25 +268,25 @@ def test_the_best_epoch_s_weights_are_what_is_left() -> None:
 
 
 @functools.cache
-def undisturbed(recipe: Recipe) -> tuple[Weights, list[dict[str, Any]]]:
+def uninterrupted(recipe: Recipe) -> tuple[Weights, list[dict[str, Any]]]:
     network = make_tiny_network()
     loop = make_loop(network, recipe, FIVE_CALLS)
-    states = [copy.deepcopy(loop.state()) for _ in range(recipe.max_epochs) if loop.run_epoch()]
+    states = [copy.deepcopy(loop.state_dict()) for _ in range(recipe.max_epochs) if loop.run_epoch()]
     return weights_of(network), states
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_a_loop_that_goes_on_after_an_epoch_ends_as_an_undisturbed_one(tmp_path: Path, *, saved: bool) -> None:
+def test_a_resumed_loop_ends_like_an_uninterrupted_one(tmp_path: Path, *, saved: bool) -> None:
     recipe = make_recipe(max_epochs=3, schedule="one_cycle", batch_calls=2, accumulation_steps=1, modality_dropout=0.25)
-    expected, states = undisturbed(recipe)
+    expected, states = uninterrupted(recipe)
     state = copy.deepcopy(states[0])
     if saved:
         torch.save(state, tmp_path / "state.pt")
         state = torch.load(tmp_path / "state.pt", weights_only=True)
     network = make_tiny_network(seed=5)
     loop = make_loop(network, recipe, FIVE_CALLS)
-    loop.go_on(state)
-    torch.rand(7)  # whatever was drawn before
+    loop.load_state_dict(state)
+    torch.rand(7)  # earlier draws must not matter
     loop.run_epoch()
     loop.run_epoch()
     assert equal(weights_of(network), expected)
@@ -294,18 +295,18 @@ def test_a_loop_that_goes_on_after_an_epoch_ends_as_an_undisturbed_one(tmp_path:
     ]
 
 
-def test_a_loop_that_goes_on_after_its_last_epoch_takes_the_best_weights() -> None:
+def test_a_loop_resumed_after_its_last_epoch_loads_the_best_weights() -> None:
     recipe = make_recipe(max_epochs=2)
-    _, states = undisturbed(recipe)
+    _, states = uninterrupted(recipe)
     network = make_tiny_network(seed=5)
     loop = make_loop(network, recipe, FIVE_CALLS)
-    loop.go_on(states[-1])
+    loop.load_state_dict(states[-1])
     loop.run()
     assert len(loop.epochs) == 2
     assert equal(weights_of(network), states[-1]["best"])
 
 
-def test_another_seed_draws_another_dropout() -> None:
+def test_another_seed_gives_another_dropout() -> None:
     losses = []
     for seed in (0, 1):
         loop = make_loop(make_tiny_network(), make_recipe(seed=seed, batch_calls=5), FIVE_CALLS)
@@ -313,7 +314,7 @@ def test_another_seed_draws_another_dropout() -> None:
     assert losses[0] != losses[1]
 
 
-def test_a_loss_that_is_no_number_ends_training_and_changes_no_weight() -> None:
+def test_a_nan_loss_ends_training_and_changes_no_weight() -> None:
     network = without_dropout()
     with torch.no_grad():
         network.get_parameter("heads.heads.two.1.bias")[0] = float("nan")
@@ -326,7 +327,7 @@ def test_a_loss_that_is_no_number_ends_training_and_changes_no_weight() -> None:
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
-def test_a_gradient_that_is_no_number_ends_training_and_changes_no_weight(max_grad_norm: float) -> None:
+def test_an_infinite_gradient_ends_training_and_changes_no_weight(max_grad_norm: float) -> None:
     network = without_dropout()
     network.get_parameter("heads.heads.two.1.bias").register_hook(lambda gradient: gradient * float("inf"))
     loop = make_loop(network, make_recipe(max_grad_norm=max_grad_norm), FIVE_CALLS)
@@ -336,7 +337,7 @@ def test_a_gradient_that_is_no_number_ends_training_and_changes_no_weight(max_gr
     assert equal(before, weights_of(network))
 
 
-def test_a_validation_loss_that_is_no_number_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nan_validation_loss_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = make_loop(without_dropout(), make_recipe(), FIVE_CALLS)
     monkeypatch.setattr(loop, "_validate", lambda: (float("nan"), {}))
     with pytest.raises(NotFiniteError, match="the validation loss is nan in epoch 0"):
@@ -345,7 +346,7 @@ def test_a_validation_loss_that_is_no_number_ends_training(monkeypatch: pytest.M
 
 
 class Recorder(Augmenter):
-    """Says what it was asked for, and makes each round silent."""
+    """An augmenter that records its calls and silences every round."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
@@ -357,7 +358,7 @@ class Recorder(Augmenter):
 
 @dataclass(frozen=True)
 class Seen:
-    """A round as the network was given it."""
+    """A round as the network received it."""
 
     in_training: bool
     loudest: float
@@ -366,7 +367,7 @@ class Seen:
 
 
 def watch(network: MsmtFn) -> list[Seen]:
-    """The rounds that the network will be given."""
+    """Record the rounds that the network receives from now on."""
     seen: list[Seen] = []
     original = network.encode_rounds
 
@@ -389,8 +390,8 @@ def test_calls_are_augmented_in_training_and_not_in_validation() -> None:
     assert sorted(recorder.asked) == sorted((f"c{number}", epoch) for number in range(5) for epoch in (0, 1))
 
 
-class Silencer(Augmenter):
-    """Takes the text away."""
+class TextRemover(Augmenter):
+    """An augmenter that removes the text."""
 
     def __init__(self) -> None:
         pass
@@ -399,7 +400,7 @@ class Silencer(Augmenter):
         return CallRounds(call.samples, [each[:0] for each in call.tokens])
 
 
-def test_text_beside_cached_states_of_the_audio_is_augmented_in_training_and_not_in_validation() -> None:
+def test_text_with_cached_audio_states_is_augmented_in_training_and_not_in_validation() -> None:
     rng, network = np.random.default_rng(0), without_dropout()
     states = [rng.normal(size=(3, 24)).astype(np.float16)]
     calls = [LabelledCall(f"c{number}", number, EmbeddedRounds(states, [np.full(4, 7, np.int32)])) for number in (0, 1)]
@@ -412,11 +413,11 @@ def test_text_beside_cached_states_of_the_audio_is_augmented_in_training_and_not
 
     network.read_rounds = read  # type: ignore[method-assign]
     recipe = make_recipe(frozen="audio", batch_calls=2, samples_per_batch=100_000)
-    make_loop(network, recipe, calls, augmenter=Silencer()).run_epoch()
+    make_loop(network, recipe, calls, augmenter=TextRemover()).run_epoch()
     assert lengths == [(True, [0, 0]), (False, [4, 4])]
 
 
-def test_the_gradient_from_cached_states_of_frozen_audio_is_that_from_its_samples() -> None:
+def test_cached_audio_states_give_the_same_gradient_as_the_samples() -> None:
     network = without_dropout()
     columns = {
         "call_id": [each.call_id for each in FIVE_CALLS],
@@ -443,7 +444,7 @@ def rounds_of(each: LabelledCall) -> CallRounds:
 
 
 def rounds_of_a_step(modality_dropout: float) -> list[Seen]:
-    """160 rounds in training."""
+    """The 160 rounds that the network receives in one training step."""
     network, calls = without_dropout(), [call(number, 500, 600, 700, 800) for number in range(40)]
     loop = make_loop(network, make_recipe(batch_calls=40, modality_dropout=modality_dropout), calls)
     seen = watch(network)
@@ -452,7 +453,7 @@ def rounds_of_a_step(modality_dropout: float) -> list[Seen]:
     return seen
 
 
-def test_modality_dropout_takes_the_audio_or_the_text_of_a_round_and_never_both() -> None:
+def test_modality_dropout_drops_the_audio_or_the_text_of_a_round_and_never_both() -> None:
     seen = rounds_of_a_step(0.25)
     assert len(seen) == 160
     assert all(each.num_samples or each.num_tokens for each in seen)
@@ -460,7 +461,7 @@ def test_modality_dropout_takes_the_audio_or_the_text_of_a_round_and_never_both(
     assert 18 < sum(each.num_tokens == 0 for each in seen) < 62
 
 
-def test_a_modality_dropout_of_a_half_leaves_each_round_one_side() -> None:
+def test_a_modality_dropout_of_one_half_leaves_each_round_one_modality() -> None:
     assert all((each.num_samples == 0) != (each.num_tokens == 0) for each in rounds_of_a_step(0.5))
 
 
@@ -473,8 +474,8 @@ def test_no_modality_is_dropped_in_validation() -> None:
     assert all(each.num_samples and each.num_tokens for each in seen)
 
 
-def always(**biases: list[float]) -> MsmtFn:
-    """A network whose heads say the same of every call; 0 of every class of a task that is not named."""
+def constant_network(**biases: list[float]) -> MsmtFn:
+    """A network whose heads give the same logits for every call; 0 in the tasks that are not named."""
     network = without_dropout(multi_task=len(biases) != 1)
     with torch.no_grad():
         for name, weight in network.heads.named_parameters():
@@ -485,16 +486,16 @@ def always(**biases: list[float]) -> MsmtFn:
     return network
 
 
-def test_a_network_of_one_task_learns_the_five_classes_alone() -> None:
-    network = always(five=[1.0, 0.0, 0.0, 0.0, 0.0])
+def test_a_single_task_network_learns_the_five_classes_only() -> None:
+    network = constant_network(five=[1.0, 0.0, 0.0, 0.0, 0.0])
     loss = make_loop(network, make_recipe(), FIVE_CALLS[:1]).step(FIVE_CALLS[:1])  # which is an A
     assert loss == pytest.approx(np.log(np.e + 4) - 1, abs=1e-5)
 
 
-def test_the_validation_tells_the_mean_loss_and_the_accuracy_of_each_task() -> None:
-    said: dict[str, list[float]] = {"five": [0, 0, 1, 0, 0], "four": [0, 0, 1, 0], "three": [0, 1, 0], "two": [0, 1]}
+def test_validation_computes_the_mean_loss_and_the_accuracy_of_each_task() -> None:
+    logits: dict[str, list[float]] = {"five": [0, 0, 1, 0, 0], "four": [0, 0, 1, 0], "three": [0, 1, 0], "two": [0, 1]}
     recipe = make_recipe(learning_rate=1e-12)
-    epoch = make_loop(always(**said), recipe, FIVE_CALLS).run_epoch()  # A to E, one each
+    epoch = make_loop(constant_network(**logits), recipe, FIVE_CALLS).run_epoch()  # A to E, one each
     assert epoch.accuracy == pytest.approx({"five": 0.2, "four": 0.2, "three": 0.4, "two": 0.4})
     loss = sum(np.log(np.e + others) for others in (4, 3, 2, 1)) - (0.2 + 0.2 + 0.4 + 0.4)
     assert epoch.validation_loss == pytest.approx(loss, abs=1e-4)
@@ -502,7 +503,7 @@ def test_the_validation_tells_the_mean_loss_and_the_accuracy_of_each_task() -> N
 
 def test_class_weights_multiply_the_losses() -> None:
     training = [call(number, 500, intent=intent) for number, intent in enumerate("AAAB")]
-    loop = make_loop(always(), make_recipe(class_weights="balanced"), training)
+    loop = make_loop(constant_network(), make_recipe(class_weights="balanced"), training)
     # A call of A weighs 4 / (2 * 3), one of B 4 / (2 * 1); in the task of two classes both are ABC and weigh 1.
     expected = 2 * (np.log(5) + np.log(4) + np.log(3)) + np.log(2)
     assert loop.step(training[3:]) == pytest.approx(expected, abs=1e-5)
@@ -514,7 +515,7 @@ def test_gradients_are_clipped_to_the_largest_norm() -> None:
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_embedded_calls_train_the_network_behind_its_encoders_alone() -> None:
+def test_embedded_calls_train_only_the_network_behind_the_encoders() -> None:
     rng = np.random.default_rng(0)
     calls = [
         LabelledCall(
@@ -534,7 +535,7 @@ def test_embedded_calls_train_the_network_behind_its_encoders_alone() -> None:
     assert changed == {name for name, _ in network.named_parameters() if "encoder." not in name}
 
 
-def test_all_training_calls_are_given_once_in_an_order_of_the_epoch_s_own() -> None:
+def test_every_epoch_yields_all_training_calls_once_in_another_order() -> None:
     calls = [call(number, 10) for number in range(20)]
     held = HeldCalls(calls, [], seed=3)
     orders = [[each.call_id for step in held.training(epoch, 6) for each in step] for epoch in (0, 0, 1)]
@@ -543,9 +544,9 @@ def test_all_training_calls_are_given_once_in_an_order_of_the_epoch_s_own() -> N
     assert [len(step) for step in held.training(0, 6)] == [6, 6, 6, 2]
 
 
-def test_each_step_tells_how_far_the_epoch_is() -> None:
-    told: list[dict[str, Any]] = []
+def test_every_step_is_reported_with_its_place_in_the_epoch() -> None:
+    steps: list[StepDone] = []
     recipe = make_recipe(batch_calls=2, accumulation_steps=1)
-    make_loop(without_dropout(), recipe, FIVE_CALLS, tell=told.append).run_epoch()
-    assert [(each["epoch"], each["step"], each["steps"]) for each in told] == [(0, 1, 3), (0, 2, 3), (0, 3, 3)]
-    assert all(each["loss"] > 0 and each["rounds_per_sec"] > 0 for each in told)
+    make_loop(without_dropout(), recipe, FIVE_CALLS, on_step=steps.append).run_epoch()
+    assert [(step.epoch, step.step, step.num_steps) for step in steps] == [(0, 1, 3), (0, 2, 3), (0, 3, 3)]
+    assert all(step.loss > 0 and step.rounds_per_sec > 0 for step in steps)
