@@ -72,7 +72,7 @@ def learn_prosody(
                     "the process that learns prosody died more often than --max-failures allows; run the same command "
                     "again to resume from its last epoch"
                 ) from exc
-            logger.warning("the process that learns prosody has died; it goes on from its last epoch")
+            logger.warning("the process that learns prosody has died; it resumes from its last epoch")
         except RayTaskError as exc:
             logger.exception("prosody could not be learned")
             raise TrainingError(

@@ -89,7 +89,7 @@ def test_a_dead_process_costs_only_its_current_epoch(
         learn(model, calls, tmp_path / "folder")
     Dying.marker.touch()
     assert changed(learn(model, calls, tmp_path / "folder", max_failures=1), expected) == set()
-    assert caplog.text.count("it goes on from its last epoch") == 1
+    assert caplog.text.count("it resumes from its last epoch") == 1
     assert len(list((tmp_path / "folder").iterdir())) == 2  # the last state, and the errors of its epochs
 
     Dying.marker.touch()
