@@ -36,6 +36,7 @@ from msmtfn.model.small import make_small_model
 from msmtfn.registry.gate import GateConfig
 from msmtfn.registry.registration import Registration, find_registered, register
 from msmtfn.training.datasets import describe_calls
+from msmtfn.training.events import EpochDone, StepDone, TrainingEvent, TrainingStarted
 from msmtfn.training.recipe import SMALL_RECIPE
 from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, fingerprint, train
 
@@ -244,35 +245,46 @@ def _start(arguments: Arguments, target: str, model: Model) -> str:
 
 
 class _Narrator:
-    """Says how far the training is: a line an epoch, and in between one every so often."""
+    """A reporter of training events: a line per start and per epoch, and in between the latest step.
+
+    Args:
+        max_epochs: for the estimate of the time left.
+        show: shows the line of a step and the number of epochs done, a fraction.
+        say: prints a line that stays.
+    """
 
     def __init__(self, max_epochs: int, show: Callable[[str, float], None], say: Callable[[str], None]) -> None:
         self.max_epochs, self.show, self.say = max_epochs, show, say
         self.started = time.monotonic()
         self.first: float | None = None
 
-    def __call__(self, said: Mapping[str, Any]) -> None:
-        if "done" in said:
-            epoch = said["done"]
-            mark = " (best)" if epoch["is_best"] else ""
-            accuracies = ", ".join(f"{task} {100 * epoch[f'accuracy_{task}']:.1f}" for task in TASKS)
-            self.say(
-                f"epoch {epoch['epoch']} in {epoch['seconds']:.0f} s: loss {epoch['training_loss']:.3f}, validation "
-                f"loss {epoch['validation_loss']:.3f}{mark}, accuracy % {accuracies}"
-            )
-            return
-        if "starts" in said:
-            self.first = None
-            self.say(f"{said['workers']} workers start with epoch {said['starts']}")
-            return
-        done = said["epoch"] + said["step"] / said["steps"]
-        if self.first is None:  # a run that goes on did not do what was done before it
+    def __call__(self, event: TrainingEvent) -> None:
+        match event:
+            case EpochDone():
+                self._say_epoch(event)
+            case TrainingStarted():
+                self.first = None
+                self.say(f"{event.num_workers} workers start with epoch {event.first_epoch}")
+            case StepDone():
+                self._show_step(event)
+
+    def _say_epoch(self, epoch: EpochDone) -> None:
+        mark = " (best)" if epoch.is_best else ""
+        accuracies = ", ".join(f"{task} {100 * epoch.accuracy[task]:.1f}" for task in TASKS)
+        self.say(
+            f"epoch {epoch.epoch} in {epoch.seconds:.0f} s: loss {epoch.training_loss:.3f}, validation "
+            f"loss {epoch.validation_loss:.3f}{mark}, accuracy % {accuracies}"
+        )
+
+    def _show_step(self, step: StepDone) -> None:
+        done = step.epoch + step.step / step.num_steps
+        if self.first is None:  # the epochs before a resumed run must not count for its pace
             self.first, self.started = done, time.monotonic()
         pace = (done - self.first) / max(time.monotonic() - self.started, 1e-9)
         left = f"{(self.max_epochs - done) / pace:.0f} s left at most" if pace else "time left unknown"
         self.show(
-            f"epoch {said['epoch']}, step {said['step']} of {said['steps']}, loss {said['loss']:.3f}, "
-            f"{said['rounds_per_sec']:.1f} rounds/s, {left}",
+            f"epoch {step.epoch}, step {step.step} of {step.num_steps}, loss {step.loss:.3f}, "
+            f"{step.rounds_per_sec:.1f} rounds/s, {left}",
             done,
         )
 

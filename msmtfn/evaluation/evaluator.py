@@ -1,6 +1,6 @@
-"""A model on labelled calls: what it says of each, against the labels; and what it says without one of its senses.
+"""Evaluation of a model on labelled calls, as they are or with one modality shuffled between rounds.
 
-The calls go through the two stages of scoring, a batch at a time, in one process and without Ray.
+The calls pass through the two stages of scoring, a batch at a time, in one process and without Ray.
 
 Shape letters: C calls, K classes of a task, R rounds.
 """
@@ -36,29 +36,29 @@ logger = logging.getLogger(__name__)
 
 Shuffle = Literal["none", "audio", "text"]
 Report = Callable[[str, int], None]
-"""Told what has been done with how many calls, rejects included: they are prepared, or scored."""
+"""Receives a stage, `prepared` or `scored`, and the number of calls that have passed it, rejects included."""
 
 BATCH_CALLS: Final = 16
 _LABELLED: Final = (pa.field("call_id", pa.string()), pa.field("intent", pa.string()))
 _PREDICTED: Final = tuple(OUTCOME.field(name) for name in (*TASKS, "intent_predicted"))
 
 PREDICTIONS: Final = pa.schema([*_LABELLED, *_PREDICTED])
-"""A row a call: its label, its probabilities in each task, and the intent of the largest of five."""
+"""One row per call: its label, its probabilities in each task, and the most probable of the five intents."""
 
-_JUDGED: Final = pa.schema([*_LABELLED, OUTCOME.field("status"), OUTCOME.field("error_code"), *_PREDICTED])
-_SIDES: Final = {"audio": ("samples", "round_samples"), "text": ("tokens", "round_tokens")}
-"""The columns of `INPUTS` that hold a side of the rounds, and how long each is."""
+_SCORED_CALLS: Final = pa.schema([*_LABELLED, OUTCOME.field("status"), OUTCOME.field("error_code"), *_PREDICTED])
+_COLUMNS_OF_MODALITY: Final = {"audio": ("samples", "round_samples"), "text": ("tokens", "round_tokens")}
+"""The columns of `INPUTS` with the values of a modality, and with their number in each round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a model says of labelled calls.
+    """The predictions of a model for labelled calls.
 
     Attributes:
-        call_ids: of the calls that were scored, in the order of the manifests.
-        intents: (C,) index of each one's label in `INTENTS`.
-        probabilities: (C, K) a task.
-        rejected: how many more calls could not be prepared or scored, by reason (`errors.RejectCode`).
+        call_ids: ids of the calls that were scored, in the order of the manifests.
+        intents: (C,) index of each call's label in `INTENTS`.
+        probabilities: (C, K) probabilities, by task.
+        rejected: number of calls that could not be prepared or scored, by reason (`errors.RejectCode`).
     """
 
     call_ids: list[str]
@@ -67,11 +67,11 @@ class Evaluation:
     rejected: dict[str, int]
 
     def metrics(self) -> dict[str, TaskMetrics]:
-        """What the predictions of each task are worth."""
+        """Compute the metrics of each task."""
         return all_metrics(self.probabilities, self.intents)
 
     def as_table(self) -> pa.Table:
-        """The calls as rows of `PREDICTIONS`."""
+        """Return the calls as rows of `PREDICTIONS`."""
         structs = [
             pa.StructArray.from_arrays(
                 [pa.array(column) for column in self.probabilities[task].T], fields=list(PREDICTIONS.field(task).type)
@@ -95,17 +95,17 @@ def evaluate_calls(
     seed: int = 0,
     report: Report = lambda _step, _done: None,
 ) -> Evaluation:
-    """Score labelled calls, `BATCH_CALLS` in memory at once; all of them where a side is shuffled.
+    """Score labelled calls, with `BATCH_CALLS` in memory at once, or all of them if a modality is shuffled.
 
     Args:
-        model: to judge; it stays as it is.
-        split: the calls.
-        prepare: how recordings are read.
+        model: the model to evaluate; it is not changed.
+        split: the labelled calls.
+        prepare: how recordings are turned into the network's inputs.
         scorer: how the network is run.
-        shuffle: the side of which every round gets that of another round, of any call: what is left of the accuracy
-            is what the other side, and the number of rounds, tell.
-        seed: of the shuffling.
-        report: told how far it is.
+        shuffle: the modality of which every round receives that of another round of any call. The accuracy that
+            remains comes from the other modality and from the number of rounds.
+        seed: seed of the shuffling.
+        report: receives the progress.
 
     Raises:
         TrainingDataError: no call can be scored, or there is no other round to shuffle with.
@@ -115,59 +115,59 @@ def evaluate_calls(
     batches = _prepare(split.rows, guarded, report)
     if shuffle != "none":
         batches = shuffle_rounds(list(batches), shuffle, seed)
-    judge = Scorer(model.network, scorer)
-    judged: list[pa.Table] = []
+    network_scorer = Scorer(model.network, scorer)
+    scored: list[pa.Table] = []
     for batch in batches:
-        judged.append(judge.score_batch(batch, _JUDGED))
-        report("scored", sum(map(len, judged)))
-    return _evaluation(pa.concat_tables(judged), split)
+        scored.append(network_scorer.score_batch(batch, _SCORED_CALLS))
+        report("scored", sum(map(len, scored)))
+    return _evaluation(pa.concat_tables(scored), split)
 
 
-def shuffle_rounds(batches: Sequence[pa.Table], side: Literal["audio", "text"], seed: int) -> Iterator[pa.Table]:
-    """Give every round the audio, or the text, of another one, drawn from all rounds of all calls; each is given once.
+def shuffle_rounds(batches: Sequence[pa.Table], modality: Literal["audio", "text"], seed: int) -> Iterator[pa.Table]:
+    """Give every round the audio, or the text, of another round of any call; each is given exactly once.
 
     Args:
-        batches: rows as `Preparer.prepare_batch` makes them; they stay in memory, the samples as int16.
-        side: what is shuffled.
-        seed: of the draw.
+        batches: rows as `Preparer.prepare_batch` returns them; they stay in memory, the samples as int16.
+        modality: the modality that is shuffled.
+        seed: seed of the shuffling.
 
     Yields:
-        The batches with that side's columns replaced; nothing else is another.
+        The batches with the columns of that modality replaced.
 
     Raises:
         TrainingDataError: there is one round only.
     """
-    values, lengths = _SIDES[side]
-    calls = [[_rounds_of(call, side) for call in split_calls(batch)] for batch in batches]
+    values, lengths = _COLUMNS_OF_MODALITY[modality]
+    calls = [[_rounds_of(call, modality) for call in split_calls(batch)] for batch in batches]
     rounds = [each for batch in calls for call in batch for each in call]
     if len(rounds) == 1:
-        raise TrainingDataError(f"there is one round only, and no other to take its {side} from; give more calls")
-    givers = iter(_other_rounds(len(rounds), seed))
+        raise TrainingDataError(f"there is one round only, and no other to take its {modality} from; give more calls")
+    donors = iter(_other_rounds(len(rounds), seed))
     for batch, old in zip(batches, calls, strict=True):
-        new = [[rounds[next(givers)] for _ in call] for call in old]
+        new = [[rounds[next(donors)] for _ in call] for call in old]
         yield _with_column(
-            _with_column(batch, values, [_joined(call, values) for call in new]),
+            _with_column(batch, values, [_concatenate(call, values) for call in new]),
             lengths,
             [[len(each) for each in call] for call in new],
         )
 
 
 def read_ceilings(corpus: str) -> dict[str, Any] | None:
-    """How often the best possible readers of a simulated corpus are right; None for a corpus of another kind.
+    """Read the highest accuracies that any reader of a simulated corpus can reach; None for another kind of corpus.
 
     Args:
         corpus: a folder or an s3:// address.
 
     Returns:
-        `best_possible`, of all calls that could be drawn, and `best_reader_of` each split; accuracies by task and
-        reader.
+        `best_possible` with the accuracies on all calls that could be drawn, and `best_reader_of` with those on each
+        split; both by task and reader.
 
     Raises:
-        TrainingDataError: the file holds something else.
+        TrainingDataError: the file does not hold such accuracies.
         StorageError: the file cannot be read.
     """
-    place = storage.join(storage.absolute(corpus), CEILINGS_NAME)
-    text = storage.read_text(place)
+    path = storage.join(storage.absolute(corpus), CEILINGS_NAME)
+    text = storage.read_text(path)
     if text is None:
         return None
     try:
@@ -176,7 +176,7 @@ def read_ceilings(corpus: str) -> dict[str, Any] | None:
             _check_ceilings(ceilings)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise TrainingDataError(
-            f"{place} does not hold the ceilings of a simulated corpus; make the corpus again, or remove the file"
+            f"{path} does not hold the ceilings of a simulated corpus; make the corpus again, or remove the file"
         ) from exc
     return content
 
@@ -188,14 +188,14 @@ def _prepare(rows: pa.Table, preparer: GuardedPreparer, report: Report) -> Itera
         yield batch
 
 
-def _evaluation(judged: pa.Table, split: LabelledSplit) -> Evaluation:
-    is_scored = pc.equal(judged["status"], SCORED)
-    rejected = dict(sorted(Counter(judged.filter(pc.invert(is_scored))["error_code"].to_pylist()).items()))
-    scored = judged.filter(is_scored)
+def _evaluation(calls: pa.Table, split: LabelledSplit) -> Evaluation:
+    is_scored = pc.equal(calls["status"], SCORED)
+    rejected = dict(sorted(Counter(calls.filter(pc.invert(is_scored))["error_code"].to_pylist()).items()))
+    scored = calls.filter(is_scored)
     if not len(scored):
-        raise TrainingDataError(f"none of the {len(judged)} calls of {split.root} can be scored: {rejected}")
+        raise TrainingDataError(f"none of the {len(calls)} calls of {split.root} can be scored: {rejected}")
     if rejected:
-        logger.warning("%d of %d calls cannot be judged: %s", len(judged) - len(scored), len(judged), rejected)
+        logger.warning("%d of %d calls cannot be evaluated: %s", len(calls) - len(scored), len(calls), rejected)
     return Evaluation(
         call_ids=scored["call_id"].to_pylist(),
         intents=np.array([INTENTS.index(intent) for intent in scored["intent"].to_pylist()], dtype=np.int64),
@@ -211,18 +211,21 @@ def _evaluation(judged: pa.Table, split: LabelledSplit) -> Evaluation:
 
 
 def _other_rounds(num_rounds: int, seed: int) -> npt.NDArray[np.int64]:
-    """(R,) which round each one gets: one random circle through all, so that none gets its own."""
-    circle = np.random.default_rng(seed).permutation(num_rounds)
-    givers = np.empty_like(circle)
-    givers[circle] = np.roll(circle, 1)
-    return givers
+    """Return (R,) the index of the round that each round receives from.
+
+    All rounds form one random cycle, and each receives from its predecessor, so that none receives from itself.
+    """
+    cycle = np.random.default_rng(seed).permutation(num_rounds)
+    donors = np.empty_like(cycle)
+    donors[cycle] = np.roll(cycle, 1)
+    return donors
 
 
-def _rounds_of(call: CallRounds, side: Literal["audio", "text"]) -> list[npt.NDArray[Any]]:
-    return list(call.samples if side == "audio" else call.tokens)
+def _rounds_of(call: CallRounds, modality: Literal["audio", "text"]) -> list[npt.NDArray[Any]]:
+    return list(call.samples if modality == "audio" else call.tokens)
 
 
-def _joined(rounds: Sequence[npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
+def _concatenate(rounds: Sequence[npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
     dtype = INPUTS.field(name).type.value_type.to_pandas_dtype()
     return np.concatenate([np.zeros(0, dtype), *rounds])
 

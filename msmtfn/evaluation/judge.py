@@ -1,4 +1,4 @@
-"""Labelled calls through the scoring graph: what a model says of each, on the whole cluster, as it would at night."""
+"""Scoring of labelled calls on the whole cluster, with the same graph as the daily job."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def judge_split(
     folder: str,
     report: Callable[[int, int], None] = lambda _done, _rejected: None,
 ) -> pa.Table:
-    """Score a split's calls, or go on with it; Ray must be up.
+    """Score a split's calls, or resume doing so; Ray must be running.
 
     Args:
-        split: its calls.
-        model: that scores them.
-        prepare: how recordings are read.
-        folder: for the work in progress, this split's and model's own.
-        report: told, every so often, how many calls are done and rejected.
+        split: the labelled calls.
+        model: the model that scores them.
+        prepare: how recordings are turned into the network's inputs.
+        folder: folder for work in progress; each split and model needs its own.
+        report: receives the numbers of finished and of rejected calls every few seconds.
 
     Returns:
-        The parts of the run: a row a call, with its label, and what the model says of it or why it could not.
+        One row per call, with its label and either the model's prediction or the reason of the reject.
 
     Raises:
-        JobError: the calls cannot be scored; the same again goes on where it stopped.
+        JobError: the calls cannot be scored; calling this again resumes where it stopped.
     """
     rows = split.rows.set_column(0, ROW_ID, pa.array(np.arange(len(split.rows))))
     passed = [rows.schema.field(name) for name in PASSED]

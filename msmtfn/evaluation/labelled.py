@@ -1,6 +1,6 @@
-"""The labelled calls of training: found in manifests, checked before anything runs, split by customer.
+"""The labelled calls of training: read from manifests, split by customer, and checked before anything runs.
 
-What can be wrong with them ends the job here, with a message, and not in the middle of an epoch.
+Calls that cannot be used end the job here, with a message, and not in the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ HASH_RANGE: Final = 2**32
 
 @dataclass(frozen=True, slots=True)
 class LabelledSplit:
-    """The calls of one side of the split.
+    """The labelled calls of one split.
 
     Attributes:
-        name: training, validation or test.
-        rows: of the manifests, with `COLUMNS`; every uri stands for itself.
-        dates: of the calls' days.
-        root: of the manifests.
+        name: training, validation, test or held out.
+        rows: rows of the manifests with `COLUMNS`; every uri is absolute.
+        dates: days of the calls.
+        root: root folder of the manifests.
     """
 
     name: str
@@ -56,41 +56,41 @@ class LabelledSplit:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Calls of each intent that occurs."""
+        """Number of calls by intent, for the intents that occur."""
         return dict(sorted(Counter(self.rows["intent"].to_pylist()).items()))
 
     def fingerprint(self) -> str:
-        """Of the rows, 16 hexadecimal digits."""
+        """Return 16 hexadecimal digits that identify the rows and their order."""
         digest = hashlib.sha256()
         for column in self.rows.drop_columns([ROW_ID]).columns:
             digest.update(repr(column.to_pylist()).encode())
         return digest.hexdigest()[:16]
 
     def of(self, keep: npt.NDArray[np.bool_], name: str) -> LabelledSplit:
-        """Some of the rows, under another name."""
+        """Return the split of the rows where `keep` is True, under another name."""
         return LabelledSplit(name, self.rows.filter(pa.array(keep)), self.dates, self.root)
 
 
 def find_days(root: str, first: dt.date | None = None, last: dt.date | None = None) -> list[dt.date]:
-    """The days that have a folder in a root of manifests, in order.
+    """List the days from `first` to `last`, both included, that have a folder in a root of manifests.
 
     Raises:
-        TrainingDataError: none lies between the two dates, both included.
+        TrainingDataError: no day lies in that range.
     """
     days = storage.list_days(storage.absolute(root))
     chosen = [day for day in days if (first is None or day >= first) and (last is None or day <= last)]
     if not chosen:
         held = f"it has {days[0]} to {days[-1]}" if days else "it has no folder date=YYYY-MM-DD"
         asked = f" from {first or 'the first'} to {last or 'the last'}"
-        raise TrainingDataError(f"{root} has no day{asked}; {held}; check the place and the dates")
+        raise TrainingDataError(f"{root} has no day{asked}; {held}; check the folder and the dates")
     return chosen
 
 
 def read_labelled(name: str, root: str, dates: Sequence[dt.date]) -> LabelledSplit:
-    """Read the labelled calls of some days; those without a label are left out.
+    """Read the labelled calls of some days, without the calls that have no label.
 
     Raises:
-        TrainingDataError: a label is none of A to E, or no call has one.
+        TrainingDataError: a label is not one of A to E, or no call has a label.
         ManifestError: a manifest cannot be read.
     """
     tables = [_read_day(root, date) for date in dates]
@@ -98,7 +98,7 @@ def read_labelled(name: str, root: str, dates: Sequence[dt.date]) -> LabelledSpl
     rows = rows.set_column(0, ROW_ID, pa.array(np.arange(len(rows))))
     broken = rows.filter(pc.is_valid(rows["row_error"]))
     if len(broken):
-        logger.warning("%s: %d rows without an id of their own are left out", name, len(broken))
+        logger.warning("%s: %d rows whose call_id is missing or a duplicate are left out", name, len(broken))
     rows = rows.filter(pc.and_(pc.is_null(rows["row_error"]), pc.is_valid(rows["intent"])))
     unknown = rows.filter(pc.invert(pc.is_in(rows["intent"], pa.array(INTENTS))))
     if len(unknown):
@@ -114,11 +114,11 @@ def read_labelled(name: str, root: str, dates: Sequence[dt.date]) -> LabelledSpl
 def split_by_customer(
     split: LabelledSplit, validation_share: float, seed: int, held_out_share: float = 0.0
 ) -> tuple[LabelledSplit, LabelledSplit, LabelledSplit]:
-    """Split calls in training, validation and held-out ones, all calls of a customer on one side.
+    """Split calls into training, validation and held-out calls, with all calls of a customer in one split.
 
-    A customer's side follows from their id and the seed alone, so it is the same next week, with more calls. Who is
-    held out does not depend on the seed, so that no model of any seed has learned from them. A call without a customer
-    is its own.
+    A customer's split depends on the customer's id and the seed only, so it stays the same when there are more calls
+    later. Which customers are held out does not depend on the seed either, so that no model of any seed has learned
+    from them. A call without a customer counts as a customer of its own.
     """
     customers = [
         customer or call_id
@@ -126,8 +126,10 @@ def split_by_customer(
             split.rows["customer_id"].to_pylist(), split.rows["call_id"].to_pylist(), strict=True
         )
     ]
-    is_held_out = np.array([_place(customer, HELD_OUT) < held_out_share for customer in customers])
-    is_validation = ~is_held_out & np.array([_place(customer, seed) < validation_share for customer in customers])
+    is_held_out = np.array([_hash_to_unit(customer, HELD_OUT) < held_out_share for customer in customers])
+    is_validation = ~is_held_out & np.array(
+        [_hash_to_unit(customer, seed) < validation_share for customer in customers]
+    )
     return (
         split.of(~is_validation & ~is_held_out, "training"),
         split.of(is_validation, "validation"),
@@ -136,26 +138,26 @@ def split_by_customer(
 
 
 def check_splits(training: LabelledSplit, *others: LabelledSplit) -> None:
-    """See that there is something to learn, and that the other calls say how well it was learned.
+    """Check that there is something to learn, and that the other splits can measure how well it was learned.
 
     Args:
         training: the calls to learn from.
-        others: the validation calls, and those that are held out, if any.
+        others: the validation calls and, if any, the held-out calls.
 
     Raises:
-        TrainingDataError: a side is empty, two share customers, or there are fewer than two classes.
+        TrainingDataError: a split is empty, two splits share customers, or there are fewer than two classes.
     """
     for split in (training, *others):
         if not len(split.rows):
             raise TrainingDataError(
-                f"there is no {split.name} call; give more days, or other shares of the customers for each side"
+                f"there is no {split.name} call; give more days, or change the shares of the customers in each split"
             )
     for one, other in combinations((training, *others), 2):
-        known, asked = (set(split.rows["customer_id"].to_pylist()) for split in (one, other))
-        if shared := (known & asked) - {None, ""}:
+        customers, other_customers = (set(split.rows["customer_id"].to_pylist()) for split in (one, other))
+        if shared := (customers & other_customers) - {None, ""}:
             raise TrainingDataError(
-                f"{one.name} and {other.name} share {len(shared)} customers, so the {other.name} calls would praise "
-                "what is known by heart; split the calls by customer"
+                f"{one.name} and {other.name} share {len(shared)} customers, so the accuracy on the {other.name} calls "
+                "would be too high; split the calls by customer"
             )
     if len(training.counts) < MIN_CLASSES:
         raise TrainingDataError(
@@ -164,17 +166,18 @@ def check_splits(training: LabelledSplit, *others: LabelledSplit) -> None:
 
 
 def keep_ready(batch: pa.Table) -> pa.Table:
-    """Of prepared rows those that are ready; embedded ones all are."""
+    """Keep the prepared rows that are ready; embedded rows have no status and are all ready."""
     return batch.filter(pc.is_null(batch["status"])) if "status" in batch.schema.names else batch
 
 
 def _read_day(root: str, date: dt.date) -> pa.Table:
     manifest = open_manifest(root, date)
-    nothing = pa.RecordBatch.from_pylist([], schema=manifest.schema)  # a day may have no call
-    return pa.Table.from_batches(_chosen(batch, manifest.root) for batch in chain([nothing], iter_calls(manifest)))
+    empty = pa.RecordBatch.from_pylist([], schema=manifest.schema)  # sets the schema of a day without calls
+    batches = chain([empty], iter_calls(manifest))
+    return pa.Table.from_batches(_select_columns(batch, manifest.root) for batch in batches)
 
 
-def _chosen(batch: pa.RecordBatch, root: str) -> pa.RecordBatch:
+def _select_columns(batch: pa.RecordBatch, root: str) -> pa.RecordBatch:
     columns = {name: batch.column(name) for name in COLUMNS if name in batch.schema.names}
     for name in ("customer_id", "language"):
         columns[name] = _as_text(columns.get(name, pa.nulls(len(batch), pa.string())))
@@ -186,14 +189,14 @@ def _chosen(batch: pa.RecordBatch, root: str) -> pa.RecordBatch:
 
 
 def _as_text(values: pa.Array) -> pa.Array:
-    if pa.types.is_nested(values.type):  # whatever it is, it is no name
+    if pa.types.is_nested(values.type):  # a list or struct names no customer or language
         return pa.nulls(len(values), pa.string())
-    if pa.types.is_floating(values.type):  # how pandas keeps integers beside nulls, and another day has them plain
+    if pa.types.is_floating(values.type):  # pandas turns integers with nulls into floats; other days have integers
         values = pc.if_else(pc.is_nan(values), None, values).cast(pa.int64(), safe=False)
     return values.cast(pa.string())
 
 
-def _place(customer: str, seed: int | str) -> float:
-    """A number from 0 to 1 of a customer's own."""
+def _hash_to_unit(customer: str, seed: int | str) -> float:
+    """Map a customer to a number from 0 to 1, uniformly distributed and different for each seed."""
     digest = hashlib.blake2b(f"{seed}/{customer}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") / HASH_RANGE

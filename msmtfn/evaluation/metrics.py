@@ -1,4 +1,4 @@
-"""How good a model's calls are in each task: accuracy, F1, confusion and calibration, all by torchmetrics.
+"""Metrics of a model's predictions in each task: accuracy, F1, confusion and calibration, computed by torchmetrics.
 
 Shape letters: C calls, K classes of a task.
 """
@@ -23,24 +23,24 @@ from torchmetrics.functional.classification import (
 from msmtfn.labels import INTENTS, TASKS, class_index
 
 NUM_BINS: Final = 10
-"""Equal bins of the largest probability, from 0 to 1."""
+"""Number of equal bins of the largest probability, from 0 to 1."""
 
-_ROUNDING: Final = 1e-3  # how far from 0 and 1 a softmax in half precision may be
+_ROUNDING: Final = 1e-3  # how far a softmax in half precision may lie outside 0 to 1
 _BELOW_ONE: Final = np.nextafter(np.float32(1), np.float32(0))
 
 
 @dataclass(frozen=True, slots=True)
 class TaskMetrics:
-    """What one task's predictions are worth.
+    """The metrics of one task.
 
     Attributes:
-        accuracy: share of the calls that are right.
-        macro_f1: mean of F1 over the classes that occur among the labels. A class absent from the labels has no F1 of
-            its own; a call predicted as such counts against its true class only.
-        calibration_error: expected calibration error (Guo et al. 2017): the mean distance of confidence and accuracy
-            over `NUM_BINS` equal bins of the largest probability, weighted by calls.
-        confusion: (K, K) calls; the row is the true class, the column the predicted one.
-        bins: mean confidence, accuracy and calls of each bin, in ascending order; empty bins are left out.
+        accuracy: share of the calls that are predicted correctly.
+        macro_f1: mean F1 over the classes that occur among the labels. A class without a label has no F1 of its own;
+            a call that is predicted as such a class counts against its true class only.
+        calibration_error: expected calibration error (Guo et al. 2017): the absolute difference of confidence and
+            accuracy in `NUM_BINS` equal bins of the largest probability, averaged with the number of calls as weight.
+        confusion: (K, K) number of calls; a row is the true class, a column the predicted one.
+        bins: mean confidence, accuracy and number of calls of each bin, in ascending order; empty bins are left out.
     """
 
     accuracy: float
@@ -51,21 +51,21 @@ class TaskMetrics:
 
 
 def task_metrics(task: str, probabilities: npt.NDArray[np.float32], intents: npt.NDArray[np.int64]) -> TaskMetrics:
-    """Compare one task's probabilities with the labels; of equal probabilities the first class is predicted.
+    """Compute the metrics of one task; among equal probabilities the first class counts as predicted.
 
     Args:
         task: one of `TASKS`.
-        probabilities: (C, K).
-        intents: (C,) the index of each call's intent in `INTENTS`.
+        probabilities: (C, K) probabilities.
+        intents: (C,) index of each call's label in `INTENTS`.
 
     Raises:
-        ValueError: there are no calls, the shapes do not fit, or a probability is not one.
+        ValueError: there are no calls, the shapes do not match, or a value is not a probability.
     """
     labels = class_targets(task, intents)
     _check_probabilities(task, probabilities, num_calls=len(labels))
     num_classes = len(TASKS[task])
     targets, predictions = torch.from_numpy(labels), torch.from_numpy(probabilities.argmax(axis=1))
-    # torchmetrics gives a confidence of exactly 1 a bin of its own, and takes values above 1 for logits.
+    # torchmetrics puts a confidence of exactly 1 into a bin of its own, and mistakes values above 1 for logits.
     inside = torch.from_numpy(probabilities.astype(np.float32).clip(0, _BELOW_ONE))
     f1 = multiclass_f1_score(predictions, targets, num_classes, average="none")
     return TaskMetrics(
@@ -80,32 +80,32 @@ def task_metrics(task: str, probabilities: npt.NDArray[np.float32], intents: npt
 def all_metrics(
     probabilities: Mapping[str, npt.NDArray[np.float32]], intents: npt.NDArray[np.int64]
 ) -> dict[str, TaskMetrics]:
-    """Compare the probabilities of the four tasks, (C, K) each, with the labels; the errors are those of one task.
+    """Compute the metrics of all four tasks from the probabilities (C, K) of each and the labels (C,).
 
     Raises:
-        ValueError: the tasks are not those of `TASKS`, or as in `task_metrics`.
+        ValueError: a task is missing or unknown, or `task_metrics` raises it.
     """
     check_tasks(probabilities)
     return {task: task_metrics(task, probabilities[task], intents) for task in TASKS}
 
 
 def class_targets(task: str, intents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The class of each call in a task, (C,), of the index of its intent in `INTENTS`, (C,).
+    """Map intents (C,), as indices in `INTENTS`, to the classes (C,) of a task.
 
     Raises:
-        ValueError: `task` is none of the four, or `intents` is not one row of indices.
+        ValueError: the task is unknown, or `intents` is not a one-dimensional array of such indices.
     """
     classes = np.array([class_index(task, intent) for intent in INTENTS], dtype=np.int64)
     if intents.ndim != 1 or not np.issubdtype(intents.dtype, np.integer):
-        raise ValueError(f"intents is {intents.dtype} of shape {intents.shape}; it must be whole numbers, one a call")
-    # An index below 0 would count from the end.
+        raise ValueError(f"intents is {intents.dtype} of shape {intents.shape}; it must be whole numbers, one per call")
+    # numpy would count a negative index from the end.
     if np.any((intents < 0) | (intents >= len(INTENTS))):
         raise ValueError(f"intents holds {intents.min()} to {intents.max()}; it must hold 0 to {len(INTENTS) - 1}")
     return classes[intents]
 
 
 def check_tasks(tasks: Iterable[str]) -> None:
-    """Refuse anything but the four tasks.
+    """Check that the tasks are exactly the four of `TASKS`.
 
     Raises:
         ValueError: a task is missing or unknown.
@@ -128,7 +128,7 @@ def _check_probabilities(task: str, probabilities: npt.NDArray[Any], num_calls: 
 
 
 def _reliability_bins(confidences: Tensor, hits: Tensor) -> list[tuple[float, float, int]]:
-    # The edges are made as torchmetrics makes them, so that both put a call in the same bin.
+    # torchmetrics computes its edges in the same way, so both put a call into the same bin.
     edges = torch.linspace(0, 1, NUM_BINS + 1, dtype=confidences.dtype)
     bins = torch.bucketize(confidences, edges, right=True)
     members = [bins == index for index in bins.unique()]

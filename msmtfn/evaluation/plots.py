@@ -1,13 +1,13 @@
-"""What a report of a training shows: confusion matrices, reliability and learning curves, as PNG.
+"""Plots of an evaluation as PNG: confusion matrices and reliability diagrams.
 
-The figures are made without pyplot, whose list of open figures is global; PNG is Agg's, and needs no display.
+The figures are made without pyplot, whose list of open figures is global and so not thread-safe. Saving as PNG uses
+matplotlib's Agg backend, which needs no display.
 """
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -21,31 +21,31 @@ from msmtfn.labels import TASKS
 
 DOTS_PER_INCH: Final = 120
 
-_DARK: Final = 0.55  # share of a row from which on its cell needs white letters
+_DARK: Final = 0.55  # from this share of a row on, a cell is dark enough to need white text
 
 
 def plot_confusions(metrics: Mapping[str, TaskMetrics]) -> bytes:
-    """Draw the four confusion matrices: calls, and their share of the true class.
+    """Plot the confusion matrix of each task: number of calls, and share of the calls of the true class.
 
     Raises:
-        ValueError: the tasks are not those of `TASKS`.
+        ValueError: a task of `TASKS` is missing, or there is another one.
     """
     check_tasks(metrics)
-    figure = _new_figure(width_inch=10, height_inch=9.5)
+    figure = new_figure(width_inch=10, height_inch=9.5)
     panels = figure.subplots(2, 2)
     images = [_draw_confusion(axes, task, metrics[task]) for axes, task in zip(panels.flat, TASKS, strict=True)]
     figure.colorbar(images[0], ax=panels, shrink=0.5, label="share of the true class")
-    return _as_png(figure)
+    return to_png(figure)
 
 
 def plot_reliability(metrics: Mapping[str, TaskMetrics]) -> bytes:
-    """Draw for each task the accuracy of the calls of a confidence, and below how many calls have it.
+    """Plot the reliability diagram of each task: accuracy by confidence, and below it the number of calls.
 
     Raises:
-        ValueError: the tasks are not those of `TASKS`.
+        ValueError: a task of `TASKS` is missing, or there is another one.
     """
     check_tasks(metrics)
-    figure = _new_figure(width_inch=15, height_inch=5.5)
+    figure = new_figure(width_inch=15, height_inch=5.5)
     panels = figure.subplots(2, len(TASKS), sharex=True, height_ratios=[3, 1])
     for column, task in enumerate(TASKS):
         _draw_reliability(panels[0, column], panels[1, column], task, metrics[task])
@@ -53,32 +53,7 @@ def plot_reliability(metrics: Mapping[str, TaskMetrics]) -> bytes:
     panels[1, 0].set_ylabel("calls")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    return _as_png(figure)
-
-
-def plot_curves(epochs: Sequence[Mapping[str, float]]) -> bytes:
-    """Draw the losses and the validation accuracies by epoch, and mark the epoch of the lowest validation loss.
-
-    Args:
-        epochs: a mapping an epoch, with `epoch`, `training_loss`, `validation_loss` and an `accuracy_…` a task.
-
-    Raises:
-        ValueError: there are no epochs.
-    """
-    if not epochs:
-        raise ValueError("epochs is empty; there is nothing to draw before the first epoch has ended")
-    figure = _new_figure(width_inch=12, height_inch=4.8)
-    losses, accuracies = figure.subplots(1, 2)
-    _draw_lines(losses, epochs, {"training_loss": "training", "validation_loss": "validation"})
-    losses.set(title="Loss", ylabel="loss")
-    _draw_lines(accuracies, epochs, {f"accuracy_{task}": f"{task} classes" for task in TASKS})
-    accuracies.set(title="Validation accuracy", ylabel="accuracy")
-    return _as_png(figure)
-
-
-def best_epoch(epochs: Sequence[Mapping[str, float]]) -> float:
-    """The epoch of the lowest validation loss, the first of several; a loss that is not a number is never lowest."""
-    return min(epochs, key=lambda each: (math.isnan(each["validation_loss"]), each["validation_loss"]))["epoch"]
+    return to_png(figure)
 
 
 def _draw_confusion(axes: Axes, task: str, metrics: TaskMetrics) -> AxesImage:
@@ -110,23 +85,13 @@ def _draw_reliability(upper: Axes, lower: Axes, task: str, metrics: TaskMetrics)
     lower.set_xlabel("confidence")
 
 
-def _draw_lines(axes: Axes, epochs: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> None:
-    numbers = [each["epoch"] for each in epochs]
-    for key, name in names.items():
-        axes.plot(numbers, [each[key] for each in epochs], marker="o", markersize=4, label=name)
-    best = best_epoch(epochs)
-    axes.axvline(best, color="gray", linestyle="--", zorder=1, label=f"best epoch: {best:g}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set(xlabel="epoch", xlim=(min(numbers) - 0.5, max(numbers) + 0.5))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False)
-
-
-def _new_figure(width_inch: float, height_inch: float) -> Figure:
+def new_figure(width_inch: float, height_inch: float) -> Figure:
+    """Return an empty figure with a constrained layout."""
     return Figure(figsize=(width_inch, height_inch), dpi=DOTS_PER_INCH, layout="constrained")
 
 
-def _as_png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
     return buffer.getvalue()

@@ -1,9 +1,9 @@
-"""Whether a new model may take the place of the present one: no worse on the same calls, and not by luck.
+"""The gate that a new model must pass to replace the current one: a non-inferiority test on the same calls.
 
-Both models classify the same calls, which neither has learned from. The metric is the share of calls whose intent, of
-the five, is named rightly. The difference of the two, candidate minus present, has a percentile interval by the paired
-bootstrap: calls are drawn with replacement, each with what both models say of it (Efron and Tibshirani, "An
-Introduction to the Bootstrap", 1993). The candidate passes where the interval's lower end is not below minus the
+Both models classify the same held-out calls, which neither has learned from. The metric is the accuracy in the five
+intents. The confidence interval of the difference, candidate minus current, comes from the paired percentile bootstrap:
+calls are drawn with replacement, each together with the predictions of both models (Efron and Tibshirani, "An
+Introduction to the Bootstrap", 1993). The candidate passes if the lower end of the interval is at least minus the
 margin.
 """
 
@@ -28,22 +28,22 @@ NUM_RESAMPLES: Final = 10_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateConfig:
-    """When a new model takes the present one's place."""
+    """The conditions under which a new model replaces the current one."""
 
     gate_share: float = 0.1
-    """Share of the customers of --manifests whose calls neither train nor validate, and judge both models."""
+    """Share of the customers of --manifests whose calls are held out to compare the models, from 0 to 1."""
     gate_margin: float = 0.02
-    """By so much, 0 to 1, the share of intents that are named rightly may be lower than the present model's."""
+    """Largest accepted drop of the accuracy in the five intents below the current model's, from 0 to 1."""
     gate_confidence: float = 0.9
-    """Of the interval of the difference, whose lower end must not be below minus the margin."""
+    """Confidence level of the interval of the difference, whose lower end must be at least minus the margin."""
     gate_min_calls: int = 50
-    """Held-out calls that it takes to compare two models; with fewer the present one stays."""
+    """Minimum number of held-out calls for a comparison; with fewer, the current model stays."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
 
         Raises:
-            ValueError: one is out of range.
+            ValueError: a number is out of range.
         """
         if not 0 < self.gate_share < 1 or not 0 < self.gate_confidence < 1:
             raise ValueError("gate_share and gate_confidence must be between 0 and 1")
@@ -55,17 +55,17 @@ class GateConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What was found, and what follows from it.
+    """The outcome of a comparison.
 
     Attributes:
-        passed: whether the candidate may take the place.
-        reason: in one line.
-        calls: that both models were judged on.
-        candidate: its share of calls named rightly.
-        present: the present model's; None where there is none.
+        passed: True if the candidate may replace the current model.
+        reason: explanation in one line.
+        calls: number of calls that the models were compared on.
+        candidate: accuracy of the candidate.
+        present: accuracy of the current model; None if there is none.
         difference: candidate minus present.
-        interval: of the difference.
-        config: margin and confidence.
+        interval: confidence interval of the difference.
+        config: the conditions.
     """
 
     passed: bool
@@ -78,48 +78,51 @@ class Decision:
     config: GateConfig
 
     def as_row(self) -> dict[str, Any]:
-        """For the record."""
+        """Return the fields for the version's record in the registry."""
         return {"metric": METRIC, **asdict(self)}
 
 
 def decide(candidate: pa.Table, present: pa.Table | None, config: GateConfig, seed: int) -> Decision:
-    """Compare two models on the calls that either could score; what one could not, it has named wrongly.
+    """Compare two models on the calls that at least one could score; a call that a model rejected counts as wrong.
 
     Args:
-        candidate: the held-out calls as the new model has scored them (`judge.judge_split`).
-        present: the same calls as the present one has; None where there is none.
-        config: margin and confidence.
-        seed: of the bootstrap.
+        candidate: the held-out calls as scored by the new model (`judge.judge_split`).
+        present: the same calls as scored by the current model; None if there is none.
+        config: the conditions.
+        seed: seed of the bootstrap.
 
     Raises:
-        TrainingDataError: there is no call that both have scored.
+        TrainingDataError: the candidate could not score any call.
     """
-    new = _rightly(candidate)
-    if not new:
+    is_correct_by_row = _is_correct_by_row(candidate)
+    if not is_correct_by_row:
         raise TrainingDataError("no held-out call could be scored, so the new model cannot be judged")
     if present is None:
-        right = np.array(list(new.values()))
+        correct = np.array(list(is_correct_by_row.values()))
         reason = "there is no present model"
-        return Decision(passed=True, reason=reason, calls=len(right), candidate=float(right.mean()), config=config)
-    old = _rightly(present)
-    either = sorted(new.keys() | old.keys())
-    right, right_before = (np.array([said.get(row_id, False) for row_id in either]) for said in (new, old))
-    low, high = paired_interval(right, right_before, config.gate_confidence, seed)
-    difference = float(right.mean() - right_before.mean())
-    is_enough, is_no_worse = len(either) >= config.gate_min_calls, low >= -config.gate_margin
+        return Decision(passed=True, reason=reason, calls=len(correct), candidate=float(correct.mean()), config=config)
+    was_correct_by_row = _is_correct_by_row(present)
+    row_ids = sorted(is_correct_by_row.keys() | was_correct_by_row.keys())
+    correct, present_correct = (
+        np.array([by_row.get(row_id, False) for row_id in row_ids])
+        for by_row in (is_correct_by_row, was_correct_by_row)
+    )
+    low, high = paired_interval(correct, present_correct, config.gate_confidence, seed)
+    difference = float(correct.mean() - present_correct.mean())
+    is_enough, is_no_worse = len(row_ids) >= config.gate_min_calls, low >= -config.gate_margin
     reason = (
         f"{100 * difference:+.1f} points, {100 * config.gate_confidence:g} % interval {100 * low:+.1f} to "
         f"{100 * high:+.1f}: its lower end is {'not below' if is_no_worse else 'below'} minus the margin of "
         f"{100 * config.gate_margin:g}"
     )
     if not is_enough:
-        reason += f"; {len(either)} calls are too few to compare models, {config.gate_min_calls} are needed"
+        reason += f"; {len(row_ids)} calls are too few to compare models, {config.gate_min_calls} are needed"
     return Decision(
         passed=is_enough and is_no_worse,
         reason=reason,
-        calls=len(either),
-        candidate=float(right.mean()),
-        present=float(right_before.mean()),
+        calls=len(row_ids),
+        candidate=float(correct.mean()),
+        present=float(present_correct.mean()),
         difference=difference,
         interval=(low, high),
         config=config,
@@ -127,20 +130,21 @@ def decide(candidate: pa.Table, present: pa.Table | None, config: GateConfig, se
 
 
 def paired_interval(
-    right: npt.NDArray[np.bool_], right_before: npt.NDArray[np.bool_], confidence: float, seed: int
+    correct: npt.NDArray[np.bool_], present_correct: npt.NDArray[np.bool_], confidence: float, seed: int
 ) -> tuple[float, float]:
-    """The interval of the difference of two shares over the same calls.
+    """Compute the confidence interval of the difference of two accuracies on the same calls.
 
     Args:
-        right: (C,) whether the candidate is right.
-        right_before: (C,) whether the present model is.
-        confidence: of the interval, two-sided.
-        seed: of the draws.
+        correct: (C,) True where the candidate is correct.
+        present_correct: (C,) True where the current model is correct.
+        confidence: confidence level of the two-sided interval.
+        seed: seed of the bootstrap.
     """
-    differences = right.astype(np.float64) - right_before
-    if np.ptp(differences) == 0:  # there is nothing to draw from
+    # The difference of the means is the mean of the differences, so resampling these keeps the calls paired.
+    differences = correct.astype(np.float64) - present_correct
+    if np.ptp(differences) == 0:  # all resamples are equal, so the interval is a point
         return float(differences[0]), float(differences[0])
-    drawn = bootstrap(
+    result = bootstrap(
         (differences,),
         np.mean,
         n_resamples=NUM_RESAMPLES,
@@ -149,11 +153,11 @@ def paired_interval(
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _rightly(judged: pa.Table) -> dict[int, bool]:
-    """Whether each scored call's intent is named rightly, by its row."""
-    scored = judged.filter(pc.equal(judged["status"], SCORED))
-    right = pc.equal(scored["intent"], scored["intent_predicted"])
-    return dict(zip(scored[ROW_ID].to_pylist(), right.to_pylist(), strict=True))
+def _is_correct_by_row(calls: pa.Table) -> dict[int, bool]:
+    """Map the row id of each scored call to True if its intent is predicted correctly."""
+    scored = calls.filter(pc.equal(calls["status"], SCORED))
+    is_correct = pc.equal(scored["intent"], scored["intent_predicted"])
+    return dict(zip(scored[ROW_ID].to_pylist(), is_correct.to_pylist(), strict=True))

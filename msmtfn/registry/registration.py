@@ -1,4 +1,4 @@
-"""A new model on its way into a registry: a version of its own, and current if it passes the gate."""
+"""Registration of a new model: it becomes a version of the registry, and the current one if it passes the gate."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Where a new model goes and what it is judged on.
+    """The registry for a new model, and the calls and conditions of the gate.
 
     Attributes:
-        root: of the registry.
+        root: root folder of the registry.
         run: name of the training run.
-        work: the run's folder.
-        held_out: calls that neither trained nor validated.
-        prepare: how their recordings are read.
-        gate: when the new model takes the present one's place.
-        seed: of the bootstrap.
+        work: folder of the training run.
+        held_out: calls that were used neither for training nor for validation.
+        prepare: how their recordings are turned into the network's inputs.
+        gate: conditions under which the new model replaces the current one.
+        seed: seed of the bootstrap.
     """
 
     root: str
@@ -45,7 +45,9 @@ class Registration:
 
 
 def find_registered(root: str, run: str) -> dict[str, Any] | None:
-    """The record of a run whose model was judged already, made current if that is all that is missing; None of another.
+    """Return the record of a run whose model has been judged, or None if there is none.
+
+    If the model passed but the run was interrupted before its promotion, it is promoted now.
 
     Raises:
         JobError: the registry cannot be read.
@@ -55,17 +57,17 @@ def find_registered(root: str, run: str) -> dict[str, Any] | None:
 
 
 def register(folder: Path, to: Registration) -> dict[str, Any]:
-    """Put a new model into the registry, judge it, and make it current if it passes; Ray must be up.
+    """Add a new model to the registry, judge it, and promote it if it passes; Ray must be running.
 
     Args:
-        folder: of the model, on this machine.
-        to: where it goes.
+        folder: local folder of the model.
+        to: the registry, and the calls and conditions of the gate.
 
     Returns:
         The version's record, with the decision.
 
     Raises:
-        JobError: the storage refused, or the held-out calls cannot be scored; the same again goes on.
+        JobError: the storage failed, or the held-out calls cannot be scored; calling this again resumes.
     """
     record = add_version(to.root, to.run)
     storage.put_folder(folder, storage.join(to.root, record["version"]))
@@ -74,11 +76,11 @@ def register(folder: Path, to: Registration) -> dict[str, Any]:
         present = read_current(to.root)
         judged_before = None if present is None else _judge_version(to, present.version)
         decision = decide(judged, judged_before, to.gate, to.seed)
-        if read_current(to.root) == present:  # else another run has promoted its model meanwhile
+        if read_current(to.root) == present:  # otherwise another run has promoted its model meanwhile
             break
-    said = _said(decision, None if present is None else present.version)
-    write_decision(to.root, record, said)
-    return _promote_if_passed(to.root, {**record, "decision": said})
+    decision_row = _decision_row(decision, None if present is None else present.version)
+    write_decision(to.root, record, decision_row)
+    return _promote_if_passed(to.root, {**record, "decision": decision_row})
 
 
 def _judge_version(to: Registration, version: str) -> pa.Table:
@@ -87,25 +89,25 @@ def _judge_version(to: Registration, version: str) -> pa.Table:
 
 
 def _judge(to: Registration, folder: Path) -> pa.Table:
-    """The held-out calls as the model in a folder scores them; they stand under its own name, to go on with."""
-    place = storage.join(to.work, f"judged-{model_version(folder)}")
-    return judge_split(to.held_out, load_model(folder), to.prepare, place)
+    """Score the held-out calls with the model in a folder; the work folder is named by it, so that this can resume."""
+    work = storage.join(to.work, f"judged-{model_version(folder)}")
+    return judge_split(to.held_out, load_model(folder), to.prepare, work)
 
 
-def _said(decision: Decision, present: str | None) -> dict[str, Any]:
+def _decision_row(decision: Decision, present: str | None) -> dict[str, Any]:
     return {**decision.as_row(), "compared_with": present, "promoted": False}
 
 
 def _promote_if_passed(root: str, record: dict[str, Any]) -> dict[str, Any]:
-    """Make a version that passed current, unless another one is current by now than it was compared with."""
+    """Promote a version that passed, unless another version has become current since the comparison."""
     decision, current = record["decision"], read_current(root)
     if not decision["passed"] or decision["promoted"]:
         return record
     present = None if current is None else current.version
-    is_left = current is not None and record["version"] in current.left
-    if is_left or present not in (decision["compared_with"], record["version"]):
+    was_rolled_back = current is not None and record["version"] in current.left
+    if was_rolled_back or present not in (decision["compared_with"], record["version"]):
         logger.warning(
-            "%s passed beside %s, but now %s is current; models.py promote makes it current by hand",
+            "%s passed in comparison with %s, but now %s is current; promote it by hand with models.py promote",
             record["version"],
             decision["compared_with"],
             present,

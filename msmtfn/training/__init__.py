@@ -1,1 +1,1 @@
-"""Makes models: data, recipe, loop, metrics, and the job on Ray Train."""
+"""Training of the network: labelled calls, recipe, training loop, metrics, and the job on Ray Train."""

@@ -1,7 +1,7 @@
-"""The ablations of the paper's tables 1 and 6: the network, and what it is worth without one of its parts.
+"""The ablations of the paper's tables 1 and 6: the full network, and variants that lack one of its parts.
 
-Every variant is trained and judged once a seed. A run that is done leaves its figures behind, so the same command goes
-on with those that are missing.
+Every variant is trained and evaluated once per seed. A finished run leaves its metrics in its folder, so the same
+command resumes with the runs that are missing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from msmtfn.labels import TASKS
 from msmtfn.model.checkpoint import Model, load_model, model_version, weights_digest
 from msmtfn.model.small import make_small_model
 from msmtfn.training.augmentation import Augment
+from msmtfn.training.events import EpochDone, TrainingEvent, parse_epochs
 from msmtfn.training.recipe import SMALL_RECIPE, Recipe
 from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, fingerprint, train
 
@@ -42,9 +43,9 @@ VariantName = Literal[
     "augment-text",
     "augment-none",
 ]
-Side = Literal["audio", "text"]
+Modality = Literal["audio", "text"]
 
-SIDES: Final[tuple[Side, ...]] = get_args(Side)
+MODALITIES: Final[tuple[Modality, ...]] = get_args(Modality)
 METRICS_NAME: Final = "metrics.json"
 NO_FIGURE: Final = "–"
 
@@ -54,7 +55,7 @@ RUNS: Final = pa.schema(
         ("seed", pa.int64()),
         *((f"accuracy_{task}", pa.float64()) for task in TASKS),
         *((f"macro_f1_{task}", pa.float64()) for task in TASKS),
-        *((f"accuracy_{task}_{side}_shuffled", pa.float64()) for side in SIDES for task in TASKS),
+        *((f"accuracy_{task}_{modality}_shuffled", pa.float64()) for modality in MODALITIES for task in TASKS),
         ("epochs", pa.int64()),
         ("seconds", pa.float64()),
         ("weights", pa.int64()),
@@ -63,31 +64,31 @@ RUNS: Final = pa.schema(
         ("model_version", pa.string()),
     ]
 )
-"""A row a run: the fields of `AblationRun`; nothing is shuffled where the network has one side only."""
+"""One row per run with the fields of `AblationRun`; the shuffled accuracies of a single-modality variant are null."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """What a variant has in the place of the full network's.
+    """A variant's differences from the full network and its recipe.
 
     Attributes:
-        network: fields of `MsmtFnConfig`.
-        augment: of the recipe; None leaves what the recipe has.
+        network: fields of `MsmtFnConfig` that differ.
+        augment: the modality that is augmented; None keeps the recipe's.
     """
 
     network: Mapping[str, Any] = field(default_factory=dict)
     augment: Augment | None = None
 
     @property
-    def has_both_sides(self) -> bool:
-        """Whether the network hears and reads."""
+    def uses_both_modalities(self) -> bool:
+        """True if the network has audio and text as its inputs."""
         return "modalities" not in self.network
 
     def recipe_of(self, recipe: Recipe, seed: int) -> Recipe:
-        """The recipe that the variant is trained by."""
+        """Return the recipe that the variant is trained with."""
         if self.augment is not None:
             recipe = replace(recipe, augmentation=replace(recipe.augmentation, augment=self.augment))
-        if not self.has_both_sides:  # a round that lost its one side would have nothing left to learn from
+        if not self.uses_both_modalities:  # a round without its only modality would leave nothing to learn from
             recipe = replace(recipe, modality_dropout=0.0)
         return replace(recipe, seed=seed)
 
@@ -108,50 +109,52 @@ VARIANTS: Final[Mapping[VariantName, Variant]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblationConfig:
-    """Which variants of the small network are trained, and how."""
+    """The variants of the small network to train, and the options of their training."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Every variant is trained once with each: of new weights, dropout, order and augmentation."""
+    """Random seeds; every variant is trained once with each."""
     only: tuple[VariantName, ...] = get_args(VariantName)
-    """The variants: the full network; without multi-task learning (MTL); without bottleneck fusion (BF) and MTL; with
-    one side of the rounds; without the BiGRU; silence removed; and the full network with each kind of augmentation, in
-    the place of --augment."""
+    """The variants to train: the full network; without multi-task learning (MTL); without bottleneck fusion (BF) and
+    MTL; with text or audio only; without the BiGRU; with silence removed; and the full network with each kind of
+    augmentation, which replaces --augment."""
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(recipe=SMALL_RECIPE))
-    """How they learn, the defaults being those of train.py small; with one side only there is no modality dropout."""
+    """Options of the training, by default those of train.py small; variants with one modality have no modality
+    dropout."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the seeds, the variants and their recipe.
 
         Raises:
-            UsageError: an option is out of range, or has no meaning here.
+            UsageError: an option is out of range, or has no meaning for ablations.
         """
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise UsageError(f"--seeds are {self.seeds}; give one or more, 0 or more each, none twice")
+            raise UsageError(f"--seeds are {self.seeds}; give one or more different seeds of at least 0")
         if not self.only or len(set(self.only)) < len(self.only):
-            raise UsageError(f"--only is {self.only}; give one variant or more, none twice")
+            raise UsageError(f"--only is {self.only}; give one or more different variants")
         if self.training.recipe.seed != SMALL_RECIPE.seed:
-            raise UsageError("--seed is of one training; name those of --ablations with --seeds")
+            raise UsageError("--seed sets the seed of a single training; use --seeds for --ablations")
         if self.training.recipe.frozen == "encoders":
-            raise UsageError("--frozen encoders goes with pretrained ones; those of --ablations are new and must learn")
+            raise UsageError("--frozen encoders needs pretrained encoders; those of --ablations are new and must learn")
 
 
 @dataclass(frozen=True, slots=True)
 class AblationRun:
-    """What one variant is worth with one seed.
+    """The metrics of one variant trained with one seed.
 
     Attributes:
-        variant: its name.
-        seed: of the recipe.
-        fingerprint: of all that decides what is learned and judged.
-        accuracy: of the test calls, a task.
-        macro_f1: of the test calls, a task.
-        shuffled: accuracy a task, after every round got the audio, or the text, of another; empty with one side only.
-        epochs: of training, those after the best one included.
-        seconds: they took, validation included.
-        weights: number of the network's.
-        scored: test calls that the figures are of.
+        variant: name of the variant.
+        seed: seed of the recipe.
+        fingerprint: identifies everything that decides what is learned and how it is evaluated.
+        accuracy: accuracy on the test calls, by task.
+        macro_f1: macro F1 on the test calls, by task.
+        shuffled: accuracy by task after every round has received the audio, or the text, of another round; empty for
+            a variant with one modality.
+        epochs: epochs of training, including those after the best one.
+        seconds: duration of all epochs with their validation.
+        weights: number of weights of the network.
+        scored: test calls that the metrics are computed on.
         rejected: test calls that could not be scored.
-        model_version: of the trained model.
+        model_version: version of the trained model.
     """
 
     variant: VariantName
@@ -159,7 +162,7 @@ class AblationRun:
     fingerprint: str
     accuracy: dict[str, float]
     macro_f1: dict[str, float]
-    shuffled: dict[Side, dict[str, float]]
+    shuffled: dict[Modality, dict[str, float]]
     epochs: int
     seconds: float
     weights: int
@@ -168,31 +171,31 @@ class AblationRun:
     model_version: str
 
     def as_row(self) -> dict[str, Any]:
-        """As a row of `RUNS`."""
+        """Return the run as a row of `RUNS`."""
         row = {name: getattr(self, name) for name in RUNS.names if name in self.__slots__}
         row |= {f"accuracy_{task}": value for task, value in self.accuracy.items()}
         row |= {f"macro_f1_{task}": value for task, value in self.macro_f1.items()}
-        for side, accuracy in self.shuffled.items():
-            row |= {f"accuracy_{task}_{side}_shuffled": value for task, value in accuracy.items()}
+        for modality, accuracy in self.shuffled.items():
+            row |= {f"accuracy_{task}_{modality}_shuffled": value for task, value in accuracy.items()}
         return row
 
 
 def run_ablations(splits: Sequence[LabelledSplit], out: str, config: AblationConfig) -> list[AblationRun]:
-    """Train and judge all variants with all seeds, or go on with it; Ray must be up.
+    """Train and evaluate all variants with all seeds, or resume doing so; Ray must be running.
 
-    Each run's model and figures are put below `<out>/runs`. Work in progress is in `<out>/work` until a seed is done;
-    the variants of a seed share the calls prepared there, which only the removal of silence changes.
+    The model and the metrics of each run are written below `<out>/runs`. Work in progress is kept in `<out>/work` until
+    a seed is done; the variants of a seed share the prepared calls there, except the one that removes silence.
 
     Args:
         splits: training, validation and test calls.
-        out: a folder or an s3:// address that all machines see.
-        config: which, and how.
+        out: a folder or an s3:// address that all machines can reach.
+        config: the variants, the seeds and the options of training.
 
     Returns:
-        The runs, those of a variant together.
+        The runs, grouped by variant.
 
     Raises:
-        JobError: the data are no good, or training failed; the same again goes on where it stopped.
+        JobError: the calls cannot be used, or training failed; the same command resumes where it stopped.
     """
     done: dict[str, AblationRun] = {}
     runs: list[AblationRun] = []
@@ -202,20 +205,20 @@ def run_ablations(splits: Sequence[LabelledSplit], out: str, config: AblationCon
             model = make_small_model(seed, **VARIANTS[name].network)
             training = replace(config.training, recipe=VARIANTS[name].recipe_of(config.training.recipe, seed))
             identity = _identify(splits, model, training)
-            place = storage.join(out, "runs", f"{name}-{seed}")
-            run = _read_run(place, identity)
+            folder = storage.join(out, "runs", f"{name}-{seed}")
+            run = _read_run(folder, identity)
             if run is None:
                 number, total = len(runs) + 1, len(config.seeds) * len(config.only)
                 logger.info("run %d of %d: %s, seed %d", number, total, name, seed)
-                storage.delete(place)
-                if identity in done:  # one kind of augmentation is the full network's own
+                storage.delete(folder)
+                if identity in done:  # the full network already has this kind of augmentation
                     run = replace(done[identity], variant=name)
                 else:
-                    run = train_and_judge(name, identity, splits, model, training, work, place)
-                storage.write_text(storage.join(place, METRICS_NAME), json.dumps(asdict(run), indent=2) + "\n")
+                    run = train_and_judge(name, identity, splits, model, training, work, folder)
+                storage.write_text(storage.join(folder, METRICS_NAME), json.dumps(asdict(run), indent=2) + "\n")
             done[identity] = run
             runs.append(run)
-        storage.delete(work)  # and no other: of a later seed there may be some, which is to go on
+        storage.delete(work)  # only this seed's: an interrupted run may have left work of a later seed to resume
     storage.delete(storage.join(out, "work"))
     return sorted(runs, key=lambda run: config.only.index(run.variant))
 
@@ -227,18 +230,18 @@ def train_and_judge(
     model: Model,
     config: TrainingConfig,
     work: str,
-    place: str,
+    target: str,
 ) -> AblationRun:
-    """Train a variant and judge it on the test calls.
+    """Train a variant and evaluate it on the test calls.
 
     Args:
-        name: of the variant.
+        name: name of the variant.
         identity: fingerprint of the run.
         splits: training, validation and test calls.
-        model: the variant, new; it learns.
-        config: how it learns.
+        model: the untrained network of the variant; it is trained in place.
+        config: options of the training.
         work: folder for work in progress of all variants with this configuration and seed.
-        place: the run's folder, where the model is put.
+        target: folder of the run, to which the model is written.
     """
     training, validation, test = splits
     seed = config.recipe.seed
@@ -246,19 +249,19 @@ def train_and_judge(
     about = f"Trained from scratch: new weights, small encoders. Ablation {name}."
     calls = storage.join(work, f"calls-silence-{silence}")
     run = TrainingRun(training, validation, model, about, work, name, calls)
-    folder = train(run, config, _Narrator(f"{name}, seed {seed}"))
+    folder = train(run, config, _EpochLogger(f"{name}, seed {seed}"))
     try:
         trained, version = load_model(folder), model_version(folder)
-        epochs = [json.loads(line) for line in (folder / EPOCHS_NAME).read_text().splitlines()]
-        storage.put_folder(folder, storage.join(place, "model"))
+        epochs = parse_epochs((folder / EPOCHS_NAME).read_text(), str(folder / EPOCHS_NAME))
+        storage.put_folder(folder, storage.join(target, "model"))
     finally:
         shutil.rmtree(folder)
     evaluation = evaluate_calls(trained, test, config.prepare, ScorerConfig())
     metrics = evaluation.metrics()
-    shuffled = {}
-    for side in SIDES if VARIANTS[name].has_both_sides else ():
-        without = evaluate_calls(trained, test, config.prepare, ScorerConfig(), shuffle=side, seed=seed)
-        shuffled[side] = {task: each.accuracy for task, each in without.metrics().items()}
+    shuffled: dict[Modality, dict[str, float]] = {}
+    for modality in MODALITIES if VARIANTS[name].uses_both_modalities else ():
+        without = evaluate_calls(trained, test, config.prepare, ScorerConfig(), shuffle=modality, seed=seed)
+        shuffled[modality] = {task: each.accuracy for task, each in without.metrics().items()}
     return AblationRun(
         variant=name,
         seed=seed,
@@ -267,7 +270,7 @@ def train_and_judge(
         macro_f1={task: each.macro_f1 for task, each in metrics.items()},
         shuffled=shuffled,
         epochs=len(epochs),
-        seconds=sum(each["seconds"] for each in epochs),
+        seconds=sum(epoch.seconds for epoch in epochs),
         weights=trained.network.num_parameters(),
         scored=len(evaluation.call_ids),
         rejected=sum(evaluation.rejected.values()),
@@ -276,30 +279,32 @@ def train_and_judge(
 
 
 def as_table(runs: Sequence[AblationRun]) -> pa.Table:
-    """The runs as rows of `RUNS`."""
+    """Return the runs as rows of `RUNS`."""
     return pa.Table.from_pylist([run.as_row() for run in runs], RUNS)
 
 
 def tabulate(runs: Sequence[AblationRun], ceilings: Mapping[str, Any] | None) -> tuple[list[str], list[list[str]]]:
-    """The one table: a row a variant, then a row for each of the best possible readers.
+    """Format one table: a row per variant, then a row per reader with the highest accuracy that it can reach.
 
     Args:
-        runs: those of a variant together.
-        ceilings: `best_reader_of_split` and `best_possible`, accuracies by task and reader; None if nobody knows them.
+        runs: the runs, grouped by variant.
+        ceilings: `best_reader_of_split` and `best_possible`, accuracies by task and reader; None if unknown.
 
     Returns:
-        The names of the columns, and the rows. Figures are in %, mean ± standard deviation over the seeds; a ceiling is
-        that of the best reader of these calls, and in brackets of all possible ones.
+        The names of the columns, and the rows. Metrics are percentages, as mean ± standard deviation over the seeds. A
+        ceiling is the accuracy of the best possible reader on these calls, and in brackets on all possible calls.
     """
-    header = ["variant", *TASKS, "macro F1", *(f"{side} shuffled" for side in SIDES), "seconds", "weights"]
+    header = ["variant", *TASKS, "macro F1", *(f"{modality} shuffled" for modality in MODALITIES), "seconds", "weights"]
     rows = []
     for name in dict.fromkeys(run.variant for run in runs):
-        of_name = [run for run in runs if run.variant == name]
-        figures = [_percent([run.accuracy[task] for run in of_name]) for task in TASKS]
-        figures.append(_percent([run.macro_f1["five"] for run in of_name]))
-        figures += [_percent([run.shuffled[side]["five"] for run in of_name if run.shuffled]) for side in SIDES]
-        seconds = statistics.mean(run.seconds for run in of_name)
-        rows.append([name, *figures, f"{seconds:.0f}", f"{of_name[0].weights:,}"])
+        group = [run for run in runs if run.variant == name]
+        figures = [_percent([run.accuracy[task] for run in group]) for task in TASKS]
+        figures.append(_percent([run.macro_f1["five"] for run in group]))
+        figures += [
+            _percent([run.shuffled[modality]["five"] for run in group if run.shuffled]) for modality in MODALITIES
+        ]
+        seconds = statistics.mean(run.seconds for run in group)
+        rows.append([name, *figures, f"{seconds:.0f}", f"{group[0].weights:,}"])
     if ceilings is not None:
         of_split, of_all = ceilings["best_reader_of_split"], ceilings["best_possible"]
         for reader in of_split["five"]:
@@ -311,22 +316,22 @@ def tabulate(runs: Sequence[AblationRun], ceilings: Mapping[str, Any] | None) ->
 
 
 def explain(runs: Sequence[AblationRun], ceilings: Mapping[str, Any] | None) -> str:
-    """What the table's figures are, in a paragraph."""
+    """Return a paragraph that explains the figures of the table."""
     seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
     fewest, most = min(run.scored for run in runs), max(run.scored for run in runs)
     lines = [
-        f"Accuracy of the four tasks on {fewest if fewest == most else f'{fewest} to {most}'} test calls, and macro F1 "
-        f"of the five classes, in %: mean ± standard deviation over the seeds {seeds}.",
-        "Shuffled: accuracy in the five classes once every round has the audio, or the text, of another one.",
-        "Seconds: of the epochs; calls and prosody are prepared once a seed.",
+        f"Accuracy in the four tasks on {fewest if fewest == most else f'{fewest} to {most}'} test calls, and macro F1 "
+        f"over the five classes, in %: mean ± standard deviation over the seeds {seeds}.",
+        "Shuffled: accuracy in the five classes after every round has received the audio, or the text, of another one.",
+        "Seconds: duration of the epochs; preparing calls and learning prosody, once per seed, are not included.",
     ]
     if ceilings is not None:
-        lines.append("Ceiling: the best possible reader of these calls (of all possible calls).")
+        lines.append("Ceiling: accuracy of the best possible reader on these calls (on all possible calls).")
     return " ".join(lines)
 
 
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]], explanation: str) -> str:
-    """The table and what its figures are, in Markdown."""
+    """Return the table and its explanation as Markdown."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"# Ablations\n\n{table}\n\n{explanation}\n"
@@ -338,41 +343,40 @@ def _identify(splits: Sequence[LabelledSplit], model: Model, training: TrainingC
 
 
 def _work_of(out: str, splits: Sequence[LabelledSplit], seed: int, config: AblationConfig) -> str:
-    """The folder for work in progress of the variants of a seed; of another configuration it is another one."""
+    """Return the folder for work in progress of a seed's variants; every configuration has its own."""
     training = replace(config.training, recipe=replace(config.training.recipe, seed=seed))
     return storage.join(out, "work", _identify(splits, make_small_model(seed), training))
 
 
-def _read_run(place: str, identity: str) -> AblationRun | None:
-    """The run that has left its figures at a place; None if it is not there, or another one."""
-    text = storage.read_text(storage.join(place, METRICS_NAME))
+def _read_run(folder: str, identity: str) -> AblationRun | None:
+    """Read a finished run from its folder; None if there is none, or one with another fingerprint."""
+    text = storage.read_text(storage.join(folder, METRICS_NAME))
     if text is None:
         return None
     content = json.loads(text)
     return AblationRun(**content) if content["fingerprint"] == identity else None
 
 
-class _Narrator:
-    """Logs a line an epoch."""
+class _EpochLogger:
+    """A reporter of training events that logs a line per epoch."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __call__(self, said: Mapping[str, Any]) -> None:
-        if "done" in said:
-            epoch = said["done"]
+    def __call__(self, event: TrainingEvent) -> None:
+        if isinstance(event, EpochDone):
             logger.info(
-                "%s: epoch %d in %.0f s, validation loss %.3f, accuracy of five %.1f %%",
+                "%s: epoch %d in %.0f s, validation loss %.3f, accuracy in the five classes %.1f %%",
                 self.name,
-                epoch["epoch"],
-                epoch["seconds"],
-                epoch["validation_loss"],
-                100 * epoch["accuracy_five"],
+                event.epoch,
+                event.seconds,
+                event.validation_loss,
+                100 * event.accuracy["five"],
             )
 
 
 def _percent(values: Sequence[float]) -> str:
-    """Mean and, of two values or more, the sample's standard deviation."""
+    """Format the mean in percent, with the sample's standard deviation if there are two values or more."""
     if not values:
         return NO_FIGURE
     spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""

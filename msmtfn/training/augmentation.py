@@ -1,7 +1,7 @@
-"""Augment calls for training, as section 3.2 of the paper does: the audio of their rounds and the tokens of their text.
+"""Augmentation of calls for training, after section 3.2 of the paper: of the rounds' audio and of the text's tokens.
 
-A round gets noise, another speed, a masked stretch, or none of these, all four equally likely: the paper's table 4 has
-about three enhanced versions of each recording. Tokens are replaced by others that sound alike.
+A round gets noise, another speed, a silenced stretch, or none of these, all four equally likely, because the paper's
+table 4 has about three augmented versions of each recording. Characters are replaced by homophones.
 
 Shapes: S samples of a round, T tokens of a round, V ids of the vocabulary.
 """
@@ -28,39 +28,40 @@ Augment = Literal["none", "audio", "text", "both"]
 Samples = npt.NDArray[np.int16]
 Tokens = npt.NDArray[np.int32]
 
-WINDOW_SEC: Final = 0.032  # holds two or three periods of a low voice, and is shorter than most phones
-HOPS_PER_WINDOW: Final = 4  # what a phase vocoder needs with a Hann window
-MIN_SPEED, MAX_SPEED = 0.5, 2.0  # beyond these a phase vocoder leaves little of a voice
-NUM_AUDIO_KINDS: Final = 4  # noise, speed, mask and none
+WINDOW_SEC: Final = 0.032  # two or three periods of a low voice, yet shorter than most phones
+HOPS_PER_WINDOW: Final = 4  # a phase vocoder with a Hann window needs an overlap of 75 %
+MIN_SPEED, MAX_SPEED = 0.5, 2.0  # a phase vocoder distorts a voice too much beyond these
+NUM_AUDIO_KINDS: Final = 4  # noise, speed, silenced stretch and none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentationConfig:
-    """What is augmented, and how strongly."""
+    """The kinds of augmentation and their strength."""
 
     augment: Augment = "both"
-    """Which modality is changed; the paper's best results are those of audio."""
+    """Modality that is augmented; the paper's best results augment the audio only."""
     snr_db: tuple[float, float] = (10.0, 30.0)
-    """Least and greatest level of a round above the Gaussian noise added to it, in dB; the paper names none."""
+    """Lowest and highest signal-to-noise ratio of the Gaussian noise added to a round, in dB; the paper gives no
+    values."""
     speed: tuple[float, float] = (0.9, 1.1)
-    """Least and greatest speed, 1.1 being a tenth faster; the pitch is kept."""
+    """Lowest and highest speed factor, 1.1 being 10 % faster; the pitch is kept."""
     mask_share: float = 0.1
-    """Largest share of a round that its one masked stretch silences; the share is drawn uniformly up to it."""
+    """Largest share of a round that its one masked stretch silences; the share is drawn uniformly from 0 to this."""
     homophone_probability: float = 0.1
-    """How likely a character that has homophones is replaced by one of them."""
+    """Probability that a character with homophones is replaced by one of them."""
     tones_respected: bool = True
-    """Whether homophones have the same tone, too."""
+    """Use only homophones with the same tone."""
     masked_tokens: float = 0.0
-    """Share of the tokens, on average, that are hidden behind the tokenizer's mask."""
+    """Average share of the tokens that are replaced by the tokenizer's mask token."""
     masked_together: int = 1
-    """Neighbouring tokens that are hidden together: of a phrase that is hidden whole nothing is left to guess it from,
-    so that the network must learn from the others."""
+    """Number of neighbouring tokens that are masked together; a phrase that is masked whole cannot be guessed from its
+    remaining tokens, so the network must learn from the other phrases."""
 
     def __post_init__(self) -> None:
         """Check the choices and ranges.
 
         Raises:
-            ValueError: one is not possible.
+            ValueError: a field has an impossible value.
         """
         if self.augment not in get_args(Augment):
             raise ValueError(f"augment is {self.augment!r}; choose one of {', '.join(get_args(Augment))}")
@@ -78,7 +79,7 @@ class AugmentationConfig:
 
 
 class Augmenter:
-    """Augments calls; what it draws depends on the seed, the epoch and the call, and on nothing done before."""
+    """An augmenter of calls, whose random draws depend on the seed, the epoch and the call's id only."""
 
     def __init__(
         self,
@@ -91,15 +92,15 @@ class Augmenter:
         """Make the table of homophones, if text is augmented.
 
         Args:
-            config: what is augmented, and how strongly.
-            tokenizer: of the calls' tokens.
-            sample_rate: of the calls' samples, in Hz.
-            max_round_samples: the longest that a slowed round may be; what goes beyond is cut off.
+            config: the kinds of augmentation and their strength.
+            tokenizer: the tokenizer that made the calls' tokens.
+            sample_rate: sample rate of the calls, in Hz.
+            max_round_samples: longest a slowed round may become, in samples; the rest is cut off.
             seed: 0 or more.
 
         Raises:
-            UsageError: text is to be augmented, and the tokenizer has no homophones or no mask, or pypinyin is not
-                installed.
+            UsageError: text is to be augmented, but the tokenizer has no homophones or no mask token, or pypinyin is
+                not installed.
             ValueError: the seed is negative.
         """
         if seed < 0:
@@ -113,22 +114,23 @@ class Augmenter:
         self.mask = tokenizer.mask_token_id
         self.kept = np.array(tokenizer.all_special_ids)
         if config.masked_tokens and changes_text and self.mask is None:
-            raise UsageError("tokens cannot be masked: the tokenizer has no mask; choose masked_tokens=0")
+            raise UsageError("tokens cannot be masked: the tokenizer has no mask token; choose masked_tokens=0")
         self.homophones = HomophoneTokens(tokenizer, tones_respected=config.tones_respected) if changes_text else None
 
     def augment(self, call_id: str, epoch: int, call: CallRounds) -> CallRounds:
         """Augment one call.
 
         Args:
-            call_id: names the call; the same call of the same epoch is always augmented the same.
-            epoch: from 0.
-            call: is not changed.
+            call_id: id of the call; the same call is augmented in the same way whenever an epoch is repeated.
+            epoch: number of the epoch, from 0.
+            call: the rounds of the call; they are not changed.
 
         Returns:
-            As many rounds with as many tokens; what was not augmented is shared with `call`.
+            The same number of rounds and of tokens; arrays that were not augmented are shared with `call`.
         """
         name = int.from_bytes(hashlib.blake2b(call_id.encode(), digest_size=8).digest())
-        # Two generators, so that "audio" and "text" draw what "both" draws, and the ablations differ in nothing else.
+        # Audio and text have generators of their own: each draws the same whether or not the other is augmented, so
+        # that the ablations differ in the modality only.
         audio_rng, text_rng = np.random.default_rng([self.seed, epoch, name]).spawn(2)
         samples, tokens = call.samples, call.tokens
         if self.changes_audio:
@@ -154,9 +156,9 @@ class HomophoneTokens:
     """The homophones among the tokens of a vocabulary.
 
     Attributes:
-        counts: (V,) how many homophones a token has.
-        starts: (V,) where they begin in `ids`.
-        ids: the homophones of all tokens, one token's after the other's.
+        counts: (V,) number of homophones of each token.
+        starts: (V,) index of each token's first homophone in `ids`.
+        ids: the homophones of all tokens, token by token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, tones_respected: bool) -> None:
@@ -176,15 +178,15 @@ class HomophoneTokens:
             )
 
     def substitute(self, tokens: list[Tokens], probability: float, rng: np.random.Generator) -> list[Tokens]:
-        """Replace each token that has homophones, with `probability`, by one of them; all are equally likely.
+        """Replace tokens by one of their homophones, all of which are equally likely.
 
         Args:
             tokens: (T,) ids of each round.
-            probability: between 0 and 1.
-            rng: draws.
+            probability: probability that a token with homophones is replaced.
+            rng: source of the random draws.
 
         Returns:
-            As many rounds, as many tokens each.
+            The same number of rounds, with the same number of tokens each.
         """
         if not tokens:
             return []
@@ -196,42 +198,44 @@ class HomophoneTokens:
 
 
 def add_noise(samples: Samples, snr_db: float, rng: np.random.Generator) -> Samples:
-    """Add Gaussian noise, `snr_db` below the round's own power; a silent round stays silent."""
+    """Add Gaussian noise whose power lies `snr_db` below the round's; a silent round stays silent."""
     if not len(samples):
         return samples
-    heard = samples.astype(np.float32)
-    level = math.sqrt(float(np.mean(np.square(heard))) / 10 ** (snr_db / 10))
-    return _to_int16(heard + np.float32(level) * rng.standard_normal(len(samples), np.float32))
+    waveform = samples.astype(np.float32)
+    # SNR in dB = 10 log10(power of the signal / power of the noise), solved for the noise's standard deviation.
+    level = math.sqrt(float(np.mean(np.square(waveform))) / 10 ** (snr_db / 10))
+    return _to_int16(waveform + np.float32(level) * rng.standard_normal(len(samples), np.float32))
 
 
 def change_speed(samples: Samples, speed: float, window_size: int) -> Samples:
-    """Play a round `speed` times as fast and keep its pitch and its power, with a phase vocoder.
+    """Change the speed of a round with a phase vocoder, and keep its pitch and power.
 
     Args:
-        samples: (S,).
-        speed: above 1 the round becomes shorter.
-        window_size: samples of a spectrum, a multiple of `HOPS_PER_WINDOW`.
+        samples: (S,) samples.
+        speed: speed factor; above 1 the round becomes shorter.
+        window_size: samples per spectrum, a multiple of `HOPS_PER_WINDOW`.
 
     Returns:
-        S / speed samples; a round shorter than a window as it is.
+        S / speed samples; a round shorter than a window is returned unchanged.
     """
     if len(samples) < window_size:
         return samples
     hop, window = window_size // HOPS_PER_WINDOW, torch.hann_window(window_size)
-    heard = torch.from_numpy(samples.astype(np.float32))
-    spectra = torch.stft(heard, window_size, hop, window=window, return_complex=True)
-    # The advance of each bin a hop, without its whole turns: with them the phases, which are summed up over the round,
-    # grow so large that float32 loses 30 dB.
+    waveform = torch.from_numpy(samples.astype(np.float32))
+    spectra = torch.stft(waveform, window_size, hop, window=window, return_complex=True)
+    # The phase of bin k of N advances by 2 pi k hop / N per hop. Whole turns are left out: the vocoder sums the phases
+    # over the round, and with whole turns they grow so large that rounding in float32 costs 30 dB.
     turns = torch.arange(window_size // 2 + 1) % HOPS_PER_WINDOW / HOPS_PER_WINDOW
     spectra = phase_vocoder(spectra, speed, 2 * math.pi * turns[:, None])
     changed = torch.istft(spectra, window_size, hop, window=window, length=round(len(samples) / speed))
-    # The vocoder loses the phases between bins, and with them 3 dB of speech: the network would learn to hear that.
-    loss = changed.square().mean() / heard.square().mean()
+    # The vocoder does not keep the phases of neighbouring bins aligned, which costs speech 3 dB of power. The network
+    # would learn to recognise augmented rounds by that, so the power is restored.
+    loss = changed.square().mean() / waveform.square().mean()
     return _to_int16((changed / loss.sqrt() if loss > 0 else changed).numpy())
 
 
 def mask_stretch(samples: Samples, share: float, rng: np.random.Generator) -> Samples:
-    """Silence one stretch of a round, `share` of it long, anywhere in it."""
+    """Silence one stretch of a round at a random position; its length is `share` of the round's."""
     length = int(share * len(samples))
     start = rng.integers(len(samples) - length + 1)
     masked = samples.copy()
@@ -242,11 +246,12 @@ def mask_stretch(samples: Samples, share: float, rng: np.random.Generator) -> Sa
 def mask_tokens(
     tokens: Tokens, share: float, together: int, mask: int, kept: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> Tokens:
-    """Hide stretches of `together` tokens, which may overlap, but none of `kept`: (T,) to (T,).
+    """Mask stretches of `together` tokens, which may overlap; those in `kept` are never masked: (T,) to (T,).
 
-    Each token is hidden with the probability `share`, whichever it is and wherever it stands.
+    Every other token is masked with the probability `share`, wherever it stands.
     """
-    # A token stays if none of the stretches that would hold it begins.
+    # A token is in `together` possible stretches, and stays if none of them begins. With the probability p that one
+    # begins, 1 - share = (1 - p) ** together, solved for p. Stretches may begin before the first token.
     begins = rng.random(len(tokens) + together - 1) < 1 - (1 - share) ** (1 / together)
     ends_before = np.concatenate([[0], np.cumsum(begins)])
     hidden = (ends_before[together:] > ends_before[:-together]) & ~np.isin(tokens, kept)

@@ -1,4 +1,4 @@
-"""Labelled calls on their way to the network: out of prepared rows, in batches under a budget, as tensors.
+"""Labelled calls as the network's input: read from prepared rows, batched under a budget, and padded to tensors.
 
 Shapes: R rounds, S samples, T text tokens, A audio frames, D width of an encoder.
 """
@@ -33,21 +33,21 @@ EMBEDDED: Final = pa.schema(
         ("round_tokens", pa.list_(pa.int32())),
     ]
 )
-"""A call as its encoders see it: the states of its rounds one after the other, flat, and how many each has. Where the
-text encoder learns there are no states of the text."""
+"""A call as hidden states of the encoders: those of all rounds flat in one list, and the number of each round's frames
+and tokens. The states of the text are left out where the text encoder is trained."""
 
 
 STATES_NDIM: Final = 2
-"""Of a round's states, (A, D) or (T, D); samples and tokens have one dimension."""
+"""Dimensions of a round's states, (A, D) or (T, D); samples and tokens have one dimension."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRounds:
-    """The encoders' states of one call, or those of the audio and the tokens that the text encoder learns to read.
+    """The rounds of one call as states of both encoders, or as states of the audio encoder and tokens.
 
     Attributes:
-        audio: (A, D) float16 of each round.
-        text: (T, D) float16 of each round, or its (T,) tokens.
+        audio: (A, D) float16 states of each round.
+        text: (T, D) float16 states of each round, or its (T,) tokens where the text encoder is trained.
     """
 
     audio: list[npt.NDArray[np.float16]]
@@ -56,12 +56,12 @@ class EmbeddedRounds:
 
 @dataclass(frozen=True, slots=True)
 class LabelledCall:
-    """One call to learn from.
+    """One call with its label.
 
     Attributes:
-        call_id: of the manifest.
-        intent: index of its label in `INTENTS`.
-        rounds: what the network reads, or what its encoders made of it.
+        call_id: id of the call in the manifest.
+        intent: index of the label in `INTENTS`.
+        rounds: samples and tokens, or states of the encoders.
     """
 
     call_id: str
@@ -70,26 +70,26 @@ class LabelledCall:
 
     @property
     def num_rounds(self) -> int:
-        """Rounds of the call, at least 1."""
+        """Number of rounds, at least 1."""
         return len(self.lengths)
 
     @property
     def lengths(self) -> list[int]:
-        """Size of each round, by which batches are made: samples, or audio frames."""
-        return [len(each) for each in _sides(self.rounds)[0]]
+        """Length of each round in samples or audio frames, by which calls are batched."""
+        return [len(each) for each in _modalities(self.rounds)[0]]
 
 
 @dataclass(frozen=True, slots=True)
 class CallBatch:
-    """Calls as tensors.
+    """A batch of calls as padded tensors.
 
     Attributes:
         audio: (R, S) float waveforms, or (R, A, D) float states.
         audio_lengths: (R,) samples or frames of each round.
         text: (R, T) token ids, or (R, T, D) float states.
         text_lengths: (R,) tokens of each round.
-        rounds_per_call: calls' numbers of rounds, which sum to R.
-        intents: (C,) index in `INTENTS`.
+        rounds_per_call: number of rounds of each call; the sum is R.
+        intents: (C,) index of each call's label in `INTENTS`.
     """
 
     audio: Tensor
@@ -100,7 +100,7 @@ class CallBatch:
     intents: Tensor
 
     def to(self, device: torch.device) -> CallBatch:
-        """The batch on a device."""
+        """Copy the batch to a device."""
         return CallBatch(
             self.audio.to(device, non_blocking=True),
             self.audio_lengths.to(device, non_blocking=True),
@@ -111,60 +111,62 @@ class CallBatch:
         )
 
     def vectors(self, network: MsmtFn, rounds: npt.NDArray[np.int64]) -> Tensor:
-        """The network's vectors (R', D) of some of the rounds, as long as the longest of them."""
+        """Compute the network's vectors (R', D) of some rounds, which are padded to the longest of these only."""
         index = torch.from_numpy(rounds).to(self.audio.device)
         audio, audio_lengths = _cut(self.audio, self.audio_lengths, index)
         text, text_lengths = _cut(self.text, self.text_lengths, index)
         if not (_are_states(audio) or _are_states(text)):
             return network.encode_rounds(audio, audio_lengths, text, text_lengths, padded=False)
         if _are_states(text):
-            read = text, length_mask(text_lengths, text.shape[1])
+            encoded_text = text, length_mask(text_lengths, text.shape[1])
         else:
-            read = network.read_rounds(text, text_lengths)
-        vectors: Tensor = network.fusion(audio, length_mask(audio_lengths, audio.shape[1]), *read)
+            encoded_text = network.read_rounds(text, text_lengths)
+        vectors: Tensor = network.fusion(audio, length_mask(audio_lengths, audio.shape[1]), *encoded_text)
         return vectors
 
 
 def prepared_calls(batch: pa.Table) -> list[LabelledCall]:
-    """The calls of prepared rows, which must be ready and labelled; views of the table's memory."""
+    """Return the calls of prepared rows, which must be ready and labelled; their arrays share the table's memory."""
     rounds = split_calls(batch)
     return list(map(LabelledCall, batch["call_id"].to_pylist(), _intents(batch), rounds))
 
 
 def embedded_calls(batch: pa.Table, audio_size: int, text_size: int | None) -> list[LabelledCall]:
-    """The calls of rows of `EMBEDDED`; views of the table's memory.
+    """Return the calls of rows of `EMBEDDED`; their arrays share the table's memory.
 
     Args:
-        batch: the rows.
+        batch: rows of `EMBEDDED`.
         audio_size: width of the audio encoder.
-        text_size: width of the text encoder; None takes the tokens in the place of its states.
+        text_size: width of the text encoder; None returns the tokens instead of its states.
     """
     return list(map(LabelledCall, batch["call_id"].to_pylist(), _intents(batch), _states(batch, audio_size, text_size)))
 
 
 def collate(calls: Sequence[LabelledCall], pad_token_id: int) -> CallBatch:
-    """Put calls, all of one kind, into one batch."""
-    sides = [_sides(call.rounds) for call in calls]
-    audio = [each for side, _ in sides for each in side]
-    text = [each for _, side in sides for each in side]
-    if audio[0].ndim == STATES_NDIM:
-        heard, heard_lengths = _pad_states(audio)
+    """Pad calls to one batch; they must be all embedded in the same way, or none of them."""
+    modalities = [_modalities(call.rounds) for call in calls]
+    audio_rounds = [each for audio, _ in modalities for each in audio]
+    text_rounds = [each for _, text in modalities for each in text]
+    if audio_rounds[0].ndim == STATES_NDIM:
+        audio, audio_lengths = _pad_states(audio_rounds)
     else:
-        samples, heard_lengths = pad_rows(audio, 0, torch.int16)
-        heard = samples.float() / FULL_SCALE
-    is_read = text[0].ndim == STATES_NDIM
-    read, read_lengths = _pad_states(text) if is_read else pad_rows(text, pad_token_id, torch.int64)
+        samples, audio_lengths = pad_rows(audio_rounds, 0, torch.int16)
+        audio = samples.float() / FULL_SCALE
+    if text_rounds[0].ndim == STATES_NDIM:
+        text, text_lengths = _pad_states(text_rounds)
+    else:
+        text, text_lengths = pad_rows(text_rounds, pad_token_id, torch.int64)
     intents = torch.tensor([call.intent for call in calls])
-    return CallBatch(heard, heard_lengths, read, read_lengths, [call.num_rounds for call in calls], intents)
+    return CallBatch(audio, audio_lengths, text, text_lengths, [call.num_rounds for call in calls], intents)
 
 
 def split_by_budget(calls: Sequence[LabelledCall], budget: int) -> list[list[LabelledCall]]:
-    """Split calls into batches whose padded size stays under a budget, the shortest together; each call once.
+    """Split calls, sorted by their longest round, into batches whose padded size stays under a budget.
 
     Args:
-        calls: of any number of rounds.
-        budget: rounds of a batch times the longest of them, in samples or frames; a call that is larger by itself
-            makes a batch of its own.
+        calls: the calls, with any number of rounds.
+        budget: largest padded size of a batch, its number of rounds times the length of the longest; a call that
+            exceeds the budget by itself becomes a batch of its own.
     """
     batches: list[list[LabelledCall]] = []
     num_rounds = 0
@@ -182,14 +184,14 @@ def _intents(batch: pa.Table) -> list[int]:
     return [INTENTS.index(intent) for intent in batch["intent"].to_pylist()]
 
 
-def _sides(rounds: CallRounds | EmbeddedRounds) -> tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]]:
+def _modalities(rounds: CallRounds | EmbeddedRounds) -> tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]]:
     if isinstance(rounds, EmbeddedRounds):
         return list(rounds.audio), list(rounds.text)
     return list(rounds.samples), list(rounds.tokens)
 
 
-def _are_states(side: Tensor) -> bool:
-    return side.dim() == 1 + STATES_NDIM
+def _are_states(values: Tensor) -> bool:
+    return values.dim() == 1 + STATES_NDIM
 
 
 def _cut(values: Tensor, lengths: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,6 +218,6 @@ def _states(batch: pa.Table, audio_size: int, text_size: int | None) -> Iterator
 
 
 def _split(values: pa.Array, lengths: pa.Array, size: int | None) -> list[npt.NDArray[Any]]:
-    """The values of each round, in rows of `size` if it is given."""
+    """Split a call's values into those of its rounds, reshaped to rows of `size` if it is given."""
     flat, ends = values.to_numpy(), np.cumsum(lengths.to_numpy())
     return np.split(flat if size is None else flat.reshape(-1, size), ends[:-1])

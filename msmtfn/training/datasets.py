@@ -1,6 +1,6 @@
-"""The calls of a training run on Ray Data: prepared once, embedded once where the encoders are frozen, then read.
+"""The calls of a training run on Ray Data: prepared once, embedded once where encoders are frozen, then read.
 
-Every epoch reads what stands in the run's folder, so that none decodes a recording again.
+Every epoch reads the prepared or embedded calls from the run's folder, so that no recording is decoded twice.
 """
 
 from __future__ import annotations
@@ -47,101 +47,102 @@ FIGURES: Final = ("duration_sec", "num_rounds", "num_tokens", "loudness_dbfs", "
 
 
 def prepare_split(split: LabelledSplit, model: Model, prepare: PrepareConfig, seed: int, folder: str) -> LabelledSplit:
-    """Write a split's calls, in a random order and as the network reads them, to the run's folder, once.
+    """Prepare a split's calls and write them to the run's folder in a random order, unless that is done already.
 
     Args:
-        split: its calls.
-        model: whose network will read them.
-        prepare: how recordings become its inputs.
-        seed: of the order.
-        folder: of the run.
+        split: the labelled calls.
+        model: the model whose network will be trained on them.
+        prepare: how recordings are turned into the network's inputs.
+        seed: seed of the order.
+        folder: folder of the run.
 
     Returns:
         The split without the calls that cannot be prepared.
 
     Raises:
-        TrainingDataError: none can.
+        StorageError: the storage did not deliver a recording; the same run tries again.
+        TrainingDataError: no call can be prepared.
     """
     order = np.random.default_rng(seed).permutation(len(split.rows))
     rows = split.rows.take(pa.array(order))
     rows = rows.set_column(0, ROW_ID, pa.array(np.arange(len(rows))))
-    place, marker = prepared_place(folder, split.name), storage.join(folder, f"{split.name}.json")
+    target, marker = prepared_folder(folder, split.name), storage.join(folder, f"{split.name}.json")
     if not storage.exists(marker):
         calls = storage.join(folder, f"{split.name}-calls")
-        for old in (calls, place):
+        for old in (calls, target):
             storage.delete(old)
         storage.make_folder(calls)
         storage.write_parquet(storage.join(calls, "calls.parquet"), rows)
         preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
         with open_counter(split.name) as counter:
             prepared = prepared_dataset(calls, preparer, PASSED, fit_to_cpus(PipelineConfig(), len(rows)), counter)
-            prepared.write_datasink(OrderedParquet(place))
-    seen = open_calls(place).to_table(columns=[ROW_ID, "status", "error_code"])
-    reasons = Counter(seen["error_code"].drop_null().to_pylist())
+            prepared.write_datasink(OrderedParquet(target))
+    outcomes = open_calls(target).to_table(columns=[ROW_ID, "status", "error_code"])
+    reasons = Counter(outcomes["error_code"].drop_null().to_pylist())
     if failed := reasons[RejectCode.STORAGE_UNAVAILABLE]:
         raise StorageError(
-            f"storage did not give {failed} of the {split.name} recordings; see that it answers, and takes the "
-            "credentials of every machine; then run the same command again"
+            f"the storage did not deliver {failed} of the {split.name} recordings; check that it can be reached and "
+            "accepts the credentials of every machine, then run the same command again"
         )
     if not storage.exists(marker):
         storage.write_text(marker, json.dumps({"calls": len(rows)}) + "\n")
     if reasons:
         logger.warning("%s: %d calls cannot be learned from: %s", split.name, reasons.total(), dict(reasons))
-    ready = seen.filter(pc.is_null(seen["status"]))[ROW_ID].sort()
+    ready = outcomes.filter(pc.is_null(outcomes["status"]))[ROW_ID].sort()
     if not len(ready):
-        raise TrainingDataError(f"none of the {split.name} calls can be read: {dict(reasons)}")
+        raise TrainingDataError(f"none of the {split.name} calls can be prepared: {dict(reasons)}")
     return replace(split, rows=rows.take(ready))
 
 
-def prepared_place(folder: str, name: str) -> str:
-    """Where a split's prepared calls stand in a run's folder."""
+def prepared_folder(folder: str, name: str) -> str:
+    """Return the folder of a split's prepared calls inside a run's folder."""
     return storage.join(folder, f"{name}-prepared")
 
 
-def open_calls(place: str) -> pads.Dataset:
-    """All calls of a prepared or embedded split, for one process."""
-    filesystem, path = storage.arrow_filesystem_of(place)
+def open_calls(folder: str) -> pads.Dataset:
+    """Open all calls of a prepared or embedded split for reading in this process."""
+    filesystem, path = storage.arrow_filesystem_of(folder)
     return pads.dataset(path, filesystem=filesystem, format="parquet")
 
 
-def read_rounds(place: str) -> Iterator[list[npt.NDArray[np.int16]]]:
-    """The samples of all rounds of a prepared split's ready calls, those of some calls at a time, in one order."""
-    for batch in open_calls(place).to_batches(columns=["status", *INPUTS.names], batch_size=CALLS_AT_ONCE):
+def read_samples(folder: str) -> Iterator[list[npt.NDArray[np.int16]]]:
+    """Yield the samples of the rounds of a prepared split's ready calls, some calls at a time, in a fixed order."""
+    for batch in open_calls(folder).to_batches(columns=["status", *INPUTS.names], batch_size=CALLS_AT_ONCE):
         ready = pa.Table.from_batches([batch.filter(pc.is_null(batch["status"]))])
         yield [each for call in split_calls(ready) for each in call.samples]
 
 
-def longest_round(place: str) -> int:
-    """Samples of the longest round of a prepared split's ready calls."""
-    columns = open_calls(place).to_table(columns=["status", "round_samples"])
+def longest_round(folder: str) -> int:
+    """Return the length in samples of the longest round of a prepared split's ready calls."""
+    columns = open_calls(folder).to_table(columns=["status", "round_samples"])
     ready = columns.filter(pc.is_null(columns["status"]))
     return int(pc.max(pc.list_flatten(ready["round_samples"])).as_py() or 0)
 
 
 def prepared_figures(folder: str, name: str) -> pa.Table:
-    """How long, how loud and so on the calls of a prepared split are: `FIGURES`, a row a call that is ready."""
-    columns = open_calls(prepared_place(folder, name)).to_table(columns=["status", *FIGURES])
+    """Read the columns `FIGURES`, such as duration and loudness, of a prepared split's ready calls."""
+    columns = open_calls(prepared_folder(folder, name)).to_table(columns=["status", *FIGURES])
     return columns.filter(pc.is_null(columns["status"]))
 
 
 class OrderedParquet(BlockBasedFileDatasink):
-    """Writes a dataset to a folder so that its rows are read back in its order, where the engine preserves that.
+    """A Parquet sink that keeps the order of the rows, provided that Ray Data preserves it.
 
-    `Dataset.write_parquet` has several threads write the blocks of a file, in whatever order they get there.
+    `Dataset.write_parquet` writes the blocks of a file from several threads, in an order that differs between runs.
     """
 
-    def __init__(self, place: str) -> None:
-        filesystem, path = storage.arrow_filesystem_of(place)
+    def __init__(self, folder: str) -> None:
+        filesystem, path = storage.arrow_filesystem_of(folder)
         super().__init__(path, filesystem=filesystem, file_format="parquet")
 
     def write_block_to_file(self, block: BlockAccessor, file: pa.NativeFile) -> None:
-        """Write what one task has to write."""
-        pq.write_table(block.to_arrow(), file, compression="lz4")  # sound hardly gets smaller
+        """Write one block to its file."""
+        pq.write_table(block.to_arrow(), file, compression="lz4")  # audio hardly compresses, so the fastest codec wins
 
 
-def read_calls(place: str) -> ray.data.Dataset:
-    """The ready calls of a prepared or embedded split, for shards of them."""
-    filesystem, path = storage.arrow_filesystem_of(place)
+def read_calls(folder: str) -> ray.data.Dataset:
+    """Return the ready calls of a prepared or embedded split as a Ray dataset."""
+    filesystem, path = storage.arrow_filesystem_of(folder)
     dataset = ray.data.read_parquet(path, filesystem=filesystem, partitioning=None)
     return dataset.map_batches(keep_ready, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
 
@@ -149,46 +150,46 @@ def read_calls(place: str) -> ray.data.Dataset:
 def embed_split(
     split: LabelledSplit, model: Model, folder: str, *, with_text: bool, num_actors: int, threads: int, gpus: float
 ) -> str:
-    """Write the encoders' states of a split's prepared calls to the run's folder, once.
+    """Write the encoders' states of a split's prepared calls to the run's folder, unless that is done already.
 
     Args:
-        split: its calls.
-        model: whose encoders embed them.
-        folder: of the prepared calls; runs with other encoders may share it.
-        with_text: whether the text encoder's states are written, too; the tokens always are.
-        num_actors: processes that hold the encoders.
-        threads: of each, where it has no GPU.
-        gpus: share of a GPU that each takes.
+        split: the prepared calls.
+        model: the model whose encoders embed them.
+        folder: folder of the prepared calls; runs with other encoders may share it.
+        with_text: also write the states of the text encoder; the tokens are always written.
+        num_actors: number of processes that hold the encoders.
+        threads: threads of each process without a GPU.
+        gpus: GPUs per process, which may be a fraction.
 
     Returns:
-        Where they stand.
+        The folder of the embedded calls.
     """
     network = model.network
     encoders = [network.audio_encoder, network.text_encoder] if with_text else [network.audio_encoder]
     identity = json.dumps([network.config.modalities, *map(weights_digest, encoders)])
-    place = storage.join(folder, f"{split.name}-embedded-{hashlib.sha256(identity.encode()).hexdigest()[:12]}")
-    marker = f"{place}.json"
+    target = storage.join(folder, f"{split.name}-embedded-{hashlib.sha256(identity.encode()).hexdigest()[:12]}")
+    marker = f"{target}.json"
     if storage.exists(marker):
-        return place
-    storage.delete(place)
+        return target
+    storage.delete(target)
     started = time.monotonic()
-    read_calls(prepared_place(folder, split.name)).map_batches(
+    read_calls(prepared_folder(folder, split.name)).map_batches(
         EmbeddingActor,
         fn_constructor_args=(ray.put(pack_network(network)), with_text, threads),
         batch_size=BATCH_CALLS,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=num_actors),
-        num_cpus=0,  # its threads are set by hand
+        num_cpus=0,  # the actor sets its own number of threads
         num_gpus=gpus,
-    ).write_datasink(OrderedParquet(place))
+    ).write_datasink(OrderedParquet(target))
     seconds = time.monotonic() - started
     logger.info("%s: %d calls embedded in %.1f s", split.name, len(split.rows), seconds)
     storage.write_text(marker, json.dumps({"seconds": round(seconds, 3)}) + "\n")
-    return place
+    return target
 
 
 class EmbeddingActor:
-    """Holds the encoders while the calls are embedded."""
+    """A Ray Data actor that holds the encoders and embeds batches of calls."""
 
     def __init__(self, network: ray.ObjectRef[PackedNetwork], with_text: bool, threads: int) -> None:
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
@@ -200,13 +201,13 @@ class EmbeddingActor:
 
 
 def describe_calls(folder: str, judged: pa.Table) -> Distribution:
-    """The distribution of the calls that a model was made on.
+    """Describe the distribution of the calls that a model was trained on, as a reference for drift.
 
-    Of what is known before a model listens, that of the training calls; of its probabilities, that of calls that it
-    did not learn from, since it is surer of those that it knows by heart.
+    Inputs, such as duration and loudness, are described on the training calls. The model's probabilities are described
+    on the validation calls, because a model is more confident on calls that it has learned from.
 
     Args:
-        folder: of the training run, with its prepared calls.
-        judged: validation calls as the new model has scored them.
+        folder: folder of the training run, with its prepared calls.
+        judged: the validation calls as scored by the new model.
     """
     return describe(prepared_figures(folder, "training")) | describe(judged.select(["five"]))

@@ -1,4 +1,4 @@
-"""The encoders alone over batches of prepared calls, for a head that learns from their states. Plain callables, no Ray.
+"""Embedding of prepared calls by frozen encoders, so that an epoch need not run them. Nothing here imports Ray.
 
 Shapes: R rounds, A audio frames, T text tokens, D width of an encoder.
 """
@@ -24,7 +24,7 @@ States = npt.NDArray[np.float16]
 
 
 class Embedder:
-    """Embeds batches of prepared calls with one network's encoders, or with its audio encoder alone."""
+    """The encoders of a network, or its audio encoder only, applied to batches of prepared calls."""
 
     def __init__(self, network: MsmtFn, *, with_text: bool = True) -> None:
         self.with_text = with_text
@@ -36,7 +36,7 @@ class Embedder:
         """Embed calls.
 
         Args:
-            batch: prepared rows that are ready, with `call_id` and `intent`.
+            batch: prepared rows that are ready, with the columns `call_id` and `intent`.
 
         Returns:
             The same calls in the schema `EMBEDDED`.
@@ -45,16 +45,16 @@ class Embedder:
         rounds = iter(zip(*self._states(calls), strict=True))
         audio, text = [], []
         for call in calls:
-            own = [next(rounds) for _ in call.samples]
-            audio.append([states for states, _ in own])
-            text.append([states for _, states in own])
+            rounds_of_call = [next(rounds) for _ in call.samples]
+            audio.append([states for states, _ in rounds_of_call])
+            text.append([states for _, states in rounds_of_call])
         return pa.table(
             [
                 batch["call_id"],
                 batch["intent"],
-                _flat(audio),
+                _flatten(audio),
                 pa.array([[len(each) for each in call] for call in audio], pa.list_(pa.int32())),
-                _flat(text),
+                _flatten(text),
                 batch["tokens"],
                 batch["round_tokens"],
             ],
@@ -63,9 +63,9 @@ class Embedder:
 
     @torch.inference_mode()
     def _states(self, calls: Sequence[CallRounds]) -> tuple[list[States], list[States]]:
-        """(A, D) of the audio and (T, D) of the text of all rounds, in order; float16, which keeps three digits.
+        """Return the states of the audio (A, D) and of the text (T, D) of all rounds, in order.
 
-        Those of the text are empty where they are not wanted.
+        They are float16, which keeps three significant digits. Without `with_text` those of the text are empty.
         """
         samples = [each for call in calls for each in call.samples]
         tokens = [each for call in calls for each in call.tokens]
@@ -75,24 +75,24 @@ class Embedder:
         batches = feed_rounds(groups, samples, tokens, self.network.config.text.pad_token_id, self.device)
         for group, batch in zip(groups, batches, strict=True):
             waveforms = batch.samples.float() / FULL_SCALE
-            heard = _cut(*self.network.hear_rounds(waveforms, batch.num_samples, padded=False))
-            for index, states in zip(group, heard, strict=True):
+            encoded_audio = _unpad(*self.network.hear_rounds(waveforms, batch.num_samples, padded=False))
+            for index, states in zip(group, encoded_audio, strict=True):
                 audio_states[index] = states
             if self.with_text:
-                read = _cut(*self.network.read_rounds(batch.input_ids, batch.num_tokens))
-                for index, states in zip(group, read, strict=True):
+                encoded_text = _unpad(*self.network.read_rounds(batch.input_ids, batch.num_tokens))
+                for index, states in zip(group, encoded_text, strict=True):
                     text_states[index] = states
         return audio_states, text_states
 
 
-def _cut(states: Tensor, mask: Tensor) -> list[States]:
-    """(R, T, D) under its mask (R, T), each round as long as it is."""
+def _unpad(states: Tensor, mask: Tensor) -> list[States]:
+    """Cut padded states (R, T, D) to the lengths that their mask (R, T) gives."""
     padded, lengths = states.half().cpu().numpy(), mask.sum(dim=1).tolist()
     return [each[:length] for each, length in zip(padded, lengths, strict=True)]
 
 
-def _flat(calls: Sequence[Sequence[States]]) -> pa.Array:
-    """All values of each call one after the other."""
+def _flatten(calls: Sequence[Sequence[States]]) -> pa.Array:
+    """Return a list array with all values of each call, round by round."""
     sizes = [sum(states.size for states in call) for call in calls]
     values = np.concatenate([states.reshape(-1) for call in calls for states in call] or [np.zeros(0, np.float16)])
     return pa.LargeListArray.from_arrays(pa.array(np.cumsum([0, *sizes]), pa.int64()), pa.array(values))

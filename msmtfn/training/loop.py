@@ -1,7 +1,7 @@
-"""The loop of training: epochs of steps, a validation after each, and what it takes to go on from any of them.
+"""The training loop: epochs of optimizer steps, a validation after each, and a state to resume from.
 
-No Ray here: in one process it runs as it is, in several under the process group that torch.distributed has. All
-processes take the same number of steps and see the same figures, so that they decide alike.
+Nothing here imports Ray. The loop runs in one process, or in several under torch.distributed's process group; then all
+of them take the same number of steps and see the same figures, so that all stop after the same epoch.
 
 Shapes: C calls.
 """
@@ -33,56 +33,28 @@ from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.precision import autocast
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import STATES_NDIM, CallBatch, LabelledCall, collate, split_by_budget
+from msmtfn.training.events import EpochDone, StepDone
 from msmtfn.training.recipe import ROUNDS_AT_ONCE, Recipe, balanced_weights, freeze, make_optimizer
 
-STEP_CALLS_OF_VALIDATION: Final = 16
+VALIDATION_BATCH_CALLS: Final = 16
 
 
 class CallSource(Protocol):
-    """Where a process's calls come from."""
+    """The source of a process's calls."""
 
     def training(self, epoch: int, size: int) -> Iterator[list[LabelledCall]]:
-        """This process's share of the training calls in the epoch's order, `size` at a time."""
+        """Yield this process's share of the training calls in the epoch's order, `size` at a time."""
 
     def validation(self, size: int) -> Iterator[list[LabelledCall]]:
-        """This process's share of the validation calls, `size` at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """What is known after an epoch.
-
-    Attributes:
-        epoch: from 0 on.
-        training_loss: mean over the calls, dropout and augmentation included.
-        validation_loss: mean over the validation calls.
-        accuracy: of the validation calls, a task.
-        rounds_per_sec: of all processes, in training.
-        seconds: of training and validation.
-        is_best: whether no epoch before had a smaller validation loss.
-    """
-
-    epoch: int
-    training_loss: float
-    validation_loss: float
-    accuracy: dict[str, float]
-    rounds_per_sec: float
-    seconds: float
-    is_best: bool
-
-    def as_row(self) -> dict[str, Any]:
-        """As one line of the file of epochs."""
-        row = asdict(self)
-        accuracy = row.pop("accuracy")
-        return row | {f"accuracy_{task}": value for task, value in accuracy.items()}
+        """Yield this process's share of the validation calls, `size` at a time."""
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss is not a number any more; nothing can be learned from there."""
+    """The loss or a gradient is NaN or infinite, so training cannot continue."""
 
 
 class Learner(nn.Module):
-    """The network as it learns: a batch of calls goes in, the sum of their losses comes out."""
+    """The network with its loss: maps a batch of calls to the sum of their losses."""
 
     def __init__(self, network: MsmtFn, samples_per_batch: int, class_weights: Mapping[str, Tensor] | None) -> None:
         super().__init__()
@@ -92,15 +64,16 @@ class Learner(nn.Module):
         self.class_weights = class_weights
 
     def forward(self, batch: CallBatch) -> Tensor:
-        """Sum of the calls' losses."""
+        """Return the sum of the calls' losses."""
         return multi_task_loss(
             self.logits(batch), batch.intents, tasks=self.tasks, class_weights=self.class_weights, reduction="sum"
         )
 
     def logits(self, batch: CallBatch) -> dict[str, Tensor]:
-        """Logits (C, number of classes) a task, from rounds that are taken in groups under the budget."""
+        """Return the logits (C, number of classes) of each task; the rounds are encoded in groups under the budget."""
         groups = group_rounds(batch.audio_lengths.cpu().numpy(), self.samples_per_batch)
-        # Of a call that is too large at once only the rounds' vectors are kept, and the rest is computed again.
+        # A call over the budget does not fit at once: only the vectors of its rounds are kept, and the activations
+        # inside each group are computed again in the backward pass.
         if len(groups) > 1 and torch.is_grad_enabled():
             parts = [
                 checkpoint(batch.vectors, self.network, group, use_reentrant=False, determinism_check="none")
@@ -113,7 +86,7 @@ class Learner(nn.Module):
 
 
 class Loop:
-    """Trains one network."""
+    """The training of one network."""
 
     def __init__(
         self,
@@ -125,22 +98,22 @@ class Loop:
         training_intents: npt.NDArray[np.int64],
         augmenter: Augmenter | None = None,
         device: torch.device | None = None,
-        tell: Callable[[dict[str, Any]], None] = lambda _: None,
+        on_step: Callable[[StepDone], None] = lambda _: None,
     ) -> None:
-        """Make ready.
+        """Freeze what does not learn, and make the optimizer.
 
         Args:
-            network: in any mode; it learns in place.
-            recipe: how.
-            source: of this process's calls.
-            steps_per_epoch: the same in all processes.
-            training_intents: of all training calls, for the class weights.
-            augmenter: of the training calls; None leaves them as they are.
-            device: of the network; the CPU if left out.
-            tell: told after each step how far the epoch is.
+            network: the network, in training or evaluation mode; it is trained in place.
+            recipe: hyperparameters.
+            source: this process's calls.
+            steps_per_epoch: number of steps, which must be the same in all processes.
+            training_intents: (C,) intents of the training calls of all processes, for the class weights.
+            augmenter: applied to the training calls; None leaves them unchanged.
+            device: where the network is trained; the CPU if None.
+            on_step: called after every step.
         """
         self.device = device or torch.device("cpu")
-        self.recipe, self.source, self.augmenter, self.tell = recipe, source, augmenter, tell
+        self.recipe, self.source, self.augmenter, self.on_step = recipe, source, augmenter, on_step
         network.to(self.device)  # type: ignore[arg-type]
         self.network = network
         self.steps_per_epoch = steps_per_epoch
@@ -150,7 +123,7 @@ class Loop:
         self.pad_token_id: int = network.config.text.pad_token_id
         freeze(network, recipe.frozen)
         self.budget = recipe.samples_per_batch or network.config.max_round_samples * ROUNDS_AT_ONCE[self.device.type]
-        if recipe.embedded != "nothing":  # the calls are measured in frames
+        if recipe.embedded != "nothing":  # the lengths of embedded rounds are counted in frames
             self.budget = max(1, network.config.num_frames(self.budget))
         weights = balanced_weights(training_intents) if recipe.class_weights == "balanced" else None
         learner = Learner(
@@ -161,23 +134,23 @@ class Loop:
             ids = [self.device] if self.device.type == "cuda" else None
             self.learner = DistributedDataParallel(learner, device_ids=ids)
         self.optimizer, self.schedule = make_optimizer(network, recipe, recipe.max_epochs * steps_per_epoch)
-        self.epochs: list[Epoch] = []
+        self.epochs: list[EpochDone] = []
         self.best: dict[str, Tensor] = {}
 
     @property
     def is_done(self) -> bool:
-        """Whether the epochs are over, or the validation loss has not fallen for long."""
+        """True after the last epoch, or once the validation loss has not fallen for `patience` epochs."""
         best = max((each.epoch for each in self.epochs if each.is_best), default=0)
         return len(self.epochs) >= self.recipe.max_epochs or len(self.epochs) - 1 - best >= self.recipe.patience
 
     def run(self, after_epoch: Callable[[Loop], None] = lambda _: None) -> None:
-        """Train until it is done, and take the weights of the best epoch.
+        """Train until `is_done`, then load the weights of the best epoch.
 
         Args:
-            after_epoch: called after each, in every process.
+            after_epoch: called after every epoch, in every process.
 
         Raises:
-            NotFiniteError: the loss is not a number.
+            NotFiniteError: the loss or a gradient is NaN or infinite.
         """
         while not self.is_done:
             self.run_epoch()
@@ -185,10 +158,10 @@ class Loop:
         self.network.load_state_dict(self.best)
         self.network.train(False)
 
-    def run_epoch(self) -> Epoch:
-        """One pass over the training calls, and the validation."""
+    def run_epoch(self) -> EpochDone:
+        """Pass over the training calls once, then validate."""
         epoch, started = len(self.epochs), time.monotonic()
-        # Of the epoch, so that a run that goes on draws what an undisturbed one draws.
+        # The seed depends on the epoch, so that a resumed run draws the same numbers as one that was never interrupted.
         torch.manual_seed((self.recipe.seed * 100_003 + epoch) * 1009 + self.rank)
         training_loss, num_rounds = self._train(epoch)
         training_sec = time.monotonic() - started
@@ -199,14 +172,14 @@ class Loop:
             )
         is_best = all(validation_loss < each.validation_loss for each in self.epochs)
         seconds = time.monotonic() - started
-        result = Epoch(epoch, training_loss, validation_loss, accuracy, num_rounds / training_sec, seconds, is_best)
+        result = EpochDone(epoch, training_loss, validation_loss, accuracy, num_rounds / training_sec, seconds, is_best)
         if is_best:
             self.best = {name: weight.detach().cpu().clone() for name, weight in self.network.state_dict().items()}
         self.epochs.append(result)
         return result
 
-    def state(self) -> dict[str, Any]:
-        """All that it takes to go on: tensors and plain values."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that is needed to resume: tensors and plain values."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -215,25 +188,29 @@ class Loop:
             "best": self.best,
         }
 
-    def go_on(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from a state that `state_dict` returned.
+
+        Raises:
+            ValueError: the figures of an epoch lack a field, or have one of the wrong type.
+        """
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.epochs = [Epoch(**each) for each in state["epochs"]]
+        self.epochs = [EpochDone.from_fields(each) for each in state["epochs"]]
         self.best = state["best"]
 
     def step(self, calls: Sequence[LabelledCall]) -> float:
-        """One step of the optimizer on this process's calls.
+        """Take one step of the optimizer on this process's calls.
 
-        The loss is the mean over the calls of all processes, however many each has, so that the gradient is that of
-        one process with all of them.
+        The loss is the mean over the calls of all processes, however many calls each process has, so the gradient
+        equals that of a single process with all the calls.
 
         Returns:
-            That loss.
+            The loss.
 
         Raises:
-            NotFiniteError: it is not a number; no weight has changed.
+            NotFiniteError: the loss or a gradient is NaN or infinite; the weights are unchanged.
         """
         chunks = [
             calls[start : start + self.recipe.batch_calls] for start in range(0, len(calls), self.recipe.batch_calls)
@@ -243,10 +220,10 @@ class Loop:
         total = torch.zeros((), device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(batches):
-            # The gradients of all processes are added up once, with the last batch.
+            # The gradients accumulate locally, and the last batch sums them over the processes.
             with self._no_sync() if number < len(batches) - 1 else contextlib.nullcontext():
                 part = self._forward(batch) / num_calls
-                (part * self.world_size).backward()  # over which DDP takes the mean
+                (part * self.world_size).backward()  # DDP divides the sum of the gradients by the world size
             total += part.detach()
         loss = float(self._sum(total))
         if not math.isfinite(loss):
@@ -259,7 +236,7 @@ class Loop:
         return loss
 
     def _train(self, epoch: int) -> tuple[float, float]:
-        """Mean loss of an epoch's training calls, and the number of their rounds in all processes."""
+        """Train on an epoch's calls; return their mean loss and number of rounds over all processes."""
         self.learner.train()
         loss_sum, num_calls, num_rounds = 0.0, 0, 0
         started = time.monotonic()
@@ -267,53 +244,53 @@ class Loop:
             loss_sum += self.step(calls) * len(calls)
             num_calls += len(calls)
             num_rounds += sum(call.num_rounds for call in calls)
-            self.tell(
-                {
-                    "epoch": epoch,
-                    "step": number,
-                    "steps": self.steps_per_epoch,
-                    "loss": loss_sum / num_calls,
-                    "rounds_per_sec": self.world_size * num_rounds / (time.monotonic() - started),
-                }
+            self.on_step(
+                StepDone(
+                    epoch=epoch,
+                    step=number,
+                    num_steps=self.steps_per_epoch,
+                    loss=loss_sum / num_calls,
+                    rounds_per_sec=self.world_size * num_rounds / (time.monotonic() - started),
+                )
             )
         sums = self._sum(torch.tensor([loss_sum, num_calls, num_rounds], dtype=torch.float64))
         return float(sums[0] / sums[1]), float(sums[2])
 
     def _augmented(self, epoch: int) -> Iterator[list[LabelledCall]]:
-        """The epoch's calls, augmented one step ahead of the network."""
+        """Yield the epoch's calls step by step; a thread augments those of the next step meanwhile."""
         steps = self.source.training(epoch, self.recipe.calls_per_step)
         if self.augmenter is None:
             yield from steps
             return
         augmenter = self.augmenter
 
-        def take() -> list[LabelledCall] | None:
+        def augment_next() -> list[LabelledCall] | None:
             calls = next(steps, None)
-            return calls and [_augment(augmenter, epoch, call) for call in calls]
+            return None if calls is None else [_augment(augmenter, epoch, call) for call in calls]
 
         with ThreadPoolExecutor(1, thread_name_prefix="augment") as pool:
-            waiting = pool.submit(take)
-            while (calls := waiting.result()) is not None:
-                waiting = pool.submit(take)
+            upcoming = pool.submit(augment_next)
+            while (calls := upcoming.result()) is not None:
+                upcoming = pool.submit(augment_next)
                 yield calls
 
     def _validate(self) -> tuple[float, dict[str, float]]:
-        """Mean loss and accuracies over the validation calls of all processes."""
+        """Return the mean loss and the accuracy of each task over the validation calls of all processes."""
         sums = torch.zeros(2 + len(TASKS), dtype=torch.float64)
-        for probabilities, intents in self.predict(self.source.validation(STEP_CALLS_OF_VALIDATION)):
+        for probabilities, intents in self.predict(self.source.validation(VALIDATION_BATCH_CALLS)):
             sums[0] += len(intents)
-            for place, task in enumerate(TASKS):
+            for index, task in enumerate(TASKS):
                 targets = class_targets(task, intents)
                 if task in self._learner.tasks:
                     sums[1] -= float(np.log(probabilities[task][np.arange(len(targets)), targets] + 1e-12).sum())
-                sums[2 + place] += int((probabilities[task].argmax(axis=1) == targets).sum())
-        num_calls, loss, *right = self._sum(sums).tolist()
-        return loss / num_calls, {task: count / num_calls for task, count in zip(TASKS, right, strict=True)}
+                sums[2 + index] += int((probabilities[task].argmax(axis=1) == targets).sum())
+        num_calls, loss, *num_correct = self._sum(sums).tolist()
+        return loss / num_calls, {task: count / num_calls for task, count in zip(TASKS, num_correct, strict=True)}
 
     def predict(
         self, steps: Iterator[list[LabelledCall]]
     ) -> Iterator[tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.int64]]]:
-        """Probabilities (C, number of classes) a task and intents (C,) of calls, batch by batch."""
+        """Yield, batch by batch, the probabilities (C, number of classes) of each task and the intents (C,)."""
         self.learner.train(False)
         for calls in steps:
             for part in split_by_budget(calls, self.budget):
@@ -327,7 +304,7 @@ class Loop:
     @property
     def _learner(self) -> Learner:
         learner = self.learner.module if isinstance(self.learner, DistributedDataParallel) else self.learner
-        assert isinstance(learner, Learner)  # noqa: S101 - for the types
+        assert isinstance(learner, Learner)  # noqa: S101 - for mypy
         return learner
 
     def _forward(self, calls: Sequence[LabelledCall]) -> Tensor:
@@ -345,7 +322,7 @@ class Loop:
         return contextlib.nullcontext()
 
     def _sum(self, values: Tensor) -> Tensor:
-        """Over all processes."""
+        """Return the sum over all processes."""
         if not self.is_distributed:
             return values
         summed = values.to(self.device)
@@ -355,29 +332,29 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class HeldCalls:
-    """Calls that one process holds in memory."""
+    """A source of calls that one process holds in memory."""
 
     training_calls: Sequence[LabelledCall]
     validation_calls: Sequence[LabelledCall]
     seed: int
 
     def training(self, epoch: int, size: int) -> Iterator[list[LabelledCall]]:
-        """All training calls, in an order of the epoch's own."""
+        """Yield all training calls, in an order that depends on the seed and the epoch."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.training_calls))
         for start in range(0, len(order), size):
             yield [self.training_calls[index] for index in order[start : start + size]]
 
     def validation(self, size: int) -> Iterator[list[LabelledCall]]:
-        """All validation calls."""
+        """Yield all validation calls in their order."""
         for start in range(0, len(self.validation_calls), size):
             yield list(self.validation_calls[start : start + size])
 
 
 def _drop_modalities(batch: CallBatch, probability: float) -> CallBatch:
-    """Take the audio from some rounds and the text from others, with a probability each."""
+    """Drop the audio of some rounds and the text of others, each with this probability and never both of a round."""
     if not probability:
         return batch
-    drawn = torch.rand(len(batch.audio_lengths))
+    drawn = torch.rand(len(batch.audio_lengths))  # one number decides both, so that a round keeps a modality
     return replace(
         batch,
         audio_lengths=batch.audio_lengths.masked_fill(drawn < probability, 0),
@@ -389,7 +366,7 @@ def _augment(augmenter: Augmenter, epoch: int, call: LabelledCall) -> LabelledCa
     rounds = call.rounds
     if isinstance(rounds, CallRounds):
         return replace(call, rounds=augmenter.augment(call.call_id, epoch, rounds))
-    if any(each.ndim == STATES_NDIM for each in rounds.text):
+    if any(each.ndim == STATES_NDIM for each in rounds.text):  # the text is embedded already
         return call
     texts = CallRounds(samples=[], tokens=cast(list[npt.NDArray[np.int32]], rounds.text))
     return replace(call, rounds=replace(rounds, text=augmenter.augment(call.call_id, epoch, texts).tokens))

@@ -1,16 +1,17 @@
-"""The card of a trained model: what it learned from, how, and how good it is."""
+"""The model card: which calls a model was trained on, with which recipe, and how accurate it is."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Final
 
 from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.labels import TASKS
 from msmtfn.model.network import MsmtFn
+from msmtfn.training.events import EpochDone
 from msmtfn.training.recipe import Recipe
 
 PACKAGES: Final = ("msmtfn", "ray", "torch", "transformers")
@@ -20,21 +21,21 @@ def write_card(
     network: MsmtFn,
     recipe: Recipe,
     splits: Sequence[LabelledSplit],
-    epochs: Sequence[Mapping[str, Any]],
+    epochs: Sequence[EpochDone],
     num_workers: int,
     about: str,
 ) -> str:
-    """The card, in Markdown.
+    """Return the card as Markdown.
 
     Args:
-        network: as it was trained.
-        recipe: how.
-        splits: training and validation.
-        epochs: `Epoch.as_row` of each.
-        num_workers: processes that trained it.
-        about: a line on what the model started from.
+        network: the trained network.
+        recipe: the recipe of the training.
+        splits: the training and the validation calls.
+        epochs: the figures of every epoch, in order.
+        num_workers: number of processes that trained together.
+        about: one line on the origin of the model that training started from.
     """
-    best = [each for each in epochs if each["is_best"]][-1]
+    best = [epoch for epoch in epochs if epoch.is_best][-1]
     encoders = sum(
         weight.numel() for part in (network.audio_encoder, network.text_encoder) for weight in part.parameters()
     )
@@ -56,11 +57,11 @@ def write_card(
         "",
         "## Validation",
         "",
-        f"The best of {len(epochs)} epochs was number {best['epoch']}: loss {best['validation_loss']:.3f}.",
+        f"The best of {len(epochs)} epochs was number {best.epoch}: loss {best.validation_loss:.3f}.",
         "",
         "| task | accuracy, % |",
         "|---|---|",
-        *(f"| {task} | {100 * best[f'accuracy_{task}']:.1f} |" for task in TASKS),
+        *(f"| {task} | {100 * best.accuracy[task]:.1f} |" for task in TASKS),
         "",
         "## Recipe",
         "",

@@ -1,10 +1,10 @@
-"""What an audio encoder without a past learns first: to tell how a round is spoken, from its samples alone, no label.
+"""Prosody pretraining: a new audio encoder learns to predict how a round is spoken, from its samples and no labels.
 
-From some hundreds of labels an encoder cannot learn what loudness, pitch and pace are, and the network learns the
-texts of the calls by heart instead. So the encoder's mean state, through one linear layer, first learns to say a few
-figures of prosody that are computed from the samples; the layer is then thrown away.
+A few hundred labels do not teach an encoder loudness, pitch and pace; the network memorises the texts of the calls
+instead. So a linear layer on the encoder's mean state is first trained, together with the encoder, to predict a few
+prosodic features that are computed from the samples. The layer is then discarded.
 
-Shapes: R rounds, S samples, F frames of 10 ms, P figures.
+Shapes: R rounds, S samples, F windows (one every 10 ms), W samples per window, A frames of the encoder, D its width.
 """
 
 from __future__ import annotations
@@ -27,34 +27,35 @@ from msmtfn.model.checkpoint import PackedNetwork, unpack_network
 HOP_SEC, WINDOW_SEC = 0.01, 0.025
 PITCH_HZ: Final = (70.0, 400.0)
 REFERENCE_HZ: Final = 150.0
-SEGMENTS: Final = 8  # equal parts of a round
+SEGMENTS: Final = 8  # equal segments of a round
 FIGURES_PER_SEGMENT, FIGURES_PER_ROUND = 5, 5
 NUM_FIGURES: Final = SEGMENTS * FIGURES_PER_SEGMENT + FIGURES_PER_ROUND
-ACTIVE_DB: Final = -22.0  # relative to the round's loudest frames; what is below is a pause
-VOICED: Final = 0.5  # least correlation of a frame with itself, a period later
-NEARLY: Final = 0.9
+ACTIVE_DB: Final = -22.0  # relative to the round's loudest frames; quieter frames are a pause
+VOICED: Final = 0.5  # lowest autocorrelation of a voiced frame at its period
+PEAK_SHARE: Final = 0.9  # a peak this close to the highest may be the period
 SMOOTHED_FRAMES: Final = 5
 ROUNDS_PER_STEP: Final = 16
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM, WARMUP_SHARE = 2e-3, 0.01, 1.0, 0.1
 Samples = npt.NDArray[np.int16]
 Figures = npt.NDArray[np.float32]
-ReadRounds = Callable[[], Iterable[list[Samples]]]
+ReadSamples = Callable[[], Iterable[list[Samples]]]
 
 
 def describe_prosody(samples: Samples, sample_rate: int) -> Figures:
-    """Figures of how a round is spoken.
+    """Compute the prosodic features of a round.
 
-    Of each of 8 equal parts: mean level of its active frames relative to the round's loudest, in dB; share of active
-    frames; mean and standard deviation of the pitch of its voiced frames, in octaves from 150 Hz; peaks of loudness an
-    active frame, which follow the syllables. Of the round: logarithms of its longest pause and of its length in frames,
-    the spread of its loud frames, and two lower quantiles of its active frames' levels, in dB.
+    For each of 8 equal segments: the mean level of the active frames relative to the round's loudest frames, in dB; the
+    share of active frames; the mean and standard deviation of the pitch of the voiced frames, in octaves from 150 Hz;
+    and the loudness peaks per active frame, which follow the syllables. For the round: the logarithms of its longest
+    pause and of its length, both in frames; the difference of the 95th and 75th percentile of the level, in dB; and the
+    25th and 10th percentile of the active frames' levels, in dB.
 
     Args:
-        samples: (S,) of one round.
-        sample_rate: in Hz.
+        samples: (S,) samples of one round.
+        sample_rate: sample rate in Hz.
 
     Returns:
-        (45,).
+        (45,) features.
     """
     frames = _frames(samples.astype(np.float32), sample_rate)
     level_db = 10 * np.log10(np.square(frames).mean(axis=1) + 1.0)
@@ -89,30 +90,30 @@ def describe_prosody(samples: Samples, sample_rate: int) -> Figures:
 
 
 class ProsodyLearner:
-    """Trains the audio encoder of a network."""
+    """The prosody pretraining of a network's audio encoder."""
 
     def __init__(
         self,
         network: PackedNetwork,
-        read_rounds: ReadRounds,
+        read_samples: ReadSamples,
         *,
         num_epochs: int,
         seed: int,
         threads: int,
         state: bytes = b"",
     ) -> None:
-        """Describe all rounds, and make ready.
+        """Compute the features of all rounds, and make the optimizer.
 
         Args:
-            network: whose audio encoder learns.
-            read_rounds: gives the samples of all rounds, some at a time, the same ones whenever it is called.
-            num_epochs: passes over the rounds that are to come.
-            seed: of the linear layer, the order and what is dropped.
-            threads: to compute with, where there is no GPU.
-            state: of another learner with the same arguments, to go on from.
+            network: the network whose audio encoder is trained.
+            read_samples: yields the samples of all rounds, some at a time, in the same order whenever it is called.
+            num_epochs: planned passes over the rounds, which the learning rate schedule spans.
+            seed: seed of the linear layer, the order of the rounds, and dropout.
+            threads: number of threads on a CPU.
+            state: state of a learner with the same arguments to resume from; empty starts anew.
 
         Raises:
-            ValueError: no round has a frame.
+            ValueError: no round is as long as a frame of the audio encoder.
         """
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
@@ -120,12 +121,12 @@ class ProsodyLearner:
         unpacked = unpack_network(network)
         self.config = unpacked.config
         self.encoder = unpacked.audio_encoder.to(self.device).train()
-        self.read_rounds, self.seed, self.epoch = read_rounds, seed, 0
+        self.read_samples, self.seed, self.epoch = read_samples, seed, 0
         described = [np.stack([self._describe(each) for each in rounds]) for rounds in self._rounds()]
         if not described:
             raise ValueError("no round is as long as a frame of the audio encoder")
-        every = np.concatenate(described)
-        mean, deviation = every.mean(axis=0), every.std(axis=0) + 1e-3
+        features = np.concatenate(described)
+        mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-3
         self.targets = [torch.from_numpy((each - mean) / deviation) for each in described]
         self.head = nn.Linear(self.config.audio.hidden_size, NUM_FIGURES).to(self.device)
         self.weights = [*self.encoder.parameters(), *self.head.parameters()]
@@ -135,20 +136,20 @@ class ProsodyLearner:
             self.optimizer, LEARNING_RATE, total_steps=num_steps + 1, pct_start=max(WARMUP_SHARE, 2 / (num_steps + 1))
         )
         if state:
-            self._go_on(load_state(state))
+            self._load_state_dict(load_state(state))
 
     def run_epoch(self) -> tuple[float, bytes]:
-        """Pass over all rounds.
+        """Pass over all rounds once.
 
         Returns:
-            The mean squared error of the figures, each of variance 1; the state, with the encoder's weights in it.
+            The mean squared error of the features, each scaled to variance 1, and the learner's state.
         """
-        # Of the epoch, so that a learner that goes on draws what an undisturbed one draws.
+        # The seeds depend on the epoch, so that a resumed learner draws the same numbers as one never interrupted.
         rng = np.random.default_rng([self.seed, self.epoch])
         torch.manual_seed(self.seed * 1009 + self.epoch)
         total, num_rounds = 0.0, 0
         for rounds, targets in zip(self._rounds(), self.targets, strict=True):
-            # Of any lengths: beside others of its own length a round teaches less.
+            # Groups mix rounds of all lengths: the encoder learns less from groups of equally long rounds.
             order = rng.permutation(len(rounds))
             groups = [order[start : start + ROUNDS_PER_STEP] for start in range(0, len(order), ROUNDS_PER_STEP)]
             texts = [np.zeros(0, np.int32)] * len(rounds)
@@ -173,7 +174,7 @@ class ProsodyLearner:
         torch.save({"epoch": self.epoch} | {name: part.state_dict() for name, part in self._parts().items()}, file)
         return file.getvalue()
 
-    def _go_on(self, state: dict[str, Any]) -> None:
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch = state["epoch"]
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
@@ -182,44 +183,52 @@ class ProsodyLearner:
         return describe_prosody(samples, self.config.encoder_sample_rate)
 
     def _rounds(self) -> Iterator[list[Samples]]:
-        """The rounds that have a frame."""
+        """Yield the rounds that are as long as a frame of the encoder."""
         shortest = self.config.receptive_field
-        for rounds in self.read_rounds():
-            if heard := [each for each in rounds if len(each) >= shortest]:
-                yield heard
+        for rounds in self.read_samples():
+            if long_enough := [each for each in rounds if len(each) >= shortest]:
+                yield long_enough
 
 
 def load_state(state: bytes) -> dict[str, Any]:
-    """What `ProsodyLearner.run_epoch` gives: the weights of the `encoder`, and all that it takes to go on."""
+    """Load the state that `ProsodyLearner.run_epoch` returns: the weights of the `encoder`, and what resuming needs."""
     content: dict[str, Any] = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
     return content
 
 
 def _means(states: Tensor, mask: Tensor) -> Tensor:
-    """The mean of each round's frames: (R, A, D) under (R, A) to (R, D)."""
+    """Average each round's states over its frames: (R, A, D) with the mask (R, A) to (R, D)."""
     return (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
 def _frames(waveform: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.float32]:
-    """(F, W) overlapping windows; one at least."""
+    """Cut a waveform into overlapping windows (F, W), at least one."""
     hop, width = round(HOP_SEC * sample_rate), round(WINDOW_SEC * sample_rate)
     padded = np.pad(waveform, (0, max(0, width - len(waveform))))
     return np.lib.stride_tricks.sliding_window_view(padded, width)[::hop]
 
 
 def _pitch(frames: npt.NDArray[np.float32], sample_rate: int) -> tuple[Figures, Figures]:
-    """Pitch of each frame in octaves from 150 Hz, and the correlation of the frame with itself a period later."""
+    """Estimate the pitch of each frame (F, W) in octaves from 150 Hz, and the autocorrelation at its period.
+
+    The method is the normalised autocorrelation of Boersma ("Accurate short-term analysis of the fundamental
+    frequency", 1993), with a rectangular window.
+    """
     width = frames.shape[1]
     centred = frames - frames.mean(axis=1, keepdims=True)
+    # Wiener-Khinchin: the autocorrelation is the inverse transform of the power spectrum. Padding to at least twice the
+    # width keeps it from wrapping around.
     spectrum = np.fft.rfft(centred, 2 ** (2 * width - 1).bit_length())
     correlation = np.fft.irfft(np.abs(spectrum) ** 2)[:, :width]
     lags = np.arange(int(sample_rate / PITCH_HZ[1]), int(sample_rate / PITCH_HZ[0]))
-    # A later copy overlaps less of the window, for which it is made up.
+    # At the lag k only W - k products are summed, so the correlation of a periodic signal shrinks by (W - k) / W.
+    # Dividing by that undoes it. The small term keeps silence from dividing by zero.
     normed = correlation[:, lags] / (correlation[:, :1] + 1e-3) * (width / (width - lags))
-    # Two periods fit as well as one: the first peak that is nearly the highest is taken, or that where none is.
+    # A multiple of the period correlates as well as the period, so the first peak that is nearly the highest is taken;
+    # without such a peak, the highest value.
     is_peak = np.zeros(normed.shape, np.bool_)
     is_peak[:, 1:-1] = (normed[:, 1:-1] >= normed[:, :-2]) & (normed[:, 1:-1] > normed[:, 2:])
-    is_peak &= normed >= NEARLY * normed.max(axis=1, keepdims=True)
+    is_peak &= normed >= PEAK_SHARE * normed.max(axis=1, keepdims=True)
     best = np.where(is_peak.any(axis=1), is_peak.argmax(axis=1), normed.argmax(axis=1))
-    octaves = np.log2(sample_rate / lags[best] / REFERENCE_HZ)
+    octaves = np.log2(sample_rate / lags[best] / REFERENCE_HZ)  # a lag of k samples is a pitch of sample_rate / k
     return octaves.astype(np.float32), normed[np.arange(len(frames)), best].astype(np.float32)

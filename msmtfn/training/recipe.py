@@ -1,4 +1,4 @@
-"""How the network learns: the paper's recipe (sections 4.1 and 4.2) as defaults, and the optimizer that it means."""
+"""The training recipe, with the paper's (sections 4.1 and 4.2) as defaults, and the optimizer that it describes."""
 
 from __future__ import annotations
 
@@ -18,61 +18,62 @@ from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.precision import Precision
 from msmtfn.training.augmentation import AugmentationConfig
 
-START_DIVISOR, END_DIVISOR = 25.0, 1000.0  # of the largest learning rate at the start, and of that one at the end
+START_DIVISOR, END_DIVISOR = 25.0, 1000.0  # the peak learning rate by the initial one, and that by the final one
 ROUNDS_AT_ONCE: Final[dict[str, int]] = {"cpu": 2, "cuda": 16}
-"""Rounds of the greatest length that go through the network at once, where the recipe leaves it open."""
+"""Rounds of the maximum length that pass through the network at once if the recipe sets no `samples_per_batch`."""
 
 Frozen = Literal["nothing", "convolutions", "audio", "encoders"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How the network learns; the defaults are the paper's where it says."""
+    """The hyperparameters of training; the defaults are the paper's where it gives them."""
 
     learning_rate: float = 1e-5
-    """Of AdamW; the largest one of the schedule."""
+    """Learning rate of AdamW; the peak of a one-cycle schedule."""
     weight_decay: float = 0.01
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     schedule: Literal["constant", "one_cycle"] = "constant"
-    """Whether the learning rate stays, or rises over the first steps and falls to nearly nothing over the others."""
+    """Learning rate schedule: constant, or one cycle of a warmup and a decay to almost zero."""
     warmup_share: float = 0.1
-    """Share of the steps over which a one-cycle schedule rises."""
+    """Share of the steps over which the learning rate of a one-cycle schedule rises."""
     max_grad_norm: float = 1.0
-    """Gradients longer than this are scaled down to it; 0 leaves them as they are."""
+    """Gradients with a larger norm are scaled down to this norm; 0 turns clipping off."""
     batch_calls: int = 4
-    """Calls of a batch, in each worker."""
+    """Calls per batch in each worker."""
     accumulation_steps: int = 4
-    """Batches whose gradients make one step."""
+    """Batches whose gradients are accumulated for one step."""
     samples_per_batch: int = 0
-    """Samples, padding included, that go through the network at once: a batch with more is taken in parts, and a call
-    with more has its states computed twice to save memory; 0 takes 2 rounds of the greatest length on a CPU, 16 on a
-    GPU. Changes no result but by rounding."""
+    """Maximum number of samples, with padding, that pass through the network at once. A larger batch is split, and a
+    larger call has its activations computed twice to save memory; apart from rounding this changes no result. 0 means
+    2 rounds of the maximum length on a CPU and 16 on a GPU."""
     max_epochs: int = 40
-    """Passes over the training calls, at most."""
+    """Maximum number of passes over the training calls."""
     patience: int = 8
-    """Epochs without a smaller validation loss after which training stops."""
+    """Training stops after this many epochs without a lower validation loss."""
     frozen: Frozen = "convolutions"
-    """What does not learn: the convolutions of the audio encoder, that encoder whole, both encoders, or nothing."""
+    """Weights that are not trained: nothing, the audio encoder's convolutions, the audio encoder, or both encoders."""
     prosody_epochs: int = 0
-    """Passes over the training rounds before all else, in which an audio encoder without a past learns to tell
-    loudness, pitch and pace from the samples alone."""
+    """Passes over the training rounds before training, in which a new audio encoder learns loudness, pitch and pace
+    from the samples; 0 leaves this pretraining out."""
     modality_dropout: float = 0.0
-    """Probability that a training round loses its audio, and as much that it loses its text: the network must make do
-    with the other side, and cannot learn the calls by heart from one."""
+    """Probability that a training round loses its audio, and the same for its text, from 0 to 0.5; it keeps the network
+    from memorising calls by one modality."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Whether a call of a rare class counts more: in inverse proportion to its class's share of the training calls."""
+    """Weights of the classes in the loss; balanced weights are inversely proportional to the number of training
+    calls."""
     precision: Precision = "auto"
-    """Of the matrix products; auto takes bf16 on a GPU that has it."""
+    """Precision of the matrix products; auto means bf16 on a GPU that supports it."""
     seed: int = 0
-    """Of new weights, dropout, order and augmentation."""
+    """Random seed of new weights, dropout, the order of the calls, and augmentation."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    """What is done to the training calls."""
+    """Augmentation of the training calls."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
 
         Raises:
-            ValueError: one is out of range.
+            ValueError: a number is out of range, or frozen encoders are combined with augmentation.
         """
         for name in ("learning_rate", "batch_calls", "accumulation_steps", "max_epochs", "patience"):
             if not getattr(self, name) > 0:
@@ -86,20 +87,20 @@ class Recipe:
             raise ValueError(f"modality_dropout is {self.modality_dropout}; it must be between 0 and 0.5")
         if self.frozen == "encoders" and self.augmentation.augment != "none":
             raise ValueError(
-                f"augment is {self.augmentation.augment!r} with frozen encoders, whose states are computed "
-                'once; make it "none"'
+                f"augment is {self.augmentation.augment!r} with frozen encoders, whose states are computed only "
+                'once; set it to "none"'
             )
 
     @property
     def embedded(self) -> Literal["nothing", "audio", "encoders"]:
-        """Whose states are computed once, before all epochs and without dropout: they would always be the same."""
+        """The encoders whose states are computed once, before the first epoch, because no epoch would change them."""
         if self.frozen == "audio" and self.augmentation.augment in ("none", "text"):
             return "audio"
         return "encoders" if self.frozen == "encoders" else "nothing"
 
     @property
     def calls_per_step(self) -> int:
-        """Calls of one step, in each worker."""
+        """Number of calls per step in each worker."""
         return self.batch_calls * self.accumulation_steps
 
 
@@ -116,11 +117,11 @@ SMALL_RECIPE: Final = Recipe(
     prosody_epochs=8,
     augmentation=AugmentationConfig(augment="text", tones_respected=False, masked_tokens=0.35, masked_together=4),
 )
-"""For `model.small`, which learns from scratch, while the paper's recipe fine-tunes what is pretrained."""
+"""The recipe for `model.small`, which is trained from scratch; the paper's recipe fine-tunes pretrained encoders."""
 
 
 def freeze(network: MsmtFn, frozen: Frozen) -> None:
-    """Switch off the gradients of what does not learn."""
+    """Turn off the gradients of the frozen weights."""
     parts: dict[Frozen, list[nn.Module]] = {
         "nothing": [],
         "convolutions": [network.audio_encoder.model.feature_extractor],
@@ -132,16 +133,16 @@ def freeze(network: MsmtFn, frozen: Frozen) -> None:
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe, num_steps: int) -> tuple[torch.optim.AdamW, LRScheduler]:
-    """AdamW over what learns, and the schedule of its learning rate over `num_steps` steps."""
-    learning = [weight for weight in network.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    """Make AdamW for the weights that are not frozen, and its learning rate schedule over `num_steps` steps."""
+    trainable = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     if recipe.schedule == "constant":
-        return optimizer, LambdaLR(optimizer, _unchanged)
+        return optimizer, LambdaLR(optimizer, _constant_factor)
     schedule = OneCycleLR(
         optimizer,
         recipe.learning_rate,
-        total_steps=num_steps + 1,  # it is told after a step, and once at the start
-        pct_start=max(recipe.warmup_share, 2 / (num_steps + 1)),  # a rise of no step would divide by zero
+        total_steps=num_steps + 1,  # the schedule counts the initial rate as a step of its own
+        pct_start=max(recipe.warmup_share, 2 / (num_steps + 1)),  # OneCycleLR divides by the steps of its warmup less 1
         div_factor=START_DIVISOR,
         final_div_factor=END_DIVISOR,
     )
@@ -149,10 +150,12 @@ def make_optimizer(network: nn.Module, recipe: Recipe, num_steps: int) -> tuple[
 
 
 def balanced_weights(intents: npt.NDArray[np.int64]) -> Mapping[str, Tensor]:
-    """A weight for each class of each task, so that all classes that occur count alike; one call's mean weight is 1.
+    """Compute class weights for each task, with which all classes that occur have the same total weight.
+
+    A class with n of N calls, of K classes that occur, weighs N / (K n), so that the mean weight of a call is 1.
 
     Args:
-        intents: (C,) of the training calls, index in `INTENTS`.
+        intents: (C,) index of each training call's label in `INTENTS`.
     """
     weights = {}
     for task, classes in TASKS.items():
@@ -162,10 +165,10 @@ def balanced_weights(intents: npt.NDArray[np.int64]) -> Mapping[str, Tensor]:
     return weights
 
 
-def count_learning(weights: Iterable[nn.Parameter]) -> int:
-    """Number of weights that learn."""
+def count_trainable(weights: Iterable[nn.Parameter]) -> int:
+    """Count the weights that are not frozen."""
     return sum(weight.numel() for weight in weights if weight.requires_grad)
 
 
-def _unchanged(_step: int) -> float:
+def _constant_factor(_step: int) -> float:
     return 1.0

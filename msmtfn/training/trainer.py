@@ -1,7 +1,7 @@
-"""Training on Ray: the calls from their manifests to the workers, the workers, and the model's folder at the end.
+"""Training on Ray Train: prepare the calls, train in workers, and write the folder of the trained model.
 
-The calls of a run are copied into its folder once, those that can be prepared; every epoch streams them through the
-stage that scoring has too. The folder holds the checkpoints as well, so the same run goes on where it stopped.
+The calls are prepared once and written to the folder of the run, and every epoch streams them from there. The folder
+holds the checkpoints as well, so that the same command resumes a run that was interrupted.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import json
 import logging
 import os
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,49 +33,27 @@ import msmtfn
 from msmtfn import storage
 from msmtfn.errors import TrainingDataError, TrainingError
 from msmtfn.evaluation.labelled import LabelledSplit, keep_ready
-from msmtfn.evaluation.plots import plot_curves
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, save_model, unpack_network
 from msmtfn.model.network import MsmtFn
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import LabelledCall, embedded_calls, prepared_calls
-from msmtfn.training.datasets import embed_split, open_calls, prepare_split, prepared_place, read_calls
+from msmtfn.training.curves import plot_curves
+from msmtfn.training.datasets import embed_split, open_calls, prepare_split, prepared_folder, read_calls
+from msmtfn.training.events import EpochDone, Report, StepDone, TrainingStarted, format_epochs
 from msmtfn.training.loop import Loop, NotFiniteError
 from msmtfn.training.model_card import write_card
 from msmtfn.training.pretraining import learn_prosody
+from msmtfn.training.progress import Progress, ProgressBoard, report_progress
 from msmtfn.training.recipe import Recipe
+from msmtfn.training.resources import ClusterConfig
 
 logger = logging.getLogger(__name__)
 
 STATE_NAME: Final = "state.pt"
 EPOCHS_NAME, CURVES_NAME = "epochs.jsonl", "curves.png"
 SHUFFLED_CALLS: Final = 256
-"""Calls that a worker draws the next one from; the calls of the whole run are in a random order already."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClusterConfig:
-    """How training is spread; none of it changes what is learned, but for the order of sums."""
-
-    num_workers: int = 1
-    """Processes that train together, each on its share of every step."""
-    gpus_per_worker: float = 0.0
-    """Share of a GPU that each takes; 0 trains on CPUs."""
-    cpus_per_worker: int = 1
-    """CPUs that each takes, and threads where it has no GPU."""
-    max_failures: int = 3
-    """Times that training goes on from the last epoch after a worker has died."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: one is out of range.
-        """
-        if self.num_workers < 1 or self.cpus_per_worker < 1:
-            raise ValueError("num_workers and cpus_per_worker must be at least 1")
-        if self.gpus_per_worker < 0 or self.max_failures < 0:
-            raise ValueError("gpus_per_worker and max_failures must be at least 0")
+"""Size of a worker's shuffle buffer, in calls; the calls on storage are in a random order already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,26 +61,26 @@ class TrainingConfig:
     """All options of training."""
 
     recipe: Recipe = field(default_factory=Recipe)
-    """How the network learns."""
+    """Hyperparameters and other choices that decide what the network learns."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    """How the work is spread."""
+    """Workers and their resources."""
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
-    """How recordings become the network's inputs."""
+    """How recordings are turned into the network's inputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
-    """What one run of training has to do.
+    """The input of one training run.
 
     Attributes:
         training: the calls to learn from.
-        validation: the calls that tell when to stop.
-        model: to start from.
-        about: a line on where that model came from.
-        work: folder of the run's work in progress, local or on S3, that all machines see.
-        name: of the run; the same for the same work.
-        calls: folder of the prepared calls, that runs may share whose calls, seed and way of reading them are the same;
-            None puts them into the run's own.
+        validation: the calls whose loss decides when training stops and which epoch is the best.
+        model: the model to start from.
+        about: one line on the origin of that model, for the model card.
+        work: folder for work in progress, local or on S3, that all machines can reach.
+        name: name of the run; a run with the same name resumes this one.
+        calls: folder of the prepared calls; runs with the same calls, seed and preparation may share it. None stores
+            them in the folder of this run.
     """
 
     training: LabelledSplit
@@ -117,7 +94,7 @@ class TrainingRun:
 
 @dataclass(frozen=True, slots=True)
 class _WorkerSettings:
-    """What every worker is told."""
+    """The settings that every worker receives."""
 
     network: ray.ObjectRef[PackedNetwork]
     tokenizer: PreTrainedTokenizerBase
@@ -131,12 +108,12 @@ class _WorkerSettings:
 
 
 def fingerprint(splits: Sequence[LabelledSplit], start: str, config: TrainingConfig) -> str:
-    """Of all that decides what is learned, 12 hexadecimal digits.
+    """Return 12 hexadecimal digits that identify everything that decides what is learned.
 
     Args:
-        splits: the calls.
-        start: what tells one start of training from another.
-        config: how it learns.
+        splits: all calls of the run.
+        start: identifies the model that training starts from, such as a digest of its weights.
+        config: options of the training.
     """
     identity = [
         *(split.fingerprint() for split in splits),
@@ -149,19 +126,19 @@ def fingerprint(splits: Sequence[LabelledSplit], start: str, config: TrainingCon
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
-def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[str, Any]], None]) -> Path:
-    """Train, or go on training; Ray must be up.
+def train(run: TrainingRun, config: TrainingConfig, report: Report) -> Path:
+    """Train a model, or resume the run of the same name; Ray must be running.
 
     Args:
-        run: what to do.
-        config: how.
-        report: told, every so often, how far the run is.
+        run: the calls, the model to start from, and where to keep work in progress.
+        config: options of the training.
+        report: receives the events of the run every few seconds, from another thread.
 
     Returns:
-        A local folder with the model, its card, the figures of every epoch and their curves.
+        A local temporary folder with the model, its card, the figures of every epoch and their plot.
 
     Raises:
-        JobError: the data are no good, or training failed; the same run goes on where it stopped.
+        JobError: the calls cannot be used, or training failed; the same run resumes where it stopped.
     """
     _configure_engine()
     folder = storage.join(storage.absolute(run.work), run.name)
@@ -170,11 +147,11 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
         prepare_split(split, run.model, config.prepare, config.recipe.seed, calls)
         for split in (run.training, run.validation)
     ]
-    places = [prepared_place(calls, split.name) for split in splits]
+    folders = [prepared_folder(calls, split.name) for split in splits]
     if config.recipe.prosody_epochs and run.model.network.config.modalities != "text":
-        heard = learn_prosody(
+        pretrained = learn_prosody(
             run.model,
-            places[0],
+            folders[0],
             calls,
             num_epochs=config.recipe.prosody_epochs,
             seed=config.recipe.seed,
@@ -182,9 +159,9 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
             gpus=config.cluster.gpus_per_worker,
             max_failures=config.cluster.max_failures,
         )
-        run = replace(run, model=heard)
+        run = replace(run, model=pretrained)
     if config.recipe.embedded != "nothing":
-        places = [
+        folders = [
             embed_split(
                 split,
                 run.model,
@@ -196,7 +173,7 @@ def train(run: TrainingRun, config: TrainingConfig, report: Callable[[Mapping[st
             )
             for split in splits
         ]
-    state = _fit(run, config, folder, places, splits, report)
+    state = _fit(run, config, folder, folders, splits, report)
     return _write_model(run, config, splits, state)
 
 
@@ -204,24 +181,26 @@ def _configure_engine() -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.execution_options.preserve_order = True  # the same command learns the same
+    context.execution_options.preserve_order = True  # else two equal runs would see the calls in different orders
 
 
 def _fit(
     run: TrainingRun,
     config: TrainingConfig,
     folder: str,
-    places: list[str],
+    call_folders: list[str],
     splits: list[LabelledSplit],
-    report: Callable[[Mapping[str, Any]], None],
+    report: Report,
 ) -> dict[str, Any]:
-    """Train in workers; the state of the last epoch."""
+    """Train in workers and return the state after the last epoch."""
     recipe, cluster = config.recipe, config.cluster
     calls_per_worker = len(splits[0].rows) // cluster.num_workers
     if not calls_per_worker:
-        raise TrainingDataError(f"there are {len(splits[0].rows)} training calls for {cluster.num_workers} workers")
+        raise TrainingDataError(
+            f"{len(splits[0].rows)} training calls are too few for {cluster.num_workers} workers; use fewer workers"
+        )
     filesystem, path = storage.arrow_filesystem_of(folder)
-    with _board(report) as board:
+    with _progress_board(report) as board:
         settings = _WorkerSettings(
             network=ray.put(pack_network(run.model.network)),
             tokenizer=run.model.tokenizer,
@@ -230,13 +209,13 @@ def _fit(
             steps_per_epoch=-(-calls_per_worker // recipe.calls_per_step),
             training_intents=splits[0].intents,
             epochs_file=storage.join(folder, EPOCHS_NAME),
-            validation=places[1],
+            validation=call_folders[1],
             board=board,
         )
         trainer = ray.train.torch.TorchTrainer(
-            _work,
+            _train_loop_per_worker,
             train_loop_config={"settings": settings},
-            datasets={"training": read_calls(places[0])},
+            datasets={"training": read_calls(call_folders[0])},
             dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.num_workers,
@@ -252,30 +231,30 @@ def _fit(
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
         )
-        result = _fitted(trainer)
-        # Not by a report: without a checkpoint it would be lost, and after one the epoch before would pass for the end.
-        stopped = ray.get(board.why_stopped.remote())
-    if stopped:
-        raise TrainingError(stopped)
+        result = _run_trainer(trainer)
+        # The reason comes from the board and not from `ray.train.report`: a report without a checkpoint is lost, and
+        # with one an epoch that was never finished would pass for the last.
+        stop_reason = ray.get(board.why_stopped.remote())
+    if stop_reason:
+        raise TrainingError(stop_reason)
     if result.checkpoint is None:
-        raise TrainingError("training ended without a checkpoint; see the log above")
+        raise TrainingError("training ended without a checkpoint; the log above says why")
     return _load_state(result.checkpoint)
 
 
-def _fitted(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
+def _run_trainer(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
     try:
         return trainer.fit()
     except (RayError, ray.train.TrainingFailedError) as exc:
         logger.exception("training failed")
         reason = " ".join(str(exc).split())[-300:]
         raise TrainingError(
-            f"training failed more often than --max-failures allows ({reason}); the same command goes on from the last "
-            "epoch"
+            f"training failed more often than --max-failures allows ({reason}); run the same command again to resume "
+            "from the last epoch"
         ) from exc
 
 
-def _work(config: dict[str, Any]) -> None:
-    """What a worker does."""
+def _train_loop_per_worker(config: dict[str, Any]) -> None:
     settings: _WorkerSettings = config["settings"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
@@ -292,16 +271,16 @@ def _work(config: dict[str, Any]) -> None:
         training_intents=settings.training_intents,
         augmenter=_augmenter(settings, network),
         device=device,
-        tell=partial(_tell, settings.board) if rank == 0 else lambda _: None,
+        on_step=partial(_post_step, settings.board) if rank == 0 else lambda _: None,
     )
-    last = ray.train.get_checkpoint()
-    if last is not None:
-        loop.go_on(_load_state(last))
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        loop.load_state_dict(_load_state(checkpoint))
     if rank == 0:
-        settings.board.tell.remote({"starts": len(loop.epochs), "workers": world_size})
+        settings.board.post.remote(TrainingStarted(first_epoch=len(loop.epochs), num_workers=world_size))
     try:
-        loop.run(partial(_after_epoch, settings, rank))
-    except NotFiniteError as exc:  # tried again it would be the same
+        loop.run(partial(_save_epoch, settings, rank))
+    except NotFiniteError as exc:  # a retry would end the same way, so this must not count as a failed worker
         if rank == 0:
             ray.get(settings.board.stop.remote(str(exc)))
 
@@ -316,22 +295,21 @@ def _augmenter(settings: _WorkerSettings, network: MsmtFn) -> Augmenter | None:
     )
 
 
-def _tell(board: Any, step: dict[str, Any]) -> None:
-    board.tell.remote(step)
+def _post_step(board: Any, step: StepDone) -> None:
+    board.post.remote(step)
 
 
-def _after_epoch(settings: _WorkerSettings, rank: int, loop: Loop) -> None:
-    """Keep what it takes to go on, and the figures."""
-    epoch = loop.epochs[-1].as_row()
+def _save_epoch(settings: _WorkerSettings, rank: int, loop: Loop) -> None:
+    """Save a checkpoint and the figures of all epochs so far."""
+    epoch = loop.epochs[-1]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if rank == 0:
-            torch.save(loop.state(), Path(folder) / STATE_NAME)
+            torch.save(loop.state_dict(), Path(folder) / STATE_NAME)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-            rows = "".join(json.dumps(each.as_row()) + "\n" for each in loop.epochs)
-            storage.write_text(settings.epochs_file, rows)
-            settings.board.tell.remote({"done": epoch})
-        ray.train.report(epoch, checkpoint=checkpoint)
+            storage.write_text(settings.epochs_file, format_epochs(loop.epochs))
+            settings.board.post.remote(epoch)
+        ray.train.report(epoch.as_row(), checkpoint=checkpoint)
 
 
 def _load_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
@@ -341,15 +319,15 @@ def _load_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
 
 
 class _ShardSource:
-    """The calls of one worker: its shard of the training calls, and every so-manieth of the validation calls."""
+    """The calls of one worker: its shard of the training calls, and every n-th validation call for n workers."""
 
     def __init__(self, network: MsmtFn, recipe: Recipe, validation: str, rank: int, world_size: int) -> None:
-        self.recipe, self.place, self.rank, self.world_size = recipe, validation, rank, world_size
+        self.recipe, self.validation_folder, self.rank, self.world_size = recipe, validation, rank, world_size
         text_size = network.config.text.hidden_size if recipe.embedded == "encoders" else None
         self.sizes = network.config.audio.hidden_size, text_size
 
     def training(self, epoch: int, size: int) -> Iterator[list[LabelledCall]]:
-        """This worker's share of the training calls, in the epoch's order; all shares have the same size."""
+        """Yield this worker's share of the training calls in the epoch's order; all shares have the same size."""
         batches = ray.train.get_dataset_shard("training").iter_batches(
             batch_size=size,
             batch_format="pyarrow",
@@ -359,9 +337,12 @@ class _ShardSource:
         yield from map(self._calls, batches)
 
     def validation(self, size: int) -> Iterator[list[LabelledCall]]:
-        """This worker's share of the validation calls; not a shard, whose equal sizes leave some calls out."""
+        """Yield this worker's share of the validation calls.
+
+        Ray's shards would not do: they have equal sizes, so that some calls would be left out.
+        """
         first = 0
-        for batch in open_calls(self.place).to_batches(batch_size=size):
+        for batch in open_calls(self.validation_folder).to_batches(batch_size=size):
             ready = keep_ready(pa.Table.from_batches([batch]))
             mine = np.flatnonzero((np.arange(len(ready)) + first) % self.world_size == self.rank)
             first += len(ready)
@@ -372,80 +353,32 @@ class _ShardSource:
         return prepared_calls(batch) if self.recipe.embedded == "nothing" else embedded_calls(batch, *self.sizes)
 
 
-class ProgressBoard:
-    """Where the first worker says how far it is."""
-
-    def __init__(self) -> None:
-        self.step: dict[str, Any] = {}
-        self.events: list[dict[str, Any]] = []
-        self.reason = ""
-
-    def tell(self, said: dict[str, Any]) -> None:
-        """Note a step, an epoch that is done, or that the workers start."""
-        if "step" in said:
-            self.step = said
-        else:
-            self.events.append(said)
-
-    def stop(self, reason: str) -> None:
-        """Note why no further step can be taken."""
-        self.reason = reason
-
-    def why_stopped(self) -> str:
-        """The reason, or nothing."""
-        return self.reason
-
-    def read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The last step, and all events of this run."""
-        return self.step, self.events
-
-
 @contextlib.contextmanager
-def _board(report: Callable[[Mapping[str, Any]], None]) -> Iterator[Any]:
-    """Report what the workers say, every so often."""
+def _progress_board(report: Report) -> Iterator[Any]:
+    """Make an actor of a progress board, and report its events while the block runs."""
     remote: Any = ray.remote(ProgressBoard)
     board = remote.options(num_cpus=0).remote()
-    finished = threading.Event()
 
-    def look(reported: int) -> int:
-        step, events = ray.get(board.read.remote())
-        for said in events[reported:]:
-            report(said)
-        if step:
-            report(step)
-        return len(events)
+    def read() -> Progress | None:
+        try:
+            progress: Progress = ray.get(board.read.remote())
+        except RayError:  # missing figures are no reason to end the training
+            return None
+        return progress
 
-    def watch() -> None:
-        reported = 0
-        while not finished.wait(2.0):
-            with contextlib.suppress(RayError):  # no figures are no reason to fail
-                reported = look(reported)
-        with contextlib.suppress(RayError):
-            look(reported)
-
-    watcher = threading.Thread(target=watch, daemon=True, name="progress")
-    watcher.start()
-    try:
+    with report_progress(read, report):
         yield board
-    finally:
-        finished.set()
-        watcher.join()
 
 
 def _write_model(run: TrainingRun, config: TrainingConfig, splits: list[LabelledSplit], state: dict[str, Any]) -> Path:
-    """The folder of the best epoch's model."""
+    """Write the folder of the best epoch's model and return its path."""
     network = run.model.network
     network.load_state_dict(state["best"])
     network.config.is_trained = True
-    epochs = [_as_row(each) for each in state["epochs"]]
+    epochs = [EpochDone.from_fields(each) for each in state["epochs"]]
     folder = Path(tempfile.mkdtemp(prefix="msmtfn-model-"))
     card = write_card(network, config.recipe, splits, epochs, config.cluster.num_workers, run.about)
     save_model(network, run.model.tokenizer, folder, card)
-    (folder / EPOCHS_NAME).write_text("".join(json.dumps(each) + "\n" for each in epochs))
+    (folder / EPOCHS_NAME).write_text(format_epochs(epochs))
     (folder / CURVES_NAME).write_bytes(plot_curves(epochs))
     return folder
-
-
-def _as_row(epoch: dict[str, Any]) -> dict[str, Any]:
-    accuracy = {f"accuracy_{task}": value for task, value in epoch["accuracy"].items()}
-    return {name: value for name, value in epoch.items() if name != "accuracy"} | accuracy

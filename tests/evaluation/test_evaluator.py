@@ -37,7 +37,7 @@ DATE = dt.date(2026, 3, 2)
 RATE = 8000
 LIMITS = PrepareConfig(audio=AudioConfig(max_duration_sec=10.0))
 ON_CPU = ScorerConfig(device="cpu")
-SIDES: list[Literal["audio", "text"]] = ["audio", "text"]
+MODALITIES: list[Literal["audio", "text"]] = ["audio", "text"]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def model(tiny_network: Callable[..., MsmtFn], tiny_tokenizer: BertTokenizer) ->
 
 
 def labelled_calls(root: Path, number: int, **changes: dict[str, Any]) -> LabelledSplit:
-    """Calls of two rounds with noise and a text of their own, labelled A, B, … E, A, …; `changes` to some by id."""
+    """Calls of two rounds with noise and different texts, labelled A, B, … E, A, …; `changes` replace fields by id."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(number):
@@ -68,13 +68,13 @@ def evaluate(model: Model, split: LabelledSplit, shuffle: Shuffle = "none", seed
 
 
 def prepared(model: Model, split: LabelledSplit) -> list[pa.Table]:
-    """The split in batches of two calls."""
+    """The prepared calls in batches of two."""
     preparer = Preparer(LIMITS, model.network.config, model.tokenizer, split.root)
     return [preparer.prepare_batch(split.rows.slice(start, 2), ["call_id"]) for start in range(0, len(split.rows), 2)]
 
 
 def rounds_of(batches: list[pa.Table]) -> tuple[list[bytes], list[bytes]]:
-    """Audio and tokens of all rounds in order."""
+    """The audio and the tokens of all rounds in order."""
     calls: list[CallRounds] = []
     for batch in batches:
         calls += split_calls(batch)
@@ -83,7 +83,7 @@ def rounds_of(batches: list[pa.Table]) -> tuple[list[bytes], list[bytes]]:
 
 
 def one_hot(*predicted: int) -> dict[str, npt.NDArray[np.float32]]:
-    """All probability on one intent a call, and on its class in the coarser tasks."""
+    """Probabilities of 1 for one intent per call, and for its class in the coarser tasks."""
     grouped = {"five": [0, 1, 2, 3, 4], "four": [0, 1, 2, 3, 3], "three": [0, 1, 1, 2, 2], "two": [0, 0, 0, 1, 1]}
     return {
         task: np.eye(max(classes) + 1, dtype=np.float32)[[classes[index] for index in predicted]]
@@ -94,8 +94,8 @@ def one_hot(*predicted: int) -> dict[str, npt.NDArray[np.float32]]:
 # ---- calls, labels and probabilities
 
 
-def test_every_call_has_its_label_and_probabilities_in_the_manifests_order(model: Model, tmp_path: Path) -> None:
-    found = evaluate(model, labelled_calls(tmp_path, 18))  # more than a batch
+def test_calls_have_labels_and_probabilities_in_the_order_of_the_manifest(model: Model, tmp_path: Path) -> None:
+    found = evaluate(model, labelled_calls(tmp_path, 18))  # more than one batch
     assert found.call_ids == [f"call{index}" for index in range(18)]
     assert found.intents.tolist() == [index % 5 for index in range(18)]
     assert {task: each.shape for task, each in found.probabilities.items()} == {
@@ -109,7 +109,7 @@ def test_every_call_has_its_label_and_probabilities_in_the_manifests_order(model
     assert found.rejected == {}
 
 
-def test_metrics_agree_with_counting(model: Model, tmp_path: Path) -> None:
+def test_the_metrics_agree_with_counts_by_hand(model: Model, tmp_path: Path) -> None:
     found = evaluate(model, labelled_calls(tmp_path, 7))
     predicted = found.probabilities["five"].argmax(axis=1).tolist()
     hits = [guess == index % 5 for index, guess in enumerate(predicted)]
@@ -123,10 +123,12 @@ def test_metrics_of_known_predictions() -> None:
     found = Evaluation(["a", "b", "c", "d"], np.array([0, 1, 2, 3]), one_hot(0, 2, 2, 4), {})  # B for C, D for E
     accuracy = {task: each.accuracy for task, each in found.metrics().items()}
     assert accuracy == {"five": 0.5, "four": 0.75, "three": 1.0, "two": 1.0}
-    assert found.metrics()["five"].calibration_error == pytest.approx(0.5, abs=1e-5)  # sure, and right half of the time
+    assert found.metrics()["five"].calibration_error == pytest.approx(
+        0.5, abs=1e-5
+    )  # fully confident, and correct half of the time
 
 
-def test_the_table_says_the_same() -> None:
+def test_the_table_has_labels_probabilities_and_predictions() -> None:
     table = Evaluation(["a", "b"], np.array([0, 3]), one_hot(1, 3), {}).as_table()
     assert table.schema == PREDICTIONS
     assert table.to_pylist()[0] == {
@@ -141,11 +143,11 @@ def test_the_table_says_the_same() -> None:
     assert (table["intent"][1].as_py(), table["intent_predicted"][1].as_py()) == ("D", "D")
 
 
-def test_it_tells_how_far_it_is(model: Model, tmp_path: Path) -> None:
-    said: list[tuple[str, int]] = []
+def test_the_progress_is_reported_after_every_batch(model: Model, tmp_path: Path) -> None:
+    reported: list[tuple[str, int]] = []
     split = labelled_calls(tmp_path, 18)
-    evaluate_calls(model, split, LIMITS, ON_CPU, report=lambda step, done: said.append((step, done)))
-    assert said == [("prepared", 16), ("scored", 16), ("prepared", 18), ("scored", 18)]
+    evaluate_calls(model, split, LIMITS, ON_CPU, report=lambda step, done: reported.append((step, done)))
+    assert reported == [("prepared", 16), ("scored", 16), ("prepared", 18), ("scored", 18)]
 
 
 # ---- rejects
@@ -160,10 +162,10 @@ def test_calls_that_cannot_be_prepared_are_counted_by_reason(
     assert found.rejected == {"audio_not_found": 2, "bad_row": 1}
     assert found.call_ids == ["call1", "call4"]
     assert found.intents.tolist() == [1, 4]
-    assert "3 of 5 calls cannot be judged" in caplog.text
+    assert "3 of 5 calls cannot be evaluated" in caplog.text
 
 
-def test_no_call_that_can_be_scored_is_an_error(model: Model, tmp_path: Path) -> None:
+def test_calls_of_which_none_can_be_scored_are_an_error(model: Model, tmp_path: Path) -> None:
     split = labelled_calls(tmp_path, 1, call0={"uri": "gone.wav"})
     with pytest.raises(TrainingDataError, match=r"none of the 1 calls .* \{'audio_not_found': 1\}"):
         evaluate(model, split)
@@ -172,33 +174,35 @@ def test_no_call_that_can_be_scored_is_an_error(model: Model, tmp_path: Path) ->
 # ---- shuffling
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_every_round_gets_another_rounds_side_and_keeps_the_other(
-    model: Model, tmp_path: Path, side: Literal["audio", "text"]
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_round_receives_one_modality_of_another_round_and_keeps_the_other(
+    model: Model, tmp_path: Path, modality: Literal["audio", "text"]
 ) -> None:
     split = labelled_calls(tmp_path, 5, call3={"uri": "gone.wav"})
     before = prepared(model, split)
-    after = list(shuffle_rounds(before, side, seed=0))
+    after = list(shuffle_rounds(before, modality, seed=0))
     old, new = rounds_of(before), rounds_of(after)
-    changed, kept = (0, 1) if side == "audio" else (1, 0)
+    changed, kept = (0, 1) if modality == "audio" else (1, 0)
     assert new[kept] == old[kept]
     assert sorted(new[changed]) == sorted(old[changed])
-    assert len(set(old[changed])) == 8  # so that the next line can tell them apart
-    assert all(mine != given for mine, given in zip(old[changed], new[changed], strict=True))
+    assert len(set(old[changed])) == 8  # all rounds differ, so the next line means something
+    assert all(before != after for before, after in zip(old[changed], new[changed], strict=True))
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_shuffling_leaves_all_other_columns(model: Model, tmp_path: Path, side: Literal["audio", "text"]) -> None:
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_shuffling_leaves_all_other_columns_unchanged(
+    model: Model, tmp_path: Path, modality: Literal["audio", "text"]
+) -> None:
     before = prepared(model, labelled_calls(tmp_path, 3, call1={"uri": "gone.wav"}))
-    changed = {"audio": {"samples", "round_samples"}, "text": {"tokens", "round_tokens"}}[side]
-    for old, new in zip(before, shuffle_rounds(before, side, seed=0), strict=True):
+    changed = {"audio": {"samples", "round_samples"}, "text": {"tokens", "round_tokens"}}[modality]
+    for old, new in zip(before, shuffle_rounds(before, modality, seed=0), strict=True):
         assert new.schema == old.schema == pa.schema([pa.field("call_id", pa.string()), *PREPARED])
         kept = [name for name in old.schema.names if name not in changed]
         assert new.select(kept).equals(old.select(kept))
         assert pc.list_value_length(new["round_samples"]).equals(pc.list_value_length(old["round_samples"]))
 
 
-def test_the_model_that_is_judged_stays_as_it_is(model: Model, tmp_path: Path) -> None:
+def test_the_evaluated_model_is_not_changed(model: Model, tmp_path: Path) -> None:
     before = {name: weight.clone() for name, weight in model.network.state_dict().items()}
     evaluate(model, labelled_calls(tmp_path, 2))
     after = model.network.state_dict()
@@ -206,8 +210,8 @@ def test_the_model_that_is_judged_stays_as_it_is(model: Model, tmp_path: Path) -
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
-@pytest.mark.parametrize("shuffle", SIDES)
-def test_a_network_that_listens_and_reads_says_something_else(
+@pytest.mark.parametrize("shuffle", MODALITIES)
+def test_shuffling_a_modality_changes_the_predictions(
     model: Model, tmp_path: Path, shuffle: Literal["audio", "text"]
 ) -> None:
     split = labelled_calls(tmp_path, 6, call5={"uri": "gone.wav"})
@@ -218,14 +222,14 @@ def test_a_network_that_listens_and_reads_says_something_else(
     assert not np.array_equal(shuffled.probabilities["five"], plain.probabilities["five"])
 
 
-def test_the_seed_decides_the_shuffling(model: Model, tmp_path: Path) -> None:
+def test_the_shuffling_depends_on_the_seed(model: Model, tmp_path: Path) -> None:
     batches = prepared(model, labelled_calls(tmp_path, 4))
     first, again, other = (rounds_of(list(shuffle_rounds(batches, "audio", seed)))[0] for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
-def test_a_single_round_has_no_other_to_shuffle_with(model: Model, tmp_path: Path) -> None:
+def test_a_single_round_cannot_be_shuffled(model: Model, tmp_path: Path) -> None:
     split = labelled_calls(tmp_path, 1, call0={"turns": None})  # one channel without turns, shorter than a window
     with pytest.raises(TrainingDataError, match="one round only"):
         evaluate(model, split, "audio")
@@ -234,7 +238,7 @@ def test_a_single_round_has_no_other_to_shuffle_with(model: Model, tmp_path: Pat
 # ---- ceilings
 
 
-def test_ceilings_are_read_where_there_are_some(tmp_path: Path) -> None:
+def test_ceilings_are_read_if_there_are_any(tmp_path: Path) -> None:
     assert read_ceilings(str(tmp_path)) is None
     accuracies = {task: {"text": 0.75, "audio": 0.5, "both": 1.0} for task in ("five", "four", "three", "two")}
     content = {"best_possible": accuracies, "best_reader_of": {"test": accuracies}}
@@ -252,7 +256,7 @@ def test_ceilings_are_read_where_there_are_some(tmp_path: Path) -> None:
         '{"best_possible": {}, "best_reader_of": null}',
     ],
 )
-def test_a_file_of_something_else_is_an_error(tmp_path: Path, text: str) -> None:
+def test_a_file_without_ceilings_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "ceilings.json").write_text(text)
     with pytest.raises(TrainingDataError, match=r"ceilings\.json does not hold the ceilings"):
         read_ceilings(str(tmp_path))

@@ -14,12 +14,12 @@ POSITIVE, NEGATIVE = range(2)
 
 
 def certain(predicted: list[int], num_classes: int) -> npt.NDArray[np.float32]:
-    """All probability on one class a call."""
+    """Probabilities of 1 for one class per call."""
     return np.eye(num_classes, dtype=np.float32)[predicted]
 
 
 def two(*positive: float) -> npt.NDArray[np.float32]:
-    """The task of two classes, of the probability of the positive one."""
+    """Probabilities in the task of two classes, from that of the positive class."""
     return np.array([[share, 1 - share] for share in positive], dtype=np.float32)
 
 
@@ -31,35 +31,35 @@ def test_an_impatient_customer_counts_as_positive_and_no_intent_as_negative() ->
     assert class_targets("two", intents(A, B, C, D, E)).tolist() == [0, 0, 0, 1, 1]
 
 
-def test_four_and_three_classes_join_the_intents_that_the_paper_joins() -> None:
+def test_four_and_three_classes_merge_intents_as_the_paper_does() -> None:
     assert class_targets("four", intents(A, B, C, D, E)).tolist() == [0, 1, 2, 3, 3]
     assert class_targets("three", intents(A, B, C, D, E)).tolist() == [0, 1, 1, 2, 2]
 
 
-def test_perfect_and_certain_predictions_have_full_marks_and_no_calibration_error() -> None:
+def test_correct_and_certain_predictions_have_perfect_metrics() -> None:
     found = task_metrics("five", certain([A, B, C, D, E], 5), intents(A, B, C, D, E))
     assert (found.accuracy, found.macro_f1) == (1, 1)
     assert found.calibration_error == pytest.approx(0, abs=1e-6)
     assert found.confusion == np.eye(5, dtype=int).tolist()
 
 
-def test_certain_predictions_that_are_all_wrong_have_the_largest_calibration_error() -> None:
+def test_wrong_and_certain_predictions_have_the_largest_calibration_error() -> None:
     found = task_metrics("two", certain([NEGATIVE, POSITIVE], 2), intents(A, E))
     assert (found.accuracy, found.macro_f1) == (0, 0)
     assert found.calibration_error == pytest.approx(1, abs=1e-6)
 
 
-def test_a_row_of_the_confusion_is_the_true_class_and_a_column_the_predicted_one() -> None:
+def test_rows_of_the_confusion_are_true_classes_and_columns_predicted_ones() -> None:
     found = task_metrics("three", certain([0, 1, 1, 2], 3), intents(A, A, A, D))
     assert found.confusion == [[1, 2, 0], [0, 0, 0], [0, 0, 1]]
 
 
-def test_the_two_classes_are_scored_by_the_groups_not_by_the_letters() -> None:
+def test_intents_of_the_same_merged_class_count_as_equal() -> None:
     found = task_metrics("two", certain([POSITIVE, POSITIVE, NEGATIVE, NEGATIVE], 2), intents(A, C, D, E))
     assert found.accuracy == 1
 
 
-def test_macro_f1_weighs_a_rare_class_like_a_frequent_one() -> None:
+def test_macro_f1_gives_a_rare_class_the_weight_of_a_frequent_one() -> None:
     # Positive: precision 3/4, recall 1, F1 6/7; negative: precision 1, recall 1/2, F1 2/3.
     found = task_metrics("two", certain([0, 0, 0, 0, 1], 2), intents(A, B, C, D, E))
     assert found.accuracy == pytest.approx(0.8)
@@ -82,7 +82,7 @@ def test_calibration_error_is_the_gap_of_each_bin_weighted_by_its_calls() -> Non
     assert found.calibration_error == pytest.approx(0.5 * 0.15 + 0.5 * 0.05, abs=1e-6)
 
 
-def test_bins_tell_confidence_accuracy_and_calls_and_leave_out_empty_ones() -> None:
+def test_bins_have_confidence_accuracy_and_calls_and_empty_ones_are_left_out() -> None:
     found = task_metrics("two", two(0.93, 0.65, 0.97, 0.65), intents(A, D, A, A))
     assert found.bins == [pytest.approx((0.65, 0.5, 2)), pytest.approx((0.95, 1, 2))]
 
@@ -101,23 +101,23 @@ def test_a_certain_call_shares_the_bin_of_a_nearly_certain_one() -> None:
     assert found.bins == [pytest.approx((0.96, 0.5, 2))]
 
 
-def test_a_probability_rounded_above_one_is_not_taken_for_a_logit() -> None:
+def test_a_probability_rounded_above_one_is_not_mistaken_for_a_logit() -> None:
     rounded = np.array([[1.0001, 0.0]], dtype=np.float32)
     assert task_metrics("two", rounded, intents(A)).calibration_error == pytest.approx(0, abs=1e-6)
 
 
-def test_of_equal_probabilities_the_first_class_is_predicted() -> None:
+def test_the_first_of_equally_probable_classes_is_predicted() -> None:
     assert task_metrics("two", two(0.5), intents(A)).confusion == [[1, 0], [0, 0]]
 
 
-def test_all_metrics_has_each_task_with_its_own_classes() -> None:
-    sure = {task: certain([0], num_classes) for task, num_classes in NUM_CLASSES.items()}
-    found = all_metrics(sure, intents(B))
+def test_all_metrics_has_every_task_with_its_own_classes() -> None:
+    probabilities = {task: certain([0], num_classes) for task, num_classes in NUM_CLASSES.items()}
+    found = all_metrics(probabilities, intents(B))
     assert {task: each.accuracy for task, each in found.items()} == {"five": 0, "four": 0, "three": 0, "two": 1}
     assert {task: len(each.confusion) for task, each in found.items()} == NUM_CLASSES
 
 
-def test_all_metrics_refuses_a_missing_task() -> None:
+def test_all_metrics_rejects_a_missing_task() -> None:
     with pytest.raises(ValueError, match="the tasks are two; they must be five, four, three, two"):
         all_metrics({"two": two(0.5)}, intents(A))
 
@@ -136,7 +136,7 @@ def test_all_metrics_refuses_a_missing_task() -> None:
         (two(0.5), np.array([0.0]), "whole numbers"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_invalid_probabilities_and_labels_are_rejected(
     probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused(
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30))
-def test_the_confusion_holds_every_call_and_its_diagonal_the_accuracy(pairs: list[tuple[int, int]]) -> None:
+def test_the_confusion_has_every_call_and_its_diagonal_gives_the_accuracy(pairs: list[tuple[int, int]]) -> None:
     predicted, true = zip(*pairs, strict=True)
     found = task_metrics("five", certain(list(predicted), 5), intents(*true))
     confusion = np.array(found.confusion)

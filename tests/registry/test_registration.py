@@ -1,4 +1,4 @@
-"""What becomes of a new model, with the figures of both made up; `test_two_weeks` has the real ones."""
+"""Registration of new models with made-up accuracies; `test_two_weeks` registers models that were really trained."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ NUM_CALLS = 60
 
 
 class Judge:
-    """Makes models, and says of each as many held-out calls rightly as it was made for."""
+    """A maker of models, and a replacement for `judge_split` that gives each model a chosen number of correct calls."""
 
     def __init__(self, tiny_model: Path, folder: Path) -> None:
         self.tiny_model, self.folder = tiny_model, folder
-        self.right: dict[str, int] = {}
+        self.num_correct: dict[str, int] = {}
         self.asked: list[int] = []
 
-    def make_model(self, right: int) -> Path:
-        folder = shutil.copytree(self.tiny_model, self.folder / f"model-{right}")
-        (folder / "about.json").write_text(json.dumps(right))
-        self.right[model_version(folder)] = right
+    def make_model(self, num_correct: int) -> Path:
+        folder = shutil.copytree(self.tiny_model, self.folder / f"model-{num_correct}")
+        (folder / "about.json").write_text(json.dumps(num_correct))
+        self.num_correct[model_version(folder)] = num_correct
         return folder
 
     def __call__(self, split: Any, model: Any, prepare: Any, folder: str) -> pa.Table:
-        right = self.right[folder.rpartition("judged-")[2]]
-        self.asked.append(right)
+        num_correct = self.num_correct[folder.rpartition("judged-")[2]]
+        self.asked.append(num_correct)
         return pa.table(
             {
                 "row_id": list(range(NUM_CALLS)),
                 "intent": ["A"] * NUM_CALLS,
                 "status": ["scored"] * NUM_CALLS,
-                "intent_predicted": ["A"] * right + ["C"] * (NUM_CALLS - right),
+                "intent_predicted": ["A"] * num_correct + ["C"] * (NUM_CALLS - num_correct),
             }
         )
 
@@ -72,7 +72,7 @@ def version_of(root: str) -> str:
 
 
 def test_a_better_model_becomes_current_and_a_worse_one_does_not(root: str, judge: Judge, tmp_path: Path) -> None:
-    folders = [judge.make_model(right) for right in (30, 45, 15)]
+    folders = [judge.make_model(num_correct) for num_correct in (30, 45, 15)]
     records = [register(folder, to(root, folder.name)) for folder in folders]
     assert [record["decision"]["passed"] for record in records] == [True, True, False]
     assert [record["decision"]["compared_with"] for record in records] == [None, "v0001", "v0002"]
@@ -86,10 +86,10 @@ def test_a_better_model_becomes_current_and_a_worse_one_does_not(root: str, judg
     load_model(Path(root) / "v0003")
 
 
-def test_where_another_model_was_promoted_meanwhile_it_is_compared_with_that(
+def test_a_model_is_compared_with_one_that_was_promoted_meanwhile(
     root: str, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, slow, fast = (judge.make_model(right) for right in (15, 45, 30))
+    first, slow, fast = (judge.make_model(num_correct) for num_correct in (15, 45, 30))
     register(first, to(root, "a"))
 
     def judge_slowly(split: Any, model: Any, prepare: Any, folder: str) -> pa.Table:
@@ -106,7 +106,7 @@ def test_where_another_model_was_promoted_meanwhile_it_is_compared_with_that(
 
 
 def decided(root: str, run: str, compared_with: str | None) -> str:
-    """A version that passed, whose run was killed before it was promoted."""
+    """Add a version that passed, but whose run was killed before the promotion."""
     record = add_version(root, run)
     version: str = record["version"]
     (Path(root) / version).mkdir()
@@ -115,7 +115,7 @@ def decided(root: str, run: str, compared_with: str | None) -> str:
     return version
 
 
-def test_a_run_that_is_registered_already_is_found_and_what_is_missing_is_done(root: str) -> None:
+def test_a_registered_run_is_found_and_its_missing_promotion_is_done(root: str) -> None:
     assert find_registered(root, "a") is None
     add_version(root, "a")
     assert find_registered(root, "a") is None
@@ -126,7 +126,7 @@ def test_a_run_that_is_registered_already_is_found_and_what_is_missing_is_done(r
     assert version_of(root) == "v0002"
 
 
-def test_what_was_not_compared_with_the_current_version_is_promoted_by_hand_only(root: str) -> None:
+def test_a_version_not_compared_with_the_current_one_is_promoted_by_hand_only(root: str) -> None:
     first, late = decided(root, "a", None), decided(root, "b", "v0001")
     other = decided(root, "c", "v0001")
     for version in (first, other):
@@ -138,7 +138,7 @@ def test_what_was_not_compared_with_the_current_version_is_promoted_by_hand_only
     assert promote(root, late).version == late
 
 
-def test_a_version_that_somebody_went_back_from_is_not_promoted_by_its_command_again(root: str) -> None:
+def test_a_version_that_was_rolled_back_is_not_promoted_again_by_its_command(root: str) -> None:
     for version in (decided(root, "a", None), decided(root, "b", "v0001")):
         promote(root, version)
     roll_back(root)

@@ -18,7 +18,7 @@ from msmtfn.training.ablations import (
     VARIANTS,
     AblationConfig,
     AblationRun,
-    Side,
+    Modality,
     VariantName,
     as_markdown,
     as_table,
@@ -37,16 +37,16 @@ CEILINGS = {
 
 
 def run_of(variant: VariantName, seed: int, five: float, *, shuffled: float | None = None) -> AblationRun:
-    """A run that was right so often in the five classes, and a tenth more often in the others."""
+    """A run with this accuracy in the five classes, and an accuracy higher by 0.1 in the other tasks."""
     accuracy = {task: five if task == "five" else five + 0.1 for task in TASKS}
-    sides: tuple[Side, ...] = ("audio", "text")
+    modalities: tuple[Modality, ...] = ("audio", "text")
     return AblationRun(
         variant=variant,
         seed=seed,
         fingerprint=f"{variant}{seed}",
         accuracy=accuracy,
         macro_f1=dict.fromkeys(TASKS, five / 2),
-        shuffled={} if shuffled is None else {side: dict.fromkeys(TASKS, shuffled) for side in sides},
+        shuffled={} if shuffled is None else {modality: dict.fromkeys(TASKS, shuffled) for modality in modalities},
         epochs=3,
         seconds=10.0 + seed,
         weights=1234,
@@ -58,7 +58,7 @@ def run_of(variant: VariantName, seed: int, five: float, *, shuffled: float | No
 
 TWO_BY_TWO = AblationConfig(seeds=(0, 1), only=("full", "no-mtl"))
 FAILS = 7
-"""A seed in the middle of whose first training the machine goes."""
+"""The seed whose first training is interrupted."""
 ALL_FOUR = [("full", 0), ("no-mtl", 0), ("full", 1), ("no-mtl", 1)]
 
 
@@ -76,29 +76,31 @@ class TestVariants:
             ("augment-none", {}),
         ],
     )
-    def test_the_network_differs_in_what_the_name_says(self, name: VariantName, fields: dict[str, Any]) -> None:
+    def test_the_network_differs_in_what_the_name_says_and_nothing_else(
+        self, name: VariantName, fields: dict[str, Any]
+    ) -> None:
         full = make_small_model(0).network.config.to_dict()
         config = make_small_model(0, **VARIANTS[name].network).network.config.to_dict()
         assert {key: value for key, value in config.items() if full[key] != value} == fields
 
-    def test_there_is_one_for_every_name(self) -> None:
+    def test_every_name_has_a_variant(self) -> None:
         assert tuple(VARIANTS) == get_args(VariantName)
 
     @pytest.mark.parametrize("augment", ["audio", "text", "none"])
-    def test_the_recipe_of_an_augmentation(self, augment: str) -> None:
+    def test_a_variant_of_the_augmentation_changes_nothing_else_of_the_recipe(self, augment: str) -> None:
         recipe = VARIANTS[f"augment-{augment}"].recipe_of(SMALL_RECIPE, 4)  # type: ignore[index]
         assert (recipe.augmentation.augment, recipe.seed) == (augment, 4)
         as_before = replace(recipe.augmentation, augment=SMALL_RECIPE.augmentation.augment)
         assert replace(recipe, seed=SMALL_RECIPE.seed, augmentation=as_before) == SMALL_RECIPE
 
-    def test_one_side_alone_is_never_dropped(self) -> None:
+    def test_variants_with_one_modality_have_no_modality_dropout(self) -> None:
         recipe = replace(SMALL_RECIPE, modality_dropout=0.2)
         dropped = {name: variant.recipe_of(recipe, 0).modality_dropout for name, variant in VARIANTS.items()}
         assert dropped == dict.fromkeys(VARIANTS, 0.2) | {"text-only": 0.0, "audio-only": 0.0}
 
 
 class TestTable:
-    def test_mean_and_spread_over_the_seeds(self) -> None:
+    def test_a_row_has_mean_and_standard_deviation_over_the_seeds(self) -> None:
         runs = [run_of("full", 0, 0.5, shuffled=0.25), run_of("full", 1, 0.7, shuffled=0.25)]
         header, rows = tabulate([*runs, run_of("text-only", 0, 0.6)], None)
         full, text = (dict(zip(header, row, strict=True)) for row in rows)
@@ -114,7 +116,7 @@ class TestTable:
         }
         assert (text["variant"], text["five"], text["audio shuffled"]) == ("text-only", "60.0", "–")
 
-    def test_ceilings_stand_below(self) -> None:
+    def test_the_ceilings_are_the_last_rows(self) -> None:
         header, rows = tabulate([run_of("full", 0, 0.5)], CEILINGS)
         assert [row[0] for row in rows] == ["full", "ceiling: text", "ceiling: both"]
         last = dict(zip(header, rows[-1], strict=True))
@@ -125,7 +127,7 @@ class TestTable:
             "–",
         )
 
-    def test_markdown(self) -> None:
+    def test_the_markdown_has_the_table_and_its_explanation(self) -> None:
         runs = [run_of("full", seed, 0.5, shuffled=0.25) for seed in (0, 2)]
         lines = as_markdown(*tabulate(runs, None), explain(runs, None)).splitlines()
         table = [line for line in lines if line.startswith("|")]
@@ -135,7 +137,7 @@ class TestTable:
         assert "seeds 0, 2." in lines[-1]
         assert "eiling" not in lines[-1]
 
-    def test_a_row_a_run(self) -> None:
+    def test_the_parquet_table_has_one_row_per_run(self) -> None:
         rows = as_table([run_of("full", 1, 0.5, shuffled=0.25), run_of("text-only", 0, 0.6)]).to_pylist()
         assert [(row["variant"], row["seed"], row["model_version"]) for row in rows] == [
             ("full", 1, "abc"),
@@ -152,26 +154,26 @@ class TestTable:
 class TestResuming:
     @pytest.fixture
     def trained(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[VariantName, int]]:
-        """The variants and seeds that are trained, by something that takes no time."""
+        """The variants and seeds that were trained, by a replacement for the training that takes no time."""
         trained: list[tuple[VariantName, int]] = []
 
-        def pretend(
+        def pretend_to_train(
             name: VariantName,
             identity: str,
             splits: list[LabelledSplit],
             model: Model,
             config: TrainingConfig,
             work: str,
-            place: str,
+            target: str,
         ) -> AblationRun:
             trained.append((name, config.recipe.seed))
             if config.recipe.seed == FAILS:
                 Path(work).mkdir(parents=True, exist_ok=True)
                 (Path(work) / f"step-{len(trained)}").touch()
-                raise TrainingError("the machine is gone")
+                raise TrainingError("the training was interrupted")
             return replace(run_of(name, config.recipe.seed, 0.5, shuffled=0.25), fingerprint=identity)
 
-        monkeypatch.setattr(ablations, "train_and_judge", pretend)
+        monkeypatch.setattr(ablations, "train_and_judge", pretend_to_train)
         return trained
 
     @pytest.fixture
@@ -181,7 +183,7 @@ class TestResuming:
             for name in ("training", "validation", "test")
         ]
 
-    def test_what_is_done_is_not_done_again(
+    def test_finished_runs_are_not_repeated(
         self, trained: list[tuple[VariantName, int]], splits: list[LabelledSplit], tmp_path: Path
     ) -> None:
         first = run_ablations(splits, str(tmp_path), TWO_BY_TWO)
@@ -192,7 +194,7 @@ class TestResuming:
         assert run_ablations(splits, str(tmp_path), TWO_BY_TWO) == first
         assert trained == [("no-mtl", 0)]
 
-    def test_a_run_that_was_cut_off_finds_its_work_in_progress(
+    def test_an_interrupted_run_finds_its_work_in_progress(
         self, trained: list[tuple[VariantName, int]], splits: list[LabelledSplit], tmp_path: Path
     ) -> None:
         for _ in range(2):
@@ -201,7 +203,7 @@ class TestResuming:
         assert trained == [*ALL_FOUR[:2], ("full", FAILS), ("full", FAILS)]
         assert {file.name for file in tmp_path.glob("work/*/*")} == {"step-3", "step-4"}
 
-    def test_another_configuration_takes_nothing_of_it(
+    def test_another_configuration_reuses_no_run(
         self, trained: list[tuple[VariantName, int]], splits: list[LabelledSplit], tmp_path: Path
     ) -> None:
         before = run_ablations(splits, str(tmp_path), TWO_BY_TWO)
@@ -211,7 +213,7 @@ class TestResuming:
         assert trained == ALL_FOUR
         assert not {run.fingerprint for run in before} & {run.fingerprint for run in after}
 
-    def test_other_test_calls_take_nothing_of_it(
+    def test_other_test_calls_reuse_no_run(
         self, trained: list[tuple[VariantName, int]], splits: list[LabelledSplit], tmp_path: Path
     ) -> None:
         run_ablations(splits, str(tmp_path), TWO_BY_TWO)
@@ -233,7 +235,7 @@ class TestResuming:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "option"),
     [
         ({"seeds": ()}, "--seeds"),
         ({"seeds": (1, 1)}, "--seeds"),
@@ -254,6 +256,6 @@ class TestResuming:
         ),
     ],
 )
-def test_options_without_a_meaning(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_meaningless_options_are_rejected_by_name(options: dict[str, Any], option: str) -> None:
+    with pytest.raises(UsageError, match=option):
         AblationConfig(**options)

@@ -25,13 +25,13 @@ Samples = npt.NDArray[np.int16]
 
 @pytest.fixture(scope="session")
 def tokenizer() -> BertTokenizer:
-    """One token a character."""
+    """A tokenizer with one token per character."""
     return BertTokenizer(vocab=character_vocabulary(), do_lower_case=True)
 
 
 @pytest.fixture(scope="session")
 def call(tokenizer: BertTokenizer) -> CallRounds:
-    """Twenty rounds of a second, each saying the same two sentences; its arrays cannot be written to."""
+    """A call of twenty rounds of one second with the same two sentences each; its arrays are read-only."""
     rng = np.random.default_rng(0)
     samples = [rng.integers(-3_000, 3_000, RATE, np.int16) for _ in range(20)]
     tokens = [np.array(tokenizer("".join(SENTENCES))["input_ids"], np.int32) for _ in range(20)]
@@ -58,7 +58,7 @@ def loudest_frequency(samples: Samples) -> float:
     return float(spectrum.argmax()) * RATE / len(samples)
 
 
-def only(samples: list[Samples]) -> CallRounds:
+def without_text(samples: list[Samples]) -> CallRounds:
     return CallRounds(samples=samples, tokens=[np.zeros(0, np.int32) for _ in samples])
 
 
@@ -70,13 +70,11 @@ def without_tone(reading: str) -> str:
     return reading.translate(str.maketrans("āáǎàēéěèīíǐìōóǒòūúǔùǖǘǚǜ", "aaaaeeeeiiiioooouuuuüüüü"))
 
 
-def test_the_dictionary_reaches_8000_characters_as_the_paper_s_does() -> None:
+def test_the_dictionary_has_8000_characters_like_the_paper_s() -> None:
     assert len(load_homophones()) >= 8_000
 
 
-def test_the_same_call_in_the_same_epoch_is_augmented_the_same_whatever_came_before(
-    tokenizer: BertTokenizer, call: CallRounds
-) -> None:
+def test_a_call_is_augmented_the_same_way_whatever_came_before(tokenizer: BertTokenizer, call: CallRounds) -> None:
     busy = augmenter(tokenizer)
     busy.augment("other", 3, call)
     left, right = busy.augment("call", 3, call), augmenter(tokenizer).augment("call", 3, call)
@@ -98,7 +96,7 @@ def test_another_seed_epoch_or_call_is_augmented_differently(
     ("augment", "audio_stays", "text_stays"),
     [("none", True, True), ("audio", False, True), ("text", True, False), ("both", False, False)],
 )
-def test_only_what_is_asked_for_is_changed(
+def test_only_the_chosen_modality_is_changed(
     tokenizer: BertTokenizer, call: CallRounds, augment: str, audio_stays: bool, text_stays: bool
 ) -> None:
     augmented = augmenter(tokenizer, augment=augment).augment("call", 0, call)
@@ -106,20 +104,20 @@ def test_only_what_is_asked_for_is_changed(
     assert equal(augmented.tokens, call.tokens) == text_stays
 
 
-def test_audio_and_text_alone_are_augmented_as_they_are_together(tokenizer: BertTokenizer, call: CallRounds) -> None:
+def test_each_modality_is_augmented_alone_as_it_is_with_the_other(tokenizer: BertTokenizer, call: CallRounds) -> None:
     both = augmenter(tokenizer, augment="both").augment("call", 0, call)
     assert equal(augmenter(tokenizer, augment="audio").augment("call", 0, call).samples, both.samples)
     assert equal(augmenter(tokenizer, augment="text").augment("call", 0, call).tokens, both.tokens)
 
 
-def test_the_call_itself_is_not_changed(tokenizer: BertTokenizer, call: CallRounds) -> None:
+def test_the_given_call_is_not_changed(tokenizer: BertTokenizer, call: CallRounds) -> None:
     writeable = CallRounds([each.copy() for each in call.samples], [each.copy() for each in call.tokens])
     augmenter(tokenizer, homophone_probability=1.0).augment("call", 0, writeable)
     assert equal(writeable.samples, call.samples)
     assert equal(writeable.tokens, call.tokens)
 
 
-def test_special_tokens_pieces_and_characters_without_homophones_never_change(tokenizer: BertTokenizer) -> None:
+def test_special_tokens_word_pieces_and_characters_without_homophones_never_change(tokenizer: BertTokenizer) -> None:
     vocabulary = tokenizer.get_vocab()
     alone = np.array([number for token, number in vocabulary.items() if token not in load_homophones()], np.int32)
     assert {vocabulary[token] for token in ("[CLS]", "[SEP]", "[UNK]", "##a", "7", "，", "给")} <= set(alone.tolist())
@@ -129,9 +127,7 @@ def test_special_tokens_pieces_and_characters_without_homophones_never_change(to
 
 
 @pytest.mark.parametrize("tones_respected", [True, False])
-def test_each_other_character_becomes_another_that_sounds_alike(
-    tokenizer: BertTokenizer, tones_respected: bool
-) -> None:
+def test_every_other_character_becomes_one_of_its_homophones(tokenizer: BertTokenizer, tones_respected: bool) -> None:
     text = [character for character in "您好请问您需要做牙齿矫正吗" if character in load_homophones()]
     tokens = np.tile(np.array(tokenizer.convert_tokens_to_ids(text), np.int32), 20)
     options: dict[str, Any] = {"homophone_probability": 1.0, "tones_respected": tones_respected}
@@ -158,7 +154,7 @@ def test_one_character_in_ten_is_replaced_and_every_homophone_is_used(tokenizer:
 
 
 @pytest.mark.parametrize("together", [1, 4])
-def test_three_tokens_in_ten_are_hidden_and_special_ones_never(tokenizer: BertTokenizer, together: int) -> None:
+def test_three_tokens_in_ten_are_masked_and_special_ones_never(tokenizer: BertTokenizer, together: int) -> None:
     call = CallRounds(
         samples=[np.zeros(9, np.int16)] * 2,
         tokens=[np.array(tokenizer(SENTENCES[0] * 1_000)["input_ids"], np.int32), np.zeros(0, np.int32)],
@@ -171,45 +167,45 @@ def test_three_tokens_in_ten_are_hidden_and_special_ones_never(tokenizer: BertTo
     assert hidden[~is_masked].tolist() == call.tokens[0][~is_masked].tolist()
     assert hidden[[0, -1]].tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]
     edges = np.flatnonzero(np.diff(is_masked.astype(int)))
-    stretches = (edges[1::2] - edges[::2])[1:-1]  # the outermost may be cut off by what is never hidden
+    stretches = (edges[1::2] - edges[::2])[1:-1]  # special tokens, never masked, may cut the outermost short
     assert stretches.min() == together
 
 
-def test_text_of_a_tokenizer_without_chinese_characters_cannot_be_augmented(tiny_tokenizer: BertTokenizer) -> None:
+def test_a_tokenizer_without_chinese_characters_cannot_augment_text(tiny_tokenizer: BertTokenizer) -> None:
     with pytest.raises(UsageError, match='choose augment="audio"'):
         augmenter(tiny_tokenizer, augment="both")
-    assert augmenter(tiny_tokenizer, augment="audio").augment("call", 0, only([])).samples == []
+    assert augmenter(tiny_tokenizer, augment="audio").augment("call", 0, without_text([])).samples == []
 
 
 @pytest.mark.parametrize("snr_db", [0.0, 10.0, 30.0])
-def test_noise_is_as_far_below_the_round_as_asked_for(snr_db: float) -> None:
+def test_the_noise_has_the_requested_signal_to_noise_ratio(snr_db: float) -> None:
     clean = sine(440.0, 10.0)
     noise = add_noise(clean, snr_db, np.random.default_rng(0)) - clean.astype(float)
     power = 10_000**2 / 2  # of a sine of this amplitude
     assert 10 * np.log10(power / np.mean(noise**2)) == pytest.approx(snr_db, abs=0.1)
 
 
-def test_noise_is_clipped_where_int16_ends() -> None:
+def test_noise_is_clipped_to_the_range_of_int16() -> None:
     square = np.tile(np.array([32_767, -32_768], np.int16), 1_000)
     noisy = add_noise(square, 20.0, np.random.default_rng(0))
     assert (np.sign(noisy) == np.sign(square)).all()
 
 
 @pytest.mark.parametrize(("speed", "num_samples"), [(0.8, 40_000), (0.9, 35_556), (1.0, 32_000), (1.25, 25_600)])
-def test_another_speed_changes_the_length_and_keeps_the_pitch(speed: float, num_samples: int) -> None:
+def test_a_change_of_speed_changes_the_length_and_keeps_the_pitch(speed: float, num_samples: int) -> None:
     changed = change_speed(sine(440.0, 4.0), speed, WINDOW)
     assert len(changed) == num_samples
     assert loudest_frequency(changed) == pytest.approx(440.0, abs=2.0)
 
 
 @pytest.mark.parametrize("speed", [0.9, 1.1])
-def test_another_speed_keeps_the_power(speed: float) -> None:
+def test_a_change_of_speed_keeps_the_power(speed: float) -> None:
     noise = np.random.default_rng(0).normal(0, 1_000, 4 * RATE).astype(np.int16)
     changed = change_speed(noise, speed, WINDOW)
     assert np.std(changed) == pytest.approx(1_000, rel=0.01)
 
 
-def test_a_round_twice_as_fast_has_each_of_its_parts_in_half_the_time() -> None:
+def test_a_round_at_double_speed_has_each_of_its_parts_in_half_the_time() -> None:
     halves = np.concatenate([sine(300.0, 2.0), sine(1_000.0, 2.0)])
     changed = change_speed(halves, 2.0, WINDOW)
     assert loudest_frequency(changed[: RATE - WINDOW]) == pytest.approx(300.0, abs=2.0)
@@ -217,7 +213,7 @@ def test_a_round_twice_as_fast_has_each_of_its_parts_in_half_the_time() -> None:
 
 
 @given(st.integers(0, 500), st.floats(0.0, 1.0), st.integers(0, 99))
-def test_one_stretch_of_the_share_asked_for_is_silenced(num_samples: int, share: float, seed: int) -> None:
+def test_one_stretch_of_the_requested_share_is_silenced(num_samples: int, share: float, seed: int) -> None:
     ones = np.ones(num_samples, np.int16)
     masked = mask_stretch(ones, share, np.random.default_rng(seed))
     silent = np.flatnonzero(masked == 0)
@@ -225,9 +221,9 @@ def test_one_stretch_of_the_share_asked_for_is_silenced(num_samples: int, share:
     assert not len(silent) or silent[-1] - silent[0] + 1 == len(silent)
 
 
-def test_masks_are_up_to_the_share_long_and_lie_anywhere(tokenizer: BertTokenizer) -> None:
+def test_masks_have_lengths_up_to_the_share_and_any_position(tokenizer: BertTokenizer) -> None:
     quiet: dict[str, Any] = {"augment": "audio", "snr_db": (200.0, 200.0), "speed": (1.0, 1.0), "mask_share": 0.2}
-    rounds = only([np.ones(WINDOW - 1, np.int16)] * 2_000)
+    rounds = without_text([np.ones(WINDOW - 1, np.int16)] * 2_000)
     augmented = np.array(augmenter(tokenizer, **quiet).augment("call", 0, rounds).samples)
     shares = (augmented == 0).mean(axis=1)
     assert 0.19 < shares.max() <= 0.2
@@ -235,9 +231,9 @@ def test_masks_are_up_to_the_share_long_and_lie_anywhere(tokenizer: BertTokenize
     assert (augmented == 0).any(axis=0)[5:-5].all()
 
 
-def test_each_of_noise_speed_mask_and_none_meets_a_quarter_of_the_rounds(tokenizer: BertTokenizer) -> None:
+def test_noise_speed_mask_and_none_are_equally_frequent(tokenizer: BertTokenizer) -> None:
     seen: dict[str, Any] = {"augment": "audio", "snr_db": (0.0, 0.0), "speed": (0.5, 0.5), "mask_share": 1.0}
-    rounds = only([np.full(2 * WINDOW, 1_000, np.int16)] * 2_000)
+    rounds = without_text([np.full(2 * WINDOW, 1_000, np.int16)] * 2_000)
     augmented = augmenter(tokenizer, **seen).augment("call", 0, rounds).samples
     lengths = np.array([len(each) for each in augmented])
     kept = sum(bool((each == 1_000).all()) for each in augmented)
@@ -247,19 +243,19 @@ def test_each_of_noise_speed_mask_and_none_meets_a_quarter_of_the_rounds(tokeniz
     assert [kept, masked, slowed, noisy] == [pytest.approx(500, abs=5 * 19)] * 4  # sqrt(2,000 * 3 / 16) = 19
 
 
-def test_a_slowed_round_is_cut_at_the_longest_allowed(tokenizer: BertTokenizer) -> None:
+def test_a_slowed_round_is_cut_to_the_maximum_length(tokenizer: BertTokenizer) -> None:
     slow: dict[str, Any] = {"augment": "audio", "speed": (0.5, 0.5), "longest": RATE + 100}
-    rounds = only([sine(440.0, 1.0)] * 40)
+    rounds = without_text([sine(440.0, 1.0)] * 40)
     lengths = {len(each) for each in augmenter(tokenizer, **slow).augment("call", 0, rounds).samples}
     assert lengths == {RATE, RATE + 100}
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 3 * WINDOW), max_size=12), st.sampled_from([0, 1, 32_767, -32_768]), st.integers(0, 99))
-def test_empty_short_silent_and_loud_rounds_are_no_trouble(
+def test_empty_short_silent_and_loud_rounds_can_be_augmented(
     tokenizer: BertTokenizer, lengths: list[int], value: int, epoch: int
 ) -> None:
-    rounds = only([np.full(length, value, np.int16) for length in lengths])
+    rounds = without_text([np.full(length, value, np.int16) for length in lengths])
     augmented = augmenter(tokenizer, augment="audio", mask_share=1.0).augment("call", epoch, rounds).samples
     assert [each.dtype.name for each in augmented] == ["int16"] * len(lengths)
     for each, length in zip(augmented, lengths, strict=True):
@@ -280,13 +276,13 @@ def test_empty_short_silent_and_loud_rounds_are_no_trouble(
         {"homophone_probability": -0.1},
     ],
 )
-def test_a_wrong_field_is_named_with_its_value(wrong: dict[str, Any]) -> None:
+def test_an_invalid_field_is_reported_with_its_value(wrong: dict[str, Any]) -> None:
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=name) as caught:
         AugmentationConfig(**wrong)
     assert str(value) in str(caught.value)
 
 
-def test_a_negative_seed_is_named_with_its_value(tokenizer: BertTokenizer) -> None:
+def test_a_negative_seed_is_reported_with_its_value(tokenizer: BertTokenizer) -> None:
     with pytest.raises(ValueError, match="seed is -1"):
         augmenter(tokenizer, seed=-1)

@@ -34,7 +34,7 @@ def noise(num_samples: int, seed: int) -> npt.NDArray[np.int16]:
 
 
 def prepared(*calls: tuple[str, Rounds]) -> pa.Table:
-    """Rows of calls, each an intent and its rounds."""
+    """Prepared rows of calls, each given by its intent and its rounds."""
     rows = [
         {
             "call_id": f"c{number}",
@@ -50,7 +50,7 @@ def prepared(*calls: tuple[str, Rounds]) -> pa.Table:
 
 
 def labelled(*lengths: int, call_id: str = "c", intent: int = 0) -> LabelledCall:
-    """A call of rounds so long, without text."""
+    """A call with rounds of these lengths and no text."""
     samples = [np.zeros(length, np.int16) for length in lengths]
     return LabelledCall(call_id, intent, CallRounds(samples, [np.zeros(0, np.int32) for _ in lengths]))
 
@@ -62,7 +62,7 @@ THREE_CALLS = prepared(
 )
 
 
-def test_prepared_calls_have_their_rounds_their_ids_and_their_labels() -> None:
+def test_prepared_calls_have_their_rounds_ids_and_labels() -> None:
     first, second = prepared_calls(
         prepared(
             ("C", [(np.array([1, 2, 3], np.int16), [CLS, SEP]), (np.array([4], np.int16), [])]),
@@ -78,12 +78,12 @@ def test_prepared_calls_have_their_rounds_their_ids_and_their_labels() -> None:
     assert (second.call_id, second.intent, second.num_rounds, second.lengths) == ("c1", 0, 1, [2])
 
 
-def test_calls_are_read_alike_from_a_table_in_pieces() -> None:
+def test_calls_are_read_from_a_table_in_several_chunks() -> None:
     pieces = pa.concat_tables([THREE_CALLS.slice(0, 1), THREE_CALLS.slice(1, 2)])
     assert [call.lengths for call in prepared_calls(pieces)] == [[12_000, 16_000], [3_000], [100, 8_000, 0]]
 
 
-def test_a_batch_is_padded_to_its_longest_round_and_counts_what_is_real() -> None:
+def test_a_batch_is_padded_to_its_longest_round_and_keeps_the_lengths() -> None:
     table = prepared(
         ("B", [(np.array([32767, -32767], np.int16), [CLS, A, SEP])]),
         ("D", [(np.array([0], np.int16), []), (np.array([], np.int16), [B])]),
@@ -96,7 +96,7 @@ def test_a_batch_is_padded_to_its_longest_round_and_counts_what_is_real() -> Non
     assert (batch.rounds_per_call, batch.intents.tolist()) == ([1, 2], [1, 3])
 
 
-def test_embedded_rounds_are_padded_with_zeros_and_at_least_one_wide() -> None:
+def test_embedded_rounds_are_padded_with_zeros_to_at_least_one_state() -> None:
     audio = [np.ones((2, 3), np.float16), np.ones((0, 3), np.float16)]
     text = [np.ones((0, 4), np.float16), np.ones((0, 4), np.float16)]
     batch = collate([LabelledCall("c", 4, EmbeddedRounds(audio, text))], 0)
@@ -105,7 +105,7 @@ def test_embedded_rounds_are_padded_with_zeros_and_at_least_one_wide() -> None:
     assert (batch.audio_lengths.tolist(), batch.text_lengths.tolist()) == ([2, 0], [0, 0])
 
 
-def test_the_shortest_calls_go_together() -> None:
+def test_the_shortest_calls_share_a_batch() -> None:
     calls = [labelled(9, 2, call_id="a"), labelled(2, 3, call_id="b"), labelled(4, call_id="c")]
     batches = split_by_budget(calls, 18)  # b and c have 3 rounds of up to 4, with a they would have 5 of up to 9
     assert [[call.call_id for call in batch] for batch in batches] == [["b", "c"], ["a"]]
@@ -113,7 +113,7 @@ def test_the_shortest_calls_go_together() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=4), max_size=12), st.integers(1, 200))
-def test_each_call_is_in_one_batch_under_the_budget_or_alone_where_it_is_larger(
+def test_every_call_is_in_one_batch_under_the_budget_or_alone_if_it_is_larger(
     calls: list[list[int]], budget: int
 ) -> None:
     batches = split_by_budget([labelled(*each, call_id=str(n)) for n, each in enumerate(calls)], budget)
@@ -123,7 +123,7 @@ def test_each_call_is_in_one_batch_under_the_budget_or_alone_where_it_is_larger(
         assert size <= budget or len(batch) == 1
 
 
-def test_some_rounds_of_a_batch_have_the_vectors_that_they_have_among_all() -> None:
+def test_rounds_have_the_same_vectors_in_a_group_as_in_the_whole_batch() -> None:
     network, batch = make_tiny_network(), collate(prepared_calls(THREE_CALLS), 0)
     with torch.inference_mode():
         together = batch.vectors(network, np.arange(6))
@@ -139,7 +139,7 @@ def vectors_of(calls: list[LabelledCall], network: MsmtFn) -> Tensor:
 
 @pytest.mark.parametrize("with_text", [True, False])
 @pytest.mark.parametrize("modalities", ["both", "text", "audio"])
-def test_embedded_calls_have_the_vectors_of_the_calls_they_were_made_of(modalities: str, with_text: bool) -> None:
+def test_embedded_calls_have_the_vectors_of_the_prepared_calls(modalities: str, with_text: bool) -> None:
     network = make_tiny_network(modalities=modalities)
     table = Embedder(network, with_text=with_text).embed_batch(THREE_CALLS)
     network.to("cpu")  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ def noise(num_samples: int) -> npt.NDArray[np.int16]:
 
 
 def rows(*calls: tuple[list[int], list[list[int]]]) -> pa.Table:
-    """Prepared rows of calls, each the samples and the tokens of its rounds."""
+    """Prepared rows of calls, each given by the number of samples and the tokens of its rounds."""
     columns = {
         "call_id": [f"c{number}" for number in range(len(calls))],
         "intent": ["B"] * len(calls),
@@ -48,26 +48,26 @@ def embedded(network: MsmtFn) -> pa.Table:
     return Embedder(network).embed_batch(CALLS)
 
 
-def test_the_calls_come_back_in_their_order_in_the_schema(embedded: pa.Table) -> None:
+def test_the_calls_are_returned_in_order_and_in_the_schema(embedded: pa.Table) -> None:
     assert embedded.schema == EMBEDDED
     assert embedded["call_id"].to_pylist() == ["c0", "c1", "c2"]
     assert embedded["intent"].to_pylist() == ["B"] * 3
 
 
-def test_each_round_has_the_frames_that_lie_in_it(embedded: pa.Table) -> None:
+def test_every_round_has_as_many_frames_as_fit_into_it(embedded: pa.Table) -> None:
     assert embedded["round_frames"].to_pylist() == [[49, 0], [1], [2, 3]]
 
 
-def test_each_round_has_its_tokens_and_one_without_text_none(embedded: pa.Table) -> None:
+def test_every_round_has_its_tokens_and_one_without_text_has_none(embedded: pa.Table) -> None:
     assert embedded["round_tokens"].to_pylist() == [[3, 0], [4], [0, 2]]
 
 
-def test_a_call_has_as_many_values_as_its_rounds_have_states_of_the_encoders_widths(embedded: pa.Table) -> None:
+def test_a_call_has_as_many_values_as_states_times_the_width_of_the_encoder(embedded: pa.Table) -> None:
     assert [len(call) for call in embedded["audio_states"]] == [49 * AUDIO_SIZE, AUDIO_SIZE, 5 * AUDIO_SIZE]
     assert [len(call) for call in embedded["text_states"]] == [3 * TEXT_SIZE, 4 * TEXT_SIZE, 2 * TEXT_SIZE]
 
 
-def test_the_states_are_the_encoders(network: MsmtFn, embedded: pa.Table) -> None:
+def test_the_states_are_those_of_the_encoders(network: MsmtFn, embedded: pa.Table) -> None:
     device = network.device
     samples = torch.from_numpy(noise(720)).float()[None].to(device) / FULL_SCALE
     ids = torch.tensor([[2, 6, 7, 3]], device=device)
@@ -81,13 +81,13 @@ def test_the_states_are_the_encoders(network: MsmtFn, embedded: pa.Table) -> Non
     )
 
 
-def test_a_call_is_embedded_alone_as_among_others(network: MsmtFn, embedded: pa.Table) -> None:
+def test_a_call_is_embedded_the_same_alone_and_in_a_batch(network: MsmtFn, embedded: pa.Table) -> None:
     alone = Embedder(network).embed_batch(CALLS.slice(2, 1))
     for name in ("audio_states", "text_states"):
         np.testing.assert_allclose(alone[name][0].as_py(), embedded[name][2].as_py(), atol=5e-3)
 
 
-def test_a_batch_without_a_call_has_the_schema_too(network: MsmtFn) -> None:
+def test_an_empty_batch_has_the_schema(network: MsmtFn) -> None:
     nothing = Embedder(network).embed_batch(CALLS.slice(0, 0))
     assert nothing.schema == EMBEDDED
     assert len(nothing) == 0

@@ -3,13 +3,12 @@ from __future__ import annotations
 import datetime as dt
 import importlib.metadata
 import json
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from msmtfn.evaluation.labelled import LabelledSplit
-from msmtfn.training.loop import Epoch
+from msmtfn.training.events import EpochDone
 from msmtfn.training.model_card import write_card
 from msmtfn.training.recipe import Recipe
 from tests.conftest import make_tiny_network
@@ -22,9 +21,9 @@ def split_of(name: str, intents: str) -> LabelledSplit:
     return LabelledSplit(name, pa.table({"intent": list(intents)}), DAYS, "/manifests")
 
 
-def epoch(number: int, validation_loss: float, accuracy_of_five: float, *, is_best: bool) -> dict[str, Any]:
+def epoch(number: int, validation_loss: float, accuracy_of_five: float, *, is_best: bool) -> EpochDone:
     accuracy = {"five": accuracy_of_five, "four": 0.25, "three": 0.5, "two": 0.875}
-    return Epoch(number, 1.0, validation_loss, accuracy, 10.0, 60.0, is_best).as_row()
+    return EpochDone(number, 1.0, validation_loss, accuracy, 10.0, 60.0, is_best)
 
 
 EPOCHS = [
@@ -40,28 +39,28 @@ def card() -> str:
     return write_card(make_tiny_network(), RECIPE, splits, EPOCHS, 3, "It started from nothing.")
 
 
-def test_the_card_names_the_calls_days_and_labels_of_both_sides(card: str) -> None:
+def test_the_card_has_the_calls_days_and_labels_of_both_splits(card: str) -> None:
     assert "| training | 1,203 | 2026-03-02 to 2026-03-09 | A 1,200, C 2, E 1 |" in card
     assert "| validation | 3 | 2026-03-02 to 2026-03-09 | B 2, D 1 |" in card
 
 
-def test_the_card_tells_how_good_the_best_epoch_was_and_no_other(card: str) -> None:
+def test_the_card_has_the_metrics_of_the_best_epoch_only(card: str) -> None:
     assert "The best of 3 epochs was number 1: loss 1.234." in card
     assert "| five | 62.5 |\n| four | 25.0 |\n| three | 50.0 |\n| two | 87.5 |" in card
 
 
-def test_the_card_holds_the_whole_recipe(card: str) -> None:
+def test_the_card_has_the_whole_recipe(card: str) -> None:
     written = json.loads(card.partition("```json\n")[2].partition("```")[0])
     assert (written["learning_rate"], written["seed"], written["frozen"]) == (0.002, 17, "convolutions")
     assert written["augmentation"]["augment"] == "both"
     assert "3 workers." in card
 
 
-def test_the_card_names_the_versions_it_was_made_with(card: str) -> None:
+def test_the_card_has_the_versions_of_the_packages(card: str) -> None:
     for package in ("torch", "transformers", "ray", "msmtfn"):
         assert f"{package} {importlib.metadata.version(package)}" in card
 
 
-def test_the_card_tells_the_size_and_what_the_model_started_from(card: str) -> None:
+def test_the_card_has_the_size_and_the_origin_of_the_model(card: str) -> None:
     assert f"{make_tiny_network().num_parameters():,} weights" in card
     assert "It started from nothing." in card

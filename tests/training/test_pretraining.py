@@ -20,13 +20,13 @@ Weights = dict[str, torch.Tensor]
 
 
 class DyingLearner(ProsodyLearner):
-    """Ends its process before its second epoch, as long as there is a mark."""
+    """A learner whose process exits before the second epoch if the marker file exists."""
 
-    mark = Path()
+    marker = Path()
 
     def run_epoch(self) -> tuple[float, bytes]:
-        if self.epoch == 1 and self.mark.exists():
-            self.mark.unlink()
+        if self.epoch == 1 and self.marker.exists():
+            self.marker.unlink()
             os._exit(1)
         return super().run_epoch()
 
@@ -38,7 +38,7 @@ def model(tiny_model: Path) -> Model:
 
 @pytest.fixture
 def calls(tmp_path: Path) -> str:
-    """Prepared calls of a round each, of which one was rejected."""
+    """Prepared calls of one round each, one of them rejected."""
     rng = np.random.default_rng(0)
     rows = [
         {
@@ -57,10 +57,10 @@ def calls(tmp_path: Path) -> str:
     return str(folder)
 
 
-def learn(model: Model, calls: str, place: Path, max_failures: int = 0) -> Weights:
+def learn(model: Model, calls: str, folder: Path, max_failures: int = 0) -> Weights:
     """The weights after two epochs."""
-    place.mkdir(exist_ok=True)
-    learned = learn_prosody(model, calls, str(place), num_epochs=2, seed=0, cpus=1, gpus=0, max_failures=max_failures)
+    folder.mkdir(exist_ok=True)
+    learned = learn_prosody(model, calls, str(folder), num_epochs=2, seed=0, cpus=1, gpus=0, max_failures=max_failures)
     return dict(learned.network.state_dict())
 
 
@@ -72,33 +72,33 @@ def changed(one: Weights, other: Weights) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
-def test_a_process_that_dies_costs_its_epoch_only(
+def test_a_dead_process_costs_only_its_current_epoch(
     model: Model, calls: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = {name: weight.clone() for name, weight in model.network.state_dict().items()}
-    expected = learn(model, calls, tmp_path / "undisturbed")
+    expected = learn(model, calls, tmp_path / "uninterrupted")
     assert changed(before, expected) == {"audio_encoder"}
     assert changed(before, dict(model.network.state_dict())) == set()
 
     class Dying(DyingLearner):
-        mark = tmp_path / "mark"
+        marker = tmp_path / "marker"
 
     monkeypatch.setattr(pretraining, "ProsodyLearner", Dying)
-    Dying.mark.touch()
+    Dying.marker.touch()
     with pytest.raises(TrainingError, match="died more often than --max-failures allows"):
-        learn(model, calls, tmp_path / "place")
-    Dying.mark.touch()
-    assert changed(learn(model, calls, tmp_path / "place", max_failures=1), expected) == set()
-    assert caplog.text.count("it goes on from its last epoch") == 1
-    assert len(list((tmp_path / "place").iterdir())) == 2  # the last state, and the errors of its epochs
+        learn(model, calls, tmp_path / "folder")
+    Dying.marker.touch()
+    assert changed(learn(model, calls, tmp_path / "folder", max_failures=1), expected) == set()
+    assert caplog.text.count("it resumes from its last epoch") == 1
+    assert len(list((tmp_path / "folder").iterdir())) == 2  # the last state, and the errors of its epochs
 
-    Dying.mark.touch()
-    assert changed(learn(model, calls, tmp_path / "place"), expected) == set()
-    assert Dying.mark.exists()  # nothing was run again
+    Dying.marker.touch()
+    assert changed(learn(model, calls, tmp_path / "folder"), expected) == set()
+    assert Dying.marker.exists()  # nothing was run again
 
 
-def test_calls_without_a_sound_to_learn_from_are_told_of(model: Model, calls: str, tmp_path: Path) -> None:
+def test_calls_without_audio_are_reported(model: Model, calls: str, tmp_path: Path) -> None:
     file = Path(calls, "calls.parquet")
     pq.write_table(pq.read_table(file).slice(3), file)
     with pytest.raises(TrainingDataError, match="the longest training round has 0 samples"):
-        learn(model, calls, tmp_path / "place")
+        learn(model, calls, tmp_path / "folder")

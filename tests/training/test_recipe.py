@@ -15,7 +15,7 @@ from msmtfn.training.recipe import (
     Frozen,
     Recipe,
     balanced_weights,
-    count_learning,
+    count_trainable,
     freeze,
     make_optimizer,
 )
@@ -33,8 +33,8 @@ def learning_rates(num_steps: int, **options: Any) -> list[float]:
     return rates
 
 
-def still(frozen: Frozen) -> set[str]:
-    """Names of the weights that do not learn."""
+def frozen_weights(frozen: Frozen) -> set[str]:
+    """The names of the weights that are frozen."""
     network = make_tiny_network()
     freeze(network, frozen)
     return {name for name, weight in network.named_parameters() if not weight.requires_grad}
@@ -65,57 +65,57 @@ def names(*prefixes: str) -> set[str]:
         ("modality_dropout", 0.6),
     ],
 )
-def test_a_number_out_of_range_is_refused_by_its_name(name: str, value: float) -> None:
+def test_a_number_out_of_range_is_rejected_by_name(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{name} is {value}; it must be"):
         Recipe(**{name: value})  # type: ignore[arg-type]
 
 
-def test_frozen_encoders_refuse_augmentation() -> None:
+def test_frozen_encoders_cannot_be_combined_with_augmentation() -> None:
     with pytest.raises(ValueError, match="augment is 'both' with frozen encoders"):
         Recipe(frozen="encoders")
     Recipe(frozen="encoders", augmentation=AugmentationConfig(augment="none"))
 
 
-def test_a_step_takes_the_calls_of_all_its_batches() -> None:
+def test_a_step_has_the_calls_of_all_its_batches() -> None:
     assert Recipe(batch_calls=3, accumulation_steps=5).calls_per_step == 15
 
 
-def test_nothing_frozen_lets_every_weight_learn() -> None:
-    assert still("nothing") == set()
+def test_every_weight_is_trainable_if_nothing_is_frozen() -> None:
+    assert frozen_weights("nothing") == set()
 
 
-def test_frozen_convolutions_are_those_of_the_audio_encoder_and_nothing_else() -> None:
+def test_convolutions_freezes_those_of_the_audio_encoder_only() -> None:
     convolutions = names("audio_encoder.model.feature_extractor.")
     assert convolutions
-    assert still("convolutions") == convolutions
+    assert frozen_weights("convolutions") == convolutions
 
 
-def test_a_frozen_audio_encoder_is_that_one_whole_and_nothing_else() -> None:
-    assert still("audio") == names("audio_encoder.")
+def test_audio_freezes_the_whole_audio_encoder_only() -> None:
+    assert frozen_weights("audio") == names("audio_encoder.")
 
 
-def test_frozen_encoders_are_both_encoders_and_nothing_else() -> None:
-    assert still("encoders") == names("audio_encoder.", "text_encoder.")
+def test_encoders_freezes_both_encoders_only() -> None:
+    assert frozen_weights("encoders") == names("audio_encoder.", "text_encoder.")
 
 
-def test_the_optimizer_is_given_what_learns_alone() -> None:
+def test_the_optimizer_has_the_trainable_weights_only() -> None:
     network = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     network[0].requires_grad_(False)
     optimizer, _ = make_optimizer(network, Recipe(learning_rate=0.5, weight_decay=0.25), 1)
     (group,) = optimizer.param_groups
     assert [weight.shape for weight in group["params"]] == [(1, 2), (1,)]
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
-    assert count_learning(network.parameters()) == 3
+    assert count_trainable(network.parameters()) == 3
 
 
 def test_a_constant_schedule_keeps_the_learning_rate() -> None:
     assert learning_rates(4, learning_rate=0.5) == [0.5] * 4
 
 
-def test_one_cycle_rises_from_a_25th_to_the_learning_rate_and_falls_to_nearly_nothing() -> None:
+def test_one_cycle_rises_from_a_25th_to_the_learning_rate_and_falls_to_almost_zero() -> None:
     rates = learning_rates(19, schedule="one_cycle", learning_rate=1.0, warmup_share=0.25)  # of 20: steps 0 to 4
     assert rates[0] == pytest.approx(0.04)
-    assert rates[2] == pytest.approx(0.52)  # half the way, which goes along a cosine
+    assert rates[2] == pytest.approx(0.52)  # halfway along a cosine
     assert rates[4] == pytest.approx(1.0)
     assert rates[1:5] == sorted(rates[1:5])
     assert rates[4:] == sorted(rates[4:], reverse=True)
@@ -123,13 +123,13 @@ def test_one_cycle_rises_from_a_25th_to_the_learning_rate_and_falls_to_nearly_no
 
 
 @pytest.mark.parametrize(("num_steps", "warmup_share"), [(1, 0.1), (1, 0.5), (2, 0.1), (3, 0.25), (9, 0.1)])
-def test_one_cycle_takes_any_number_of_steps(num_steps: int, warmup_share: float) -> None:
+def test_one_cycle_works_with_any_number_of_steps(num_steps: int, warmup_share: float) -> None:
     rates = learning_rates(num_steps, schedule="one_cycle", learning_rate=1.0, warmup_share=warmup_share)
     assert rates[0] == pytest.approx(0.04)
     assert all(0 < rate <= 1.0 for rate in rates)
 
 
-def test_balanced_weights_are_in_inverse_proportion_to_the_classes() -> None:
+def test_balanced_weights_are_inversely_proportional_to_the_calls_of_a_class() -> None:
     weights = balanced_weights(np.array([0, 0, 0, 0, 1, 1, 3, 4]))  # A 4, B 2, D 1, E 1 of 8 calls
     assert weights["five"][[0, 1, 3, 4]].tolist() == [0.5, 1.0, 2.0, 2.0]  # 8 / (4 classes * count)
     torch.testing.assert_close(weights["three"], torch.tensor([8 / 12, 8 / 6, 8 / 6]))  # A 4, BC 2, DE 2
@@ -137,13 +137,13 @@ def test_balanced_weights_are_in_inverse_proportion_to_the_classes() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_call_s_mean_balanced_weight_is_1(task: str) -> None:
+def test_the_mean_balanced_weight_of_a_call_is_1(task: str) -> None:
     intents = np.array([0, 0, 0, 2, 2, 4])
     weights = balanced_weights(intents)[task]
     assert float(weights[class_targets(task, intents)].mean()) == pytest.approx(1.0)
 
 
-def test_the_small_network_hears_before_it_learns_and_its_hearing_stays_as_it_is() -> None:
+def test_the_small_recipe_pretrains_the_audio_encoder_and_then_freezes_it() -> None:
     assert SMALL_RECIPE.prosody_epochs > 0
     assert SMALL_RECIPE.frozen == "audio"
     assert SMALL_RECIPE.learning_rate > Recipe().learning_rate

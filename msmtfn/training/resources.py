@@ -1,0 +1,30 @@
+"""The resources of training on a Ray cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterConfig:
+    """The resources of training; apart from rounding, none of them changes what is learned."""
+
+    num_workers: int = 1
+    """Number of worker processes; each trains on its share of every step."""
+    gpus_per_worker: float = 0.0
+    """GPUs per worker, which may be a fraction; 0 trains on CPUs."""
+    cpus_per_worker: int = 1
+    """CPUs per worker; without a GPU, also its number of threads."""
+    max_failures: int = 3
+    """How often training resumes from the last epoch after a worker has died."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        if self.num_workers < 1 or self.cpus_per_worker < 1:
+            raise ValueError("num_workers and cpus_per_worker must be at least 1")
+        if self.gpus_per_worker < 0 or self.max_failures < 0:
+            raise ValueError("gpus_per_worker and max_failures must be at least 0")
