@@ -144,7 +144,7 @@ def _decode_with_libsndfile(data: memoryview, container: str, sample_rate: int, 
             _check_shape(file.channels, file.samplerate)
             if config.max_duration_sec * file.samplerate < file.frames < _UNKNOWN_FRAMES:
                 raise _too_long(f"lasts {file.frames / file.samplerate:.1f} s according to its header", config)
-            return _resampled(_decode_blocks(file), file.samplerate, sample_rate, config)
+            return _resample(_decode_blocks(file), file.samplerate, sample_rate, config)
     except sf.SoundFileError as exc:
         raise unreadable(f"libsndfile cannot open this {container}: {getattr(exc, 'error_string', exc)}") from exc
 
@@ -157,10 +157,10 @@ def _decode_with_ffmpeg(data: memoryview, container: str, sample_rate: int, conf
     if first is None:
         raise CallError(RejectCode.AUDIO_EMPTY, f"the {container} has no samples")
     _check_shape(len(first), file_rate)
-    return _resampled(chain([first], blocks), file_rate, sample_rate, config)
+    return _resample(chain([first], blocks), file_rate, sample_rate, config)
 
 
-def _resampled(blocks: Iterator[Waveform], file_rate: int, sample_rate: int, config: AudioConfig) -> list[Waveform]:
+def _resample(blocks: Iterator[Waveform], file_rate: int, sample_rate: int, config: AudioConfig) -> list[Waveform]:
     ratio = choose_ratio(file_rate, sample_rate)
     checked = _check_blocks(blocks, file_rate, config)
     return list(checked if ratio == 1 else _resample_blocks(checked, ratio))

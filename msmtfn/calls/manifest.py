@@ -94,12 +94,12 @@ def open_manifest(root: str, date: dt.date, *, reserved: Collection[str] = ()) -
     schemas, num_rows, digest = [], 0, hashlib.sha256()
     for file in files:
         schema, rows = _read_footer(file)
-        schemas.append(_checked_schema(file, schema))
+        schemas.append(_check_schema(file, schema))
         num_rows += rows
         _digest_file(digest, file)
-    columns = _merged_columns(files, schemas)
+    columns = _merge_columns(files, schemas)
     taken = {*reserved, ROW_ID, ROW_ERROR} - set(INTERPRETED.names)
-    renamed = {name: _free_name(name, {*taken, *columns}) for name in columns if name in taken}
+    renamed = {name: _unreserved_name(name, {*taken, *columns}) for name in columns if name in taken}
     return Manifest(
         root=root,
         date=date,
@@ -127,14 +127,14 @@ def iter_calls(manifest: Manifest) -> Iterator[pa.RecordBatch]:
     next_id = 0
     original_names = {new: old for old, new in manifest.renamed.items()}
     for file in manifest.files:
-        with storage.open_for_reading(file) as handle, _readable(file):
+        with storage.open_for_reading(file) as handle, _parquet_errors_naming(file):
             for batch in pq.ParquetFile(handle).iter_batches(READ_BATCH_ROWS):
-                ids = _as_contract(file, batch, "call_id")
+                ids = _cast_interpreted(file, batch, "call_id")
                 errors = [_id_error(call_id, next_id + row, first_rows) for row, call_id in enumerate(ids.to_pylist())]
                 columns = [pa.array(range(next_id, next_id + len(batch)), pa.int64()), pa.array(errors, pa.string())]
                 for field in list(manifest.schema)[2:]:
                     name = original_names.get(field.name, field.name)
-                    columns.append(_column(file, batch, name, field.type))
+                    columns.append(_cast_column(file, batch, name, field.type))
                 next_id += len(batch)
                 yield pa.record_batch(columns, schema=manifest.schema)
 
@@ -147,7 +147,7 @@ def turns_of(row: Sequence[Mapping[str, Any] | None] | None) -> list[Turn] | Non
     """
     if row is None:
         return None
-    return [_checked_turn(number, turn) for number, turn in enumerate(row)]
+    return [_parse_turn(number, turn) for number, turn in enumerate(row)]
 
 
 def check_call(uri: str | None, intent: str | None, agent_channel: int | None, row_error: str | None) -> str:
@@ -171,7 +171,7 @@ def check_call(uri: str | None, intent: str | None, agent_channel: int | None, r
     return uri
 
 
-def _checked_turn(number: int, turn: Mapping[str, Any] | None) -> Turn:
+def _parse_turn(number: int, turn: Mapping[str, Any] | None) -> Turn:
     if turn is None:
         raise CallError(RejectCode.BAD_ROW, f"turn {number} is null")
     speaker, start_sec, end_sec = turn["speaker"], turn["start_sec"], turn["end_sec"]
@@ -192,12 +192,12 @@ def _checked_turn(number: int, turn: Mapping[str, Any] | None) -> Turn:
 
 
 def _read_footer(file: str) -> tuple[pa.Schema, int]:
-    with storage.open_for_reading(file) as handle, _readable(file):
+    with storage.open_for_reading(file) as handle, _parquet_errors_naming(file):
         parquet = pq.ParquetFile(handle)
         return parquet.schema_arrow, parquet.metadata.num_rows
 
 
-def _checked_schema(file: str, schema: pa.Schema) -> pa.Schema:
+def _check_schema(file: str, schema: pa.Schema) -> pa.Schema:
     for name in REQUIRED:
         if name not in schema.names:
             raise ManifestError(f"{file} has no column {name!r}; every manifest needs {' and '.join(REQUIRED)}")
@@ -206,11 +206,11 @@ def _checked_schema(file: str, schema: pa.Schema) -> pa.Schema:
             raise ManifestError(f"{file} has the column {name!r} twice; keep only one")
     empty = schema.empty_table().to_batches() or [pa.RecordBatch.from_pylist([], schema=schema)]
     for name in INTERPRETED.names:
-        _as_contract(file, empty[0], name)
+        _cast_interpreted(file, empty[0], name)
     return schema
 
 
-def _merged_columns(files: Sequence[str], schemas: Sequence[pa.Schema]) -> dict[str, pa.DataType]:
+def _merge_columns(files: Sequence[str], schemas: Sequence[pa.Schema]) -> dict[str, pa.DataType]:
     """Return the names and types of the pass-through columns of all files, unified."""
     merged = pa.schema([])
     for file, schema in zip(files, schemas, strict=True):
@@ -230,20 +230,20 @@ def _merged_columns(files: Sequence[str], schemas: Sequence[pa.Schema]) -> dict[
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return a type without dictionary and view encodings: the former vary from file to file, few tools read the latter."""
+    """Return a type without dictionary encoding, which varies from file to file, and views, which few tools read."""
     if pa.types.is_dictionary(kind):
         return _plain_type(kind.value_type)
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
-def _free_name(name: str, taken: Collection[str]) -> str:
+def _unreserved_name(name: str, taken: Collection[str]) -> str:
     name = f"manifest_{name}"
-    return _free_name(name, taken) if name in taken else name
+    return _unreserved_name(name, taken) if name in taken else name
 
 
-def _column(file: str, batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Array:
+def _cast_column(file: str, batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Array:
     if name in INTERPRETED.names:
-        return _as_contract(file, batch, name)
+        return _cast_interpreted(file, batch, name)
     if name not in batch.schema.names:
         return pa.nulls(len(batch), kind)
     column = batch.column(name)
@@ -252,11 +252,11 @@ def _column(file: str, batch: pa.RecordBatch, name: str, kind: pa.DataType) -> p
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as exc:
         raise ManifestError(
             f"{file} has the column {name!r} as {column.type}, which does not fit the common type {kind} of all files: "
-            f"{_without_values(exc)}; give it one type"
+            f"{_message_without_values(exc)}; give it one type"
         ) from exc
 
 
-def _as_contract(file: str, batch: pa.RecordBatch, name: str) -> pa.Array:
+def _cast_interpreted(file: str, batch: pa.RecordBatch, name: str) -> pa.Array:
     """Return an interpreted column cast to the contract's type; all null if the file lacks it."""
     kind = INTERPRETED.field(name).type
     if name not in batch.schema.names or pa.types.is_null(batch.schema.field(name).type):
@@ -275,14 +275,14 @@ def _as_contract(file: str, batch: pa.RecordBatch, name: str) -> pa.Array:
             column = pc.min_element_wise(column, MAX_INT64, skip_nulls=False)
         if name == "turns":
             return _cast_turns(column)
-        return _readable_text(column.cast(kind))
+        return _replace_invalid_utf8(column.cast(kind))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, pa.ArrowTypeError) as exc:
         raise ManifestError(
-            f"{file} has the column {name!r} as {column.type}, which is not {kind}: {_without_values(exc)}"
+            f"{file} has the column {name!r} as {column.type}, which is not {kind}: {_message_without_values(exc)}"
         ) from exc
 
 
-def _without_values(exc: pa.ArrowException) -> str:
+def _message_without_values(exc: pa.ArrowException) -> str:
     """Return Arrow's message if it is about types; a message about a value would quote that value."""
     return "a value does not fit" if type(exc) is pa.ArrowInvalid else str(exc)
 
@@ -294,12 +294,12 @@ def _cast_turns(column: pa.Array) -> pa.Array:
     flat = pc.list_flatten(column)
     if pa.types.is_null(flat.type):  # every list is empty or null
         flat = flat.cast(TURN)
-    fields = [_readable_text(pc.struct_field(flat, field.name).cast(field.type)) for field in TURN]
+    fields = [_replace_invalid_utf8(pc.struct_field(flat, field.name).cast(field.type)) for field in TURN]
     turns = pa.StructArray.from_arrays(fields, fields=list(TURN), mask=pc.is_null(flat))
     return pa.ListArray.from_arrays(pa.array(offsets), turns, mask=pc.is_null(column))
 
 
-def _readable_text(column: pa.Array) -> pa.Array:
+def _replace_invalid_utf8(column: pa.Array) -> pa.Array:
     """Replace invalid UTF-8 in text, which Parquet does not check, so that one bad value does not fail the others."""
     if not pa.types.is_string(column.type):
         return column
@@ -326,7 +326,7 @@ def _digest_file(digest: hashlib._Hash, file: str) -> None:
 
 
 @contextlib.contextmanager
-def _readable(file: str) -> Iterator[None]:
+def _parquet_errors_naming(file: str) -> Iterator[None]:
     """Raise Arrow's errors about a broken file as a `ManifestError` that names the file."""
     try:
         yield
