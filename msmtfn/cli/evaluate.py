@@ -54,10 +54,13 @@ logger = logging.getLogger("msmtfn.evaluate")
 class Arguments:
     """Evaluate a model on labelled calls: accuracy, macro F1 and calibration in the four tasks.
 
-    - Uses a split of a corpus (--corpus, --split) or days of manifests (--manifests, --from, --to).
-    - For a simulated corpus, also shows its ceilings: the accuracy of the best possible readers.
-    - With --ablations, trains and evaluates the variants of the network that the paper compares, instead of a model.
-    - The options of --ablations differ; `--ablations --help` lists them.
+    The calls come from one of two sources:
+    - --corpus, --split: a split of a corpus. A simulated one has ceilings: the accuracy of the best possible readers.
+    - --manifests, --from, --to: days of manifests.
+
+    With --ablations, trains and evaluates the variants of the network that the paper compares instead of a model.
+
+    The options of --ablations are different; `--ablations --help` lists them.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
@@ -109,10 +112,13 @@ class Arguments:
 class AblationArguments:
     """Train and evaluate the ablations of the paper's tables 1 and 6 on a corpus, with the network of `train small`.
 
-    - Trains every variant on training/ and validation/ once per seed, and evaluates it on test/.
-    - Writes one table of all variants, with the ceilings of a simulated corpus.
-    - Runs on the Ray cluster that it was submitted to (RAY_ADDRESS), or starts Ray on this machine.
-    - Run again after an interruption, the same command keeps the finished runs and continues with the others.
+    Every variant is trained on training/ and validation/ once per seed, and evaluated on test/.
+
+    The result is one table of all variants, with the ceilings of a simulated corpus.
+
+    Runs on the Ray cluster that it was submitted to (RAY_ADDRESS), or starts Ray on this machine.
+
+    Run again after an interruption, the same command keeps the finished runs and continues with the others.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage.
     """

@@ -44,10 +44,13 @@ logger = logging.getLogger("msmtfn.score_daily")
 class Arguments:
     """Score one or more days of recorded sales calls and publish their leads.
 
-    - Runs on the Ray cluster that it was submitted to (RAY_ADDRESS), or starts Ray on this machine.
-    - Run again, the same command resumes after a crash and does nothing after a success.
-    - A published day is replaced if its manifest, the model or an option that changes results has changed.
-    - The last line of the output is JSON, for log collectors.
+    The same command can be run again at any time:
+    - After a crash it resumes, after a success it does nothing.
+    - If the manifest, the model or an option that changes results has changed, it replaces the published day.
+
+    Runs on the Ray cluster that it was submitted to (RAY_ADDRESS), or starts Ray on this machine.
+
+    The last line of the output is JSON, for log collectors.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but too many rejects, 4 another run is working on the day.
     """

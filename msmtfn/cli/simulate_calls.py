@@ -34,9 +34,10 @@ logger = logging.getLogger("msmtfn.simulate_calls")
 class Arguments:
     """Generate a corpus of labelled sales calls in Mandarin: manifests and recordings of three splits.
 
-    - Words and voices are drawn from a known distribution given the intent of a call.
-    - ceilings.json therefore holds the best accuracy that any network can reach on the corpus.
-    - The same options give the same bytes, with any number of workers.
+    What words and voices reveal of the intent is drawn from a known distribution.
+    That gives the best accuracy that any network can reach (ceilings.json).
+
+    The same options give the same bytes, with any number of workers.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage.
     """

@@ -47,10 +47,13 @@ logger = logging.getLogger("msmtfn.train")
 class Arguments:
     """Train the network on labelled calls and write or register the model.
 
-    - Learns from a corpus (--corpus) or from days of manifests (--manifests, --from, --to).
-    - With --manifests, the calls of some customers are set aside for validation.
-    - Runs on the Ray cluster that it was submitted to (RAY_ADDRESS), or starts Ray on this machine.
-    - Run again after an interruption, the same command resumes after the last complete epoch.
+    The calls come from one of two sources:
+    - --corpus: a corpus, which has its own calls for validation.
+    - --manifests, --from, --to: days of manifests; the calls of some customers are set aside for validation.
+
+    Runs on the Ray cluster that it was submitted to (RAY_ADDRESS), or starts Ray on this machine.
+
+    Run again after an interruption, the same command resumes after the last complete epoch.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
@@ -118,7 +121,7 @@ class Arguments:
 RECIPES: Final = {
     "paper": ("The paper's recipe, for pretrained encoders.", Arguments()),
     "small": (
-        "A recipe for a small network from scratch.",
+        "A recipe for a small network trained from scratch.",
         Arguments(start="small", training=TrainingConfig(recipe=SMALL_RECIPE)),
     ),
 }
