@@ -35,7 +35,8 @@ class Arguments:
     """Generate a corpus of labelled sales calls in Mandarin: manifests and recordings of three splits.
 
     What words and voices reveal of the intent is drawn from a known distribution.
-    That gives the best accuracy that any network can reach (ceilings.json).
+
+    ceilings.json holds the best accuracy that any network can therefore reach.
 
     The same options give the same bytes, with any number of workers.
 
