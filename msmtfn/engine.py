@@ -1,4 +1,4 @@
-"""Ray for a job: the cluster that it was submitted to, or one on this machine for as long as the job runs."""
+"""Connect a job to Ray: to the cluster it was submitted to, or to a local one for as long as the job runs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from msmtfn.compat.ray import QUIET_LOGGERS
 from msmtfn.errors import JobError
 
 LOCAL: Final = "local"
-LEAST_CPUS: Final = 4
+MIN_LOGICAL_CPUS: Final = 4
 
 
 @contextlib.contextmanager
 def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> Iterator[None]:
-    """Join the cluster of `RAY_ADDRESS`, or start Ray here.
+    """Connect to the Ray cluster at `RAY_ADDRESS`, or start Ray on this machine; shut down at the end.
 
     Args:
-        show_workers: whether what the workers log is shown here too; it stands in Ray's own logs anyway.
-        num_cpus: logical CPUs of a Ray that is started; those of the machine, 4 at least, if left out.
+        show_workers: whether the workers' logs are also shown here; Ray keeps them in its own files in any case.
+        num_cpus: logical CPUs of a local Ray; by default those of the machine, but at least 4.
 
     Raises:
-        JobError: no cluster answers at the address.
+        JobError: no cluster responds at `RAY_ADDRESS`.
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     for name in QUIET_LOGGERS:
@@ -37,16 +37,16 @@ def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> I
             ray.init(logging_level=logging.WARNING, log_to_driver=show_workers)
         except ConnectionError as exc:
             raise JobError(
-                f"no Ray cluster answers at RAY_ADDRESS={address}; correct it, or unset it to start one"
+                f"no Ray cluster responds at RAY_ADDRESS={address}; correct the address, or unset it to start Ray here"
             ) from exc
     else:
-        # The count is logical: the engine's own actors and the stages need some beside each other on any machine.
+        # The count is logical: Ray's actors and the stages need several CPUs at once, even on a small machine.
         ray.init(
             LOCAL,
-            num_cpus=num_cpus or max(LEAST_CPUS, os.cpu_count() or 1),
+            num_cpus=num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
             logging_level=logging.WARNING,
             log_to_driver=show_workers,
-            include_dashboard=False,  # nobody looks, and its six processes compute beside the network
+            include_dashboard=False,  # unused, and its six processes would compete with the network for CPUs
         )
     try:
         yield

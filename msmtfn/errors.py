@@ -1,7 +1,7 @@
-"""The project's own errors: of one call, and of a whole job.
+"""Define the errors of a single call and of a whole job.
 
-A `CallError` is caught at the edge of the call it belongs to and becomes a rejected row; a `JobError` ends
-the job with one line that says what to do.
+A `CallError` is caught where its call is processed and becomes a rejected row. A `JobError` ends the job with one line
+that says what to do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class RejectCode(StrEnum):
-    """Why a call could not be scored; the value is what stands in the column `error_code`."""
+    """Reason why a call could not be scored; its value is written to the column `error_code`."""
 
     BAD_ROW = "bad_row"
     FILE_OUTSIDE_ALLOWED_PREFIXES = "file_outside_allowed_prefixes"
@@ -23,18 +23,18 @@ class RejectCode(StrEnum):
     AUDIO_TOO_LARGE = "audio_too_large"
     AUDIO_TIMEOUT = "audio_timeout"
     AUDIO_OUT_OF_MEMORY = "audio_out_of_memory"
-    STORAGE_UNAVAILABLE = "storage_unavailable"  # never published: the call is tried again
+    STORAGE_UNAVAILABLE = "storage_unavailable"  # never published: the call is retried
     WORKER_CRASHED = "worker_crashed"
     SCORING_FAILED = "scoring_failed"
     INTERNAL_ERROR = "internal_error"
 
 
 class CallError(Exception):
-    """One call cannot be scored.
+    """Error of a call that cannot be scored.
 
     Attributes:
-        code: the reason, as published.
-        detail: one line for the operator; never a transcript or a customer's id.
+        code: reason, as published in the leads.
+        detail: explanation for the operator in one line; never contains a transcript or a customer's id.
     """
 
     def __init__(self, code: RejectCode, detail: str) -> None:
@@ -44,69 +44,70 @@ class CallError(Exception):
 
 
 class JobError(Exception):
-    """The job cannot go on; the message names the thing and the cure.
+    """Error that ends the job; its message names the problem and the cure.
 
     Attributes:
-        exit_code: of the job that it ends.
+        exit_code: exit code of the job.
     """
 
     exit_code: ClassVar[int] = 1
 
 
 class UsageError(JobError):
-    """The command line or the configuration is wrong."""
+    """Error in the command line or the configuration."""
 
     exit_code = 2
 
 
 class BrokenEnvironmentError(JobError):
-    """Installed packages do not work together, or lack what msmtfn uses of them."""
+    """Error of installed packages that do not work together or lack something that msmtfn uses."""
 
 
 class ManifestError(JobError):
-    """The day's manifest is missing, unreadable or lacks a required column."""
+    """Error of a manifest that is missing, unreadable or lacks a required column."""
 
 
 class ModelError(JobError):
-    """The model's folder cannot be fetched or loaded."""
+    """Error of a model that cannot be fetched or loaded."""
 
 
 class StorageError(JobError):
-    """A folder cannot be listed, read or written."""
+    """Error of a file or folder that cannot be listed, read or written."""
 
 
 class ScoringError(JobError):
-    """The engine gave up on the day, after its retries."""
+    """Error of a day whose scoring failed in spite of retries."""
 
 
 class PublishError(JobError):
-    """The scored parts do not add up to the manifest, so nothing is published."""
+    """Error of a day that is not published because its scored parts do not match the manifest."""
 
 
 class LockedError(JobError):
-    """Another run holds the day, or took it away from this one."""
+    """Error of a run whose day is locked, or was taken over, by another run."""
 
     exit_code = 4
 
 
 class TrainingDataError(JobError):
-    """There is nothing to learn from the labelled calls, or something is wrong with them."""
+    """Error of labelled calls that are invalid or insufficient for training."""
 
 
 class TrainingError(JobError):
-    """Training cannot go on: its loss is no number, or its workers failed too often."""
+    """Error of a training that cannot continue: the loss is not finite, or workers failed too often."""
 
 
 def trace_of(error: BaseException) -> str:
-    """Where an exception and those it came from were raised, for the log.
+    """Format the stack traces of an exception and of those it was raised from, without their messages, for the log.
 
-    Without their messages: one that nobody has thought of may quote the transcript that it was raised for.
+    The messages are left out because that of an unexpected error may quote a transcript.
     """
-    lines, each, seen = [], error, {id(error)}
+    traces, current, seen = [], error, {id(error)}
     while True:
-        lines.append(f"{type(each).__name__}, raised in\n{''.join(traceback.format_tb(each.__traceback__))}")
-        before = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
-        if before is None or id(before) in seen:
-            return "after which ".join(reversed(lines)).rstrip()
-        seen.add(id(before))
-        each = before
+        stack = "".join(traceback.format_tb(current.__traceback__))
+        traces.append(f"{type(current).__name__}, raised in\n{stack}")
+        previous = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        if previous is None or id(previous) in seen:
+            return "after which ".join(reversed(traces)).rstrip()
+        seen.add(id(previous))
+        current = previous

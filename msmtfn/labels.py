@@ -1,6 +1,6 @@
-"""The four tasks and how each groups the five intents (paper, sections 4.1 and table 5).
+"""Define the five intents and the four tasks that group them (paper, section 4.1 and table 5).
 
-The grouping is the paper's: A, B and C are the positive side of the two-class task; D and E the negative.
+In the two-class task A, B and C are positive, D and E negative.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 INTENTS: Final = ("A", "B", "C", "D", "E")
-"""A very positive, B neutral and receptive, C a little impatient, D explicit refusal, E no intent."""
+"""A very positive, B neutral and receptive, C a little impatient and negative, D explicit refusal, E no intent."""
 
 TASKS: Final[dict[str, tuple[str, ...]]] = {
     "five": ("A", "B", "C", "D", "E"),
@@ -16,14 +16,14 @@ TASKS: Final[dict[str, tuple[str, ...]]] = {
     "three": ("A", "BC", "DE"),
     "two": ("ABC", "DE"),
 }
-"""Each task's classes, in the order of its logits; a class is the letters of the intents in it."""
+"""Classes of every task in the order of its logits; a class is named by the letters of its intents."""
 
 
 def class_index(task: str, intent: str) -> int:
-    """Index of the class of `task` that holds `intent`.
+    """Return the index of the class of `task` that contains `intent`.
 
     Raises:
-        ValueError: `intent` is none of A to E, or `task` none of the four.
+        ValueError: `task` or `intent` is unknown.
     """
     if task not in TASKS:
         raise ValueError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")

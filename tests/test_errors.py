@@ -22,14 +22,14 @@ def trace(number: int) -> str:
     raise AssertionError
 
 
-def test_a_trace_says_where_and_not_what() -> None:
+def test_a_trace_has_locations_but_no_messages() -> None:
     assert trace(1).startswith("ValueError, raised in\n  File ")
     assert "test_errors.py" in trace(1)
     assert "in fail" in trace(1)
     assert SECRET not in trace(1)
 
 
-def test_a_trace_names_what_an_exception_came_from_first() -> None:
+def test_a_trace_starts_with_the_cause() -> None:
     for number in (0, 2):
         assert trace(number).startswith("KeyError, raised in\n")
         assert "after which ValueError, raised in\n" in trace(number)
@@ -37,7 +37,7 @@ def test_a_trace_names_what_an_exception_came_from_first() -> None:
     assert "KeyError, raised" not in trace(1)
 
 
-def test_exceptions_that_came_from_each_other_end() -> None:
+def test_exceptions_that_cause_each_other_are_traced_once() -> None:
     one, other = ValueError(SECRET), KeyError(SECRET)
     one.__cause__, other.__cause__ = other, one
     assert trace_of(one).count("raised in") == 2

@@ -11,14 +11,14 @@ from msmtfn.errors import UsageError
 from msmtfn.homophones import load_homophones, substitute_homophones
 
 SENTENCE = "您好，请问您需要做牙齿矫正吗？"
-BOTH = pytest.mark.parametrize("tones_respected", [True, False])
+WITH_AND_WITHOUT_TONES = pytest.mark.parametrize("tones_respected", [True, False])
 
 
 def first_reading(character: str) -> str:
     return PINYIN_DICT[ord(character)].split(",")[0]
 
 
-@BOTH
+@WITH_AND_WITHOUT_TONES
 def test_at_least_8000_characters_have_a_homophone(tones_respected: bool) -> None:
     assert len(load_homophones(tones_respected=tones_respected)) >= 8_000
 
@@ -30,14 +30,14 @@ def test_a_homophone_has_the_same_first_reading_and_is_another_character() -> No
         assert character not in others
 
 
-def test_the_tone_counts_only_where_it_is_respected() -> None:
+def test_tones_matter_only_if_they_are_respected() -> None:
     assert {"码" in load_homophones()[character] for character in "马蚂"} == {True}
     assert "骂" not in load_homophones()["马"]
     assert "骂" in load_homophones(tones_respected=False)["马"]
 
 
-@BOTH
-def test_u_and_u_with_dots_are_two_sounds(tones_respected: bool) -> None:
+@WITH_AND_WITHOUT_TONES
+def test_u_and_u_with_diaeresis_are_different_sounds(tones_respected: bool) -> None:
     assert not set("律率绿虑") & set(load_homophones(tones_respected=tones_respected)["路"])
 
 
@@ -47,14 +47,14 @@ def test_a_replacement_is_a_character_of_gb_2312_level_1() -> None:
     assert max(rows) == 0xD7
 
 
-@BOTH
+@WITH_AND_WITHOUT_TONES
 def test_a_character_without_homophones_is_never_replaced(tones_respected: bool) -> None:
     homophones = load_homophones(tones_respected=tones_respected)
     alone = "".join({chr(code) for code in range(0x4E00, 0xA000)} - homophones.keys()) + "aZ7，。？ \n"
     assert substitute_homophones(alone, 1.0, np.random.default_rng(0), tones_respected=tones_respected) == alone
 
 
-def test_with_probability_1_every_other_character_is_replaced_by_one_of_its_homophones() -> None:
+def test_with_probability_1_every_character_with_homophones_is_replaced() -> None:
     homophones = load_homophones()
     replaced = substitute_homophones(SENTENCE, 1.0, np.random.default_rng(0))
     assert len(replaced) == len(SENTENCE)
@@ -66,7 +66,7 @@ def test_with_probability_0_nothing_changes() -> None:
     assert substitute_homophones(SENTENCE, 0.0, np.random.default_rng(0)) == SENTENCE
 
 
-def test_the_probability_is_that_of_a_character() -> None:
+def test_the_probability_applies_to_single_characters() -> None:
     text = "牙齿矫正" * 5_000
     replaced = substitute_homophones(text, 0.1, np.random.default_rng(0))
     assert np.mean([a != b for a, b in zip(text, replaced, strict=True)]) == pytest.approx(0.1, abs=0.01)
@@ -98,7 +98,7 @@ def test_a_probability_out_of_range_is_refused(probability: float) -> None:
         substitute_homophones(SENTENCE, probability, np.random.default_rng(0))
 
 
-def test_without_pypinyin_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pypinyin_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pypinyin.constants", None)
     load_homophones.cache_clear()
     with pytest.raises(UsageError, match=r"pip install -e '\.\[train\]'"):

@@ -13,7 +13,7 @@ CLASS_OF_INTENT = {
 }
 
 
-def test_the_tasks_are_the_four_of_the_paper_in_its_order() -> None:
+def test_the_tasks_are_those_of_the_paper_in_its_order() -> None:
     assert list(TASKS) == ["five", "four", "three", "two"]
 
 
@@ -22,25 +22,25 @@ def test_the_intents_are_a_to_e() -> None:
 
 
 @pytest.mark.parametrize("task", CLASS_OF_INTENT)
-def test_each_task_groups_the_intents_as_the_paper_does(task: str) -> None:
+def test_every_task_groups_the_intents_as_the_paper_does(task: str) -> None:
     assert [class_index(task, intent) for intent in "ABCDE"] == CLASS_OF_INTENT[task]
 
 
 @pytest.mark.parametrize("task", CLASS_OF_INTENT)
-def test_each_intent_is_in_exactly_one_class_of_a_task(task: str) -> None:
+def test_every_intent_is_in_exactly_one_class_of_a_task(task: str) -> None:
     assert sorted("".join(TASKS[task])) == ["A", "B", "C", "D", "E"]
 
 
-def test_a_little_impatient_is_on_the_positive_side_of_two() -> None:
+def test_a_little_impatient_is_positive_in_the_two_class_task() -> None:
     assert TASKS["two"][class_index("two", "C")] == "ABC"
 
 
 @pytest.mark.parametrize("intent", ["F", "a", "", "AB", "DE"])
-def test_an_unknown_intent_is_named_with_the_cure(intent: str) -> None:
+def test_the_error_about_an_unknown_intent_names_the_known_ones(intent: str) -> None:
     with pytest.raises(ValueError, match=f"^intent is '{intent}'; it must be one of A, B, C, D, E$"):
         class_index("four", intent)
 
 
-def test_an_unknown_task_is_named_with_the_cure() -> None:
+def test_the_error_about_an_unknown_task_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"^task is 'six'; it must be one of five, four, three, two$"):
         class_index("six", "A")

@@ -1,1 +1,1 @@
-"""How calls come in: the manifest, its recordings and their rounds."""
+"""Input of calls: the manifest, the recordings it lists and the rounds they are cut into."""

@@ -1,4 +1,4 @@
-"""Where somebody speaks, by the energy of the channel: fast enough to run over every call of a day.
+"""Detect voice activity by the energy of each channel, fast enough to run on every call of a day.
 
 Shapes: C channels, S samples, F frames, N segments.
 """
@@ -12,31 +12,31 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-SILENCE_POWER: Final = 1e-12  # -120 dB: below the step of 16-bit audio, and its logarithm exists
+SILENCE_POWER: Final = 1e-12  # -120 dB, below the quantisation step of 16-bit audio; keeps the logarithm finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActivityConfig:
-    """How speech is told from silence. Levels are in dB; 0 dB is a full-scale square wave."""
+    """Thresholds of the voice activity detector. Levels are in dB; 0 dB is a full-scale square wave."""
 
     frame_sec: float = 0.02
-    """Length of the frames whose energy is measured; segments begin and end on a frame."""
+    """Length in seconds of the frames whose level is measured; segments start and end on frame boundaries."""
     noise_percentile: float = 10.0
-    """The noise floor is this percentile of the levels of the channel's audible frames."""
+    """Percentile of the levels of a channel's audible frames that is taken as its noise floor."""
     min_noise_db: float = -65.0
-    """A frame under this level is not audible; the noise floor is never below it."""
+    """Level in dB below which a frame counts as inaudible; the noise floor is never lower."""
     open_db: float = 12.0
-    """A segment has at least one frame this far above the noise floor."""
+    """A segment needs at least one frame that exceeds the noise floor by this many dB."""
     close_db: float = 6.0
-    """A segment goes on, both ways, while its frames are this far above the noise floor; at most open_db."""
+    """A segment extends both ways while its frames exceed the noise floor by this many dB; at most open_db."""
     max_gap_sec: float = 0.3
-    """Segments of one channel with a gap up to this length between them are joined."""
+    """Segments of one channel that are at most this many seconds apart are joined."""
     min_segment_sec: float = 0.2
-    """What is still shorter than this after joining is a click or a breath, and dropped."""
+    """Segments that are shorter than this many seconds after joining are dropped as clicks or breaths."""
     crosstalk_db: float = 20.0
-    """A frame this far below another channel is that channel's echo, not speech; inf keeps every frame."""
+    """A frame more than this many dB below the other channel is crosstalk, not speech; inf keeps every frame."""
     crosstalk_tail_sec: float = 0.2
-    """How long after a sound on the other channel its echo is still expected."""
+    """Seconds for which crosstalk is still expected after a sound on the other channel."""
 
     def __post_init__(self) -> None:
         limits = (
@@ -57,20 +57,20 @@ class ActivityConfig:
 
 
 def detect_activity(waveform: NDArray[np.float32], sample_rate: int, config: ActivityConfig) -> NDArray[np.float64]:
-    """Find the stretches of one channel in which somebody speaks.
+    """Return the segments of one channel that contain speech.
 
-    A sound that never changes its level (noise, a tone) is the noise floor, however loud it is.
+    A sound of constant level (noise, a tone) is taken as the noise floor, however loud it is.
 
     Args:
         waveform: (S,) samples in [-1, 1].
-        sample_rate: samples a second.
-        config: the thresholds.
+        sample_rate: sample rate of `waveform` in Hz.
+        config: thresholds of the detector.
 
     Returns:
-        (N, 2) start_sec and end_sec of each segment, in order, disjoint, within [0, S / sample_rate].
+        (N, 2) start_sec and end_sec of each segment; ordered, disjoint, within [0, S / sample_rate].
 
     Raises:
-        ValueError: `waveform` is not one channel of float32.
+        ValueError: `waveform` is not a single channel of float32.
     """
     frame_samples = _frame_samples(sample_rate, config)
     level_db = _frame_levels_db(waveform, frame_samples)
@@ -81,15 +81,15 @@ def detect_activity(waveform: NDArray[np.float32], sample_rate: int, config: Act
 def detect_channel_activity(
     channels: NDArray[np.float32], sample_rate: int, config: ActivityConfig
 ) -> list[NDArray[np.float64]]:
-    """Find the speech of each channel of one call, leaving out the echo of the others.
+    """Return the speech segments of every channel of a call, without crosstalk from the other channels.
 
     Args:
         channels: (C, S) samples in [-1, 1].
-        sample_rate: samples a second.
-        config: the thresholds.
+        sample_rate: sample rate of `channels` in Hz.
+        config: thresholds of the detector.
 
     Returns:
-        For each channel what `detect_activity` returns.
+        One array per channel, as `detect_activity` returns it.
 
     Raises:
         ValueError: `channels` is not (C, S) of float32.
@@ -113,10 +113,10 @@ def _frame_samples(sample_rate: int, config: ActivityConfig) -> int:
 
 
 def _frame_levels_db(waveform: NDArray[np.float32], frame_samples: int) -> NDArray[np.float64]:
-    """(F,) level of each frame without its own mean; the last frame may be short."""
+    """Return the (F,) levels of all frames in dB, each without its DC offset; the last frame may be short."""
     if waveform.ndim != 1 or waveform.dtype != np.float32:
         raise ValueError(
-            f"waveform is {waveform.dtype} of shape {waveform.shape}; give one channel, (S,), of float32 in [-1, 1]"
+            f"waveform is {waveform.dtype} of shape {waveform.shape}; pass one channel, (S,), of float32 in [-1, 1]"
         )
     num_whole = len(waveform) // frame_samples
     whole = waveform[: num_whole * frame_samples].reshape(num_whole, frame_samples)
@@ -129,9 +129,10 @@ def _frame_levels_db(waveform: NDArray[np.float32], frame_samples: int) -> NDArr
 
 
 def _power_around_mean(frames: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(F,) variance of each frame: a telephone line's DC offset is no sound.
+    """Return the (F,) variances of all frames; unlike the mean square, a variance ignores a line's DC offset.
 
-    Float32 sums hold 7 digits: beside a DC offset of half scale, sounds below about -65 dB are lost.
+    Var(x) = E[x^2] - E[x]^2. The float32 sums keep about 7 digits, so the difference loses sounds below about -65 dB
+    when the DC offset is half of full scale.
     """
     count = frames.shape[1]
     mean = frames.sum(axis=1).astype(np.float64) / count
@@ -141,7 +142,7 @@ def _power_around_mean(frames: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _hold_peaks(level_db: NDArray[np.float64], num_held: int) -> NDArray[np.float64]:
-    """(F,) highest level of each frame and the `num_held` frames before it."""
+    """Return for every frame the highest level of that frame and the `num_held` frames before it, (F,)."""
     if not len(level_db):
         return level_db
     padded = np.concatenate([np.full(num_held, -np.inf), level_db])
@@ -152,13 +153,13 @@ def _hold_peaks(level_db: NDArray[np.float64], num_held: int) -> NDArray[np.floa
 def _find_segments(
     level_db: NDArray[np.float64], speech_db: NDArray[np.float64], frame_sec: float, config: ActivityConfig
 ) -> NDArray[np.int64]:
-    """(N, 2) first frame and frame after the last of each segment.
+    """Return the (N, 2) segments as the first frame and the frame after the last.
 
     Args:
-        level_db: (F,) what the channel carries; sets the noise floor.
-        speech_db: (F,) the same, -inf where it cannot be this speaker's.
-        frame_sec: exact length of a frame.
-        config: the thresholds.
+        level_db: (F,) level of the channel, from which the noise floor is estimated.
+        speech_db: (F,) the same levels, -inf in frames that are crosstalk.
+        frame_sec: exact length of a frame, after rounding to whole samples.
+        config: thresholds of the detector.
     """
     audible_db = level_db[level_db > config.min_noise_db]
     if not len(audible_db):
@@ -172,7 +173,7 @@ def _find_segments(
 
 
 def _runs_of_true(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(N, 2) first index and index after the last of each run of True."""
+    """Return the (N, 2) runs of True as the first index and the index after the last."""
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
     return edges.reshape(-1, 2).astype(np.int64)
 

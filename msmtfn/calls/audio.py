@@ -1,16 +1,18 @@
 """Decode one recording, held in memory, into float channels at the model's rate.
 
-Accepted are WAV (WAVEX, RF64, RIFX too), FLAC, MP3 and OGG (Vorbis, Opus), known by their first bytes, and what
-`media` decodes where it is installed; whatever else libsndfile knows is rejected, headerless samples first of all.
-Decoding and resampling go block by block, so memory is bounded by twice the longest call at the model's rate and some
-blocks, whatever the header says.
+Accepted formats are WAV (including WAVEX, RF64 and RIFX), FLAC, MP3 and OGG (Vorbis, Opus), recognised by their first
+bytes, and the formats that `media` decodes if the extra is installed. Other formats that libsndfile could read are
+rejected, above all headerless samples. Decoding and resampling work block by block, so memory is bounded by twice the
+longest allowed call at the model's rate plus a few blocks, whatever the header claims.
 
-What cannot be noticed, because nothing in the file tells: the missing end of an MP3 without a Xing or Info header, of
-a WAV whose data size a streaming writer left open (0, or about 2 or 4 GiB), or of a FLAC of unknown length cut between
-two frames; of an AAC or AMR cut between two frames, or a G.722; audio after the length that a Xing header or a FLAC
-header promises.
+Some damage cannot be detected, because nothing in the file reveals it:
 
-Shape letters: C channels, S samples of a channel.
+- a missing end of an MP3 without a Xing or Info header, of a WAV whose data size a streaming writer left open (0, or
+  about 2 or 4 GiB), of a FLAC of unknown length cut between two frames, of an AAC or AMR cut between two frames, or of
+  a G.722;
+- audio beyond the length that a Xing or FLAC header declares.
+
+Shapes: C channels, S samples per channel.
 """
 
 from __future__ import annotations
@@ -45,43 +47,43 @@ if TYPE_CHECKING:
 MAX_CHANNELS: Final = 2
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 384_000
 BLOCK_FRAMES: Final = 2**20
-"""Frames decoded and resampled at a time: 131 s at 8 kHz."""
+"""Number of frames that are decoded and resampled at once: 131 s at 8 kHz."""
 
 MAX_KERNEL_SIZE: Final = 2**22
-"""Weights of the largest resampling kernel. 44101 to 8000 Hz would take 353 million, 1.4 GB, without this limit."""
+"""Maximum numerator times denominator of a resampling ratio, which bounds its kernel; see `choose_ratio`."""
 
 MAX_PACKETS_PER_SEC: Final = 200
-"""Packets of sound, and of a picture beside it, that a second of an MP4 can have; AAC has 94 at 96 kHz."""
+"""Maximum packets per second of an MP4, cover pictures included; AAC at 96 kHz has 94."""
 
-_FILTER_WIDTH: Final = 6  # zero crossings of the sinc on each side
-_UNKNOWN_FRAMES: Final = 2**62  # libsndfile's stand-in for an unknown length is this or more; FLAC ends at 2**36
+_FILTER_WIDTH: Final = 6  # zero crossings of the sinc kernel on each side
+_UNKNOWN_FRAMES: Final = 2**62  # libsndfile reports an unknown length as this or more; a FLAC has fewer than 2**36
 
 Waveform = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioConfig:
-    """What a recording may cost; more is rejected before the memory is spent."""
+    """Limits of a recording; one that exceeds them is rejected before its memory is allocated."""
 
     max_file_bytes: int = 512 * 2**20
-    """Size of the file, in bytes."""
+    """Maximum size of a recording's file in bytes; larger ones are rejected."""
     max_duration_sec: float = 4 * 3600.0
-    """Length of the recording, in seconds."""
+    """Maximum length of a recording in seconds; longer ones are rejected."""
 
     def __post_init__(self) -> None:
         if self.max_file_bytes < 1:
-            raise ValueError(f"max_file_bytes is {self.max_file_bytes}; give a number of bytes, 1 or more")
+            raise ValueError(f"max_file_bytes is {self.max_file_bytes}; it must be at least 1 byte")
         if not 0 < self.max_duration_sec < math.inf:
-            raise ValueError(f"max_duration_sec is {self.max_duration_sec}; give a number of seconds above 0")
+            raise ValueError(f"max_duration_sec is {self.max_duration_sec}; it must be finite and above 0 seconds")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """One decoded recording.
+    """A decoded recording.
 
     Attributes:
-        channels: (C, S) float32, C is 1 or 2, nominally in [-1, 1]; lossy codecs may overshoot.
-        sample_rate: samples a second of `channels`.
+        channels: (C, S) float32 with C = 1 or 2, nominally in [-1, 1]; lossy codecs may overshoot.
+        sample_rate: sample rate of `channels` in Hz.
     """
 
     channels: Waveform
@@ -89,7 +91,7 @@ class Recording:
 
     @property
     def num_samples(self) -> int:
-        """Samples of one channel."""
+        """Number of samples per channel."""
         return int(self.channels.shape[1])
 
     @property
@@ -98,7 +100,7 @@ class Recording:
         return self.num_samples / self.sample_rate
 
     def mono(self) -> Waveform:
-        """The mean of the channels, (S,); of one channel a view."""
+        """Return the mean of the channels, (S,); a view if there is only one channel."""
         mono: Waveform = self.channels[0] if len(self.channels) == 1 else self.channels.mean(axis=0)
         return mono
 
@@ -107,23 +109,23 @@ def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig, nam
     """Decode a recording and resample it to `sample_rate`.
 
     Args:
-        data: the file's bytes: `bytes`, a memoryview or an Arrow buffer; copied to fill in a WAV size of 0, and
-            for `media`.
-        sample_rate: the rate wanted, in Hz. See `choose_ratio` for how exactly an odd rate is met.
-        config: the limits.
-        name: of the file; a G.722 is known by it.
+        data: content of the file as `bytes`, a memoryview or an Arrow buffer; copied only to fill in a WAV size of 0
+            and for `media`.
+        sample_rate: target sample rate in Hz; `choose_ratio` says how exactly it is met.
+        config: limits of a recording.
+        name: name of the file; a G.722 is recognised by its suffix.
 
     Raises:
-        CallError: the recording is empty, unreadable (cut short, too), too large or too long.
+        CallError: the recording is empty, unreadable (for example truncated), too large or too long.
         ValueError: `sample_rate` is out of range.
     """
     if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
-        raise ValueError(f"sample_rate is {sample_rate}; give {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
+        raise ValueError(f"sample_rate is {sample_rate}; it must be {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
     view = memoryview(data).cast("B")
     if not view.nbytes:
         raise CallError(RejectCode.AUDIO_EMPTY, "the file has no bytes")
     if view.nbytes > config.max_file_bytes:
-        detail = f"the file has {view.nbytes} bytes, the limit is {config.max_file_bytes}"
+        detail = f"the file has {view.nbytes} bytes; the limit is {config.max_file_bytes}"
         raise CallError(RejectCode.AUDIO_TOO_LARGE, detail)
     container = recognise_container(view, name)
     decode = _decode_with_ffmpeg if container in FORMATS else _decode_with_libsndfile
@@ -138,38 +140,39 @@ def _decode_with_libsndfile(data: memoryview, container: str, sample_rate: int, 
     elif container == "OGG":
         check_ogg_end(data)
     try:
-        with _ForwardFile(_MemoryFile(data, shows_end_once=container == "MP3")) as file:
+        with _ForwardFile(_MemoryFile(data, hides_end_after_first_seek=container == "MP3")) as file:
             _check_shape(file.channels, file.samplerate)
             if config.max_duration_sec * file.samplerate < file.frames < _UNKNOWN_FRAMES:
-                raise _too_long(f"lasts {file.frames / file.samplerate:.1f} s by its header", config)
-            return _resampled(_decode_blocks(file), file.samplerate, sample_rate, config)
+                raise _too_long(f"lasts {file.frames / file.samplerate:.1f} s according to its header", config)
+            return _resample(_decode_blocks(file), file.samplerate, sample_rate, config)
     except sf.SoundFileError as exc:
         raise unreadable(f"libsndfile cannot open this {container}: {getattr(exc, 'error_string', exc)}") from exc
 
 
 def _decode_with_ffmpeg(data: memoryview, container: str, sample_rate: int, config: AudioConfig) -> list[Waveform]:
     if container == "MP4":
-        check_mp4_boxes(data, most_packets=math.ceil(MAX_PACKETS_PER_SEC * config.max_duration_sec))
+        check_mp4_boxes(data, max_packets=math.ceil(MAX_PACKETS_PER_SEC * config.max_duration_sec))
     file_rate, blocks = decode_media(data, container, BLOCK_FRAMES)
     first = next(blocks, None)
     if first is None:
         raise CallError(RejectCode.AUDIO_EMPTY, f"the {container} has no samples")
     _check_shape(len(first), file_rate)
-    return _resampled(chain([first], blocks), file_rate, sample_rate, config)
+    return _resample(chain([first], blocks), file_rate, sample_rate, config)
 
 
-def _resampled(blocks: Iterator[Waveform], file_rate: int, sample_rate: int, config: AudioConfig) -> list[Waveform]:
+def _resample(blocks: Iterator[Waveform], file_rate: int, sample_rate: int, config: AudioConfig) -> list[Waveform]:
     ratio = choose_ratio(file_rate, sample_rate)
     checked = _check_blocks(blocks, file_rate, config)
     return list(checked if ratio == 1 else _resample_blocks(checked, ratio))
 
 
 def choose_ratio(file_rate: int, sample_rate: int) -> Fraction:
-    """Choose the ratio to resample by: exact, unless its kernel would be larger than `MAX_KERNEL_SIZE`.
+    """Return the resampling ratio: exact, unless its kernel would be larger than `MAX_KERNEL_SIZE`.
 
-    The kernel grows with numerator times denominator. Every common rate is met exactly (8012 Hz to 8 kHz, too); an
-    awkward one (44101 Hz, 8009 Hz) is rounded to the nearest cheap ratio. That shifts pitch and duration by less than
-    1 part in 4000, 0.9 s in an hour, at model rates of 8 and 16 kHz.
+    The polyphase kernel has one filter per output phase, so it grows with numerator times denominator: 353 million
+    weights (1.4 GB) from 44101 to 8000 Hz. Common rates, and many odd ones such as 8012 Hz, are met exactly. An
+    awkward rate (44101 Hz, 8009 Hz) is rounded to the nearest ratio with a small kernel, which shifts pitch and
+    duration by less than 1 part in 4000 (0.9 s in an hour) at model rates of 8 and 16 kHz.
     """
     exact = Fraction(sample_rate, file_rate)
     if exact.numerator * exact.denominator <= MAX_KERNEL_SIZE:
@@ -178,72 +181,72 @@ def choose_ratio(file_rate: int, sample_rate: int) -> Fraction:
 
 
 class _ForwardFile(sf.SoundFile):  # type: ignore[misc]
-    """Reads on from where it stands; soundfile else seeks after every read, which fails in a FLAC of unknown length."""
+    """A sound file that is only read forwards: soundfile's seek after every read fails in a FLAC of unknown length."""
 
     def seekable(self) -> bool:
         return False
 
 
 class _MemoryFile:
-    """The bytes as libsndfile wants to see them; no call raises, for a callback's exception would only be printed.
+    """A file-like view of bytes for libsndfile; its methods never raise: a callback's exception is only printed.
 
-    An MP3 shows its end once, to libsndfile, and then an end at 0, to mpg123: were that to learn the size, it would
-    guess the length of a file without a Xing header from its first frame, and a VBR recording would lose its end.
+    The end of an MP3 is reported once, to libsndfile, and then as 0, to mpg123. If mpg123 knew the size, it would guess
+    the length of a file without a Xing header from its first frame and cut off the end of a VBR recording.
     """
 
-    def __init__(self, data: memoryview, *, shows_end_once: bool) -> None:
+    def __init__(self, data: memoryview, *, hides_end_after_first_seek: bool) -> None:
         self._data = data
-        self._place = 0
+        self._position = 0
         self._end = data.nbytes
-        self._next_end = 0 if shows_end_once else data.nbytes
+        self._next_end = 0 if hides_end_after_first_seek else data.nbytes
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._end}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
         if whence == os.SEEK_END:
             self._end = self._next_end
-        self._place = min(max(0, start + offset), self._data.nbytes)
-        return self._place
+        self._position = min(max(0, start + offset), self._data.nbytes)
+        return self._position
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def readinto(self, target: Any) -> int:
-        piece = self._data[self._place : self._place + len(target)]
+        piece = self._data[self._position : self._position + len(target)]
         target[: piece.nbytes] = piece
-        self._place += piece.nbytes
+        self._position += piece.nbytes
         return piece.nbytes
 
 
 def _check_shape(num_channels: int, rate: int) -> None:
     if not 1 <= num_channels <= MAX_CHANNELS:
-        raise unreadable(f"the recording has {num_channels} channels, at most {MAX_CHANNELS} can be read")
+        raise unreadable(f"the recording has {num_channels} channels; at most {MAX_CHANNELS} are supported")
     if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
-        raise unreadable(f"the sample rate is {rate} Hz, not {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
+        raise unreadable(f"the sample rate is {rate} Hz; it must be {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
 
 
 def _check_blocks(blocks: Iterator[Waveform], rate: int, config: AudioConfig) -> Iterator[Waveform]:
-    """Yield (C, S) blocks; check on the way that no more comes than is allowed, and that all are numbers."""
+    """Yield the (C, S) blocks; check that the recording is not too long and that all samples are finite."""
     num_frames, max_frames = 0, math.floor(config.max_duration_sec * rate)
     for block in blocks:
         num_frames += block.shape[1]
         if num_frames > max_frames:
-            raise _too_long("goes on", config)
+            raise _too_long("is too long", config)
         if block.size and not (np.isfinite(block.min()) and np.isfinite(block.max())):
-            raise unreadable("the recording has samples that are infinite or not a number")
+            raise unreadable("the recording has samples that are infinite or NaN")
         yield block
 
 
 def _decode_blocks(file: sf.SoundFile) -> Iterator[Waveform]:
-    """Yield (C, S) blocks; check on the way that no less comes than is promised."""
+    """Yield (C, S) blocks; check that the file holds as many frames as its header promises."""
     num_frames, promised = 0, file.frames
     while num_frames < promised:
         wanted = min(BLOCK_FRAMES, promised - num_frames)
         try:
             block = file.read(wanted, dtype="float32", always_2d=True)
         except sf.LibsndfileError as exc:
-            raise _cut_short(file, f"decoding fails at or after {file.tell()}") from exc
+            raise _cut_short(file, f"decoding fails at or after frame {file.tell()}") from exc
         num_frames += len(block)
-        yield np.ascontiguousarray(block.T)  # no copy of one channel
+        yield np.ascontiguousarray(block.T)  # a view if there is one channel
         if len(block) < wanted:
             break
     if num_frames < promised < _UNKNOWN_FRAMES:
@@ -257,16 +260,23 @@ def _cut_short(file: sf.SoundFile, found: str) -> CallError:
     return unreadable(f"the {file.format} is cut short or damaged: its header promises {promised} frames, {found}")
 
 
-def _too_long(what: str, config: AudioConfig) -> CallError:
-    return CallError(RejectCode.AUDIO_TOO_LONG, f"the recording {what}, the limit is {config.max_duration_sec:g} s")
+def _too_long(problem: str, config: AudioConfig) -> CallError:
+    return CallError(RejectCode.AUDIO_TOO_LONG, f"the recording {problem}; the limit is {config.max_duration_sec:g} s")
 
 
 @torch.inference_mode()
 def _resample_blocks(blocks: Iterator[Waveform], ratio: Fraction) -> Iterator[Waveform]:
-    """Resample block by block; each sees enough of its neighbours that the result is that of the whole recording."""
+    """Resample block by block, with the result of resampling the whole recording at once.
+
+    Output sample n depends on the input within the kernel's half width of n * down / up. The sinc is cut off just
+    below half of the lower rate and spans `_FILTER_WIDTH` zero crossings on each side, so its half width is
+    `_FILTER_WIDTH * down / min(up, down)` input samples. Each block therefore keeps that many samples, rounded up to
+    whole steps of `down`, of its neighbours. Blocks are cut at multiples of `down`, where an output sample coincides
+    with an input sample, so all blocks share the phases of the whole recording.
+    """
     up, down = ratio.numerator, ratio.denominator
-    context = down * math.ceil(_FILTER_WIDTH / min(up, down) + 1)  # the kernel's half width, in whole steps of `down`
-    held, skip = torch.from_numpy(next(blocks)), 0  # of `held`, the first `skip` frames are done and only context
+    context = down * math.ceil(_FILTER_WIDTH / min(up, down) + 1)  # half width, plus a step for the roll-off
+    held, skip = torch.from_numpy(next(blocks)), 0  # the first `skip` frames of `held` are only context
     for block in blocks:
         held = torch.cat((held, torch.from_numpy(block)), dim=1)
         done = max(skip, (held.shape[1] - context) // down * down)

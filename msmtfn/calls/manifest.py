@@ -1,7 +1,7 @@
-"""The manifest of a day: which calls there were, where their recordings are, what the recogniser heard.
+"""Read the manifest of a day: its calls, the locations of their recordings and their transcripts.
 
-A manifest is `<root>/date=YYYY-MM-DD/*.parquet`, one row a call. What is wrong with a whole file ends the job; what is
-wrong with a row rejects that row.
+A manifest is `<root>/date=YYYY-MM-DD/*.parquet` with one row per call. A fault of a whole file ends the job; a fault of
+a row rejects only that row.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ INTERPRETED: Final = pa.schema(
         ("intent", pa.string()),
     ]
 )
-"""The columns that the jobs look into, and the types they are given; all others pass through as they are."""
+"""Columns that the jobs interpret, with the types they are cast to; all others pass through unchanged."""
 
 REQUIRED: Final = ("call_id", "uri")
 ROW_ERROR: Final = "row_error"
 SPEAKERS: Final = ("agent", "customer")
-ROWS_AT_A_TIME: Final = 4096
-LONGEST_LABEL: Final = 2
-LARGEST_INT: Final = pa.scalar(2**63 - 1, pa.uint64())
-LARGEST_FLOAT: Final = 2.0**53  # from here on a float is not every integer; infinity is none
-LONGEST_URI: Final = 4096  # no file system has longer paths, and to resolve one takes the square of its length
+READ_BATCH_ROWS: Final = 4096
+MAX_QUOTED_CHARS: Final = 2
+MAX_INT64: Final = pa.scalar(2**63 - 1, pa.uint64())
+MAX_EXACT_FLOAT: Final = 2.0**53  # from here on floats cannot represent every integer, and infinity cannot be cast
+MAX_URI_CHARS: Final = 4096  # no file system has longer paths, and resolving one takes quadratic time
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One day's manifest, seen to be readable.
+    """One day's manifest whose files have been checked.
 
     Attributes:
-        root: the folder that relative uris count from.
-        date: the day.
-        files: its Parquet files, in order.
-        num_rows: calls of the day.
-        schema: of the rows that `iter_calls` yields.
-        renamed: pass-through columns whose name is taken in the leads, and what they are called there.
-        fingerprint: of the files' content, 16 hexadecimal digits.
+        root: folder that relative uris are resolved against.
+        date: day of the calls.
+        files: Parquet files of the day, sorted.
+        num_rows: number of calls of the day.
+        schema: schema of the batches that `iter_calls` yields.
+        renamed: new names of pass-through columns whose own name is reserved in the leads.
+        fingerprint: hash of the files' content, 16 hexadecimal digits.
     """
 
     root: str
@@ -73,16 +73,16 @@ class Manifest:
 
 
 def open_manifest(root: str, date: dt.date, *, reserved: Collection[str] = ()) -> Manifest:
-    """Find a day's manifest and check what concerns its files as a whole.
+    """Find a day's manifest and check the schemas of its files, without reading rows.
 
     Args:
-        root: the folder of all manifests, local or on S3.
-        date: the day.
-        reserved: names that no pass-through column may have; one that does gets `manifest_` before it.
+        root: root folder of all manifests, local or on S3.
+        date: day of the calls.
+        reserved: names that pass-through columns must not have; those that do are prefixed with `manifest_`.
 
     Raises:
-        ManifestError: there is none, a file cannot be read, lacks a required column or has one of a type that cannot
-            be understood; the message names the file and the column.
+        ManifestError: there is no manifest, or a file cannot be read, lacks a required column or has one whose type
+            does not fit; the message names the file and the column.
     """
     root = storage.absolute(root)
     folder = storage.join(root, f"date={date.isoformat()}")
@@ -94,12 +94,12 @@ def open_manifest(root: str, date: dt.date, *, reserved: Collection[str] = ()) -
     schemas, num_rows, digest = [], 0, hashlib.sha256()
     for file in files:
         schema, rows = _read_footer(file)
-        schemas.append(_checked_schema(file, schema))
+        schemas.append(_check_schema(file, schema))
         num_rows += rows
         _digest_file(digest, file)
-    columns = _merged_columns(files, schemas)
+    columns = _merge_columns(files, schemas)
     taken = {*reserved, ROW_ID, ROW_ERROR} - set(INTERPRETED.names)
-    renamed = {name: _free_name(name, {*taken, *columns}) for name in columns if name in taken}
+    renamed = {name: _unreserved_name(name, {*taken, *columns}) for name in columns if name in taken}
     return Manifest(
         root=root,
         date=date,
@@ -115,104 +115,103 @@ def open_manifest(root: str, date: dt.date, *, reserved: Collection[str] = ()) -
 
 
 def iter_calls(manifest: Manifest) -> Iterator[pa.RecordBatch]:
-    """Yield the day's rows in order, in one schema whatever the files had.
+    """Yield the day's rows in order, cast to one schema.
 
-    `row_id` numbers the rows of the day; `row_error` says what only the whole day can tell: an id that is missing or
-    was there before. Keeps the day's ids in memory, about 100 MB a million calls.
+    `row_id` numbers the rows of the day. `row_error` reports a call_id that is missing or repeats that of an earlier
+    row. The day's ids are kept in memory, about 100 MB per million calls.
 
     Raises:
-        ManifestError: a value cannot be understood as its column's type.
+        ManifestError: a value cannot be cast to its column's type.
     """
-    seen: dict[str, int] = {}
+    first_rows: dict[str, int] = {}
     next_id = 0
     original_names = {new: old for old, new in manifest.renamed.items()}
     for file in manifest.files:
-        with storage.open_for_reading(file) as handle, _readable(file):
-            for batch in pq.ParquetFile(handle).iter_batches(ROWS_AT_A_TIME):
-                ids = _as_contract(file, batch, "call_id")
-                errors = [_id_error(call_id, next_id + row, seen) for row, call_id in enumerate(ids.to_pylist())]
+        with storage.open_for_reading(file) as handle, _parquet_errors_naming(file):
+            for batch in pq.ParquetFile(handle).iter_batches(READ_BATCH_ROWS):
+                ids = _cast_interpreted(file, batch, "call_id")
+                errors = [_id_error(call_id, next_id + row, first_rows) for row, call_id in enumerate(ids.to_pylist())]
                 columns = [pa.array(range(next_id, next_id + len(batch)), pa.int64()), pa.array(errors, pa.string())]
                 for field in list(manifest.schema)[2:]:
                     name = original_names.get(field.name, field.name)
-                    columns.append(_column(file, batch, name, field.type))
+                    columns.append(_cast_column(file, batch, name, field.type))
                 next_id += len(batch)
                 yield pa.record_batch(columns, schema=manifest.schema)
 
 
 def turns_of(row: Sequence[Mapping[str, Any] | None] | None) -> list[Turn] | None:
-    """Check the turns of one call.
+    """Return the turns of one call after checking them; None if the call has no transcript.
 
     Raises:
-        CallError: a turn breaks the contract (`bad_row`).
+        CallError: a turn violates the contract (`bad_row`).
     """
     if row is None:
         return None
-    return [_checked_turn(number, turn) for number, turn in enumerate(row)]
+    return [_parse_turn(number, turn) for number, turn in enumerate(row)]
 
 
 def check_call(uri: str | None, intent: str | None, agent_channel: int | None, row_error: str | None) -> str:
-    """Check the scalar columns of one call.
-
-    Returns:
-        The uri.
+    """Check the scalar columns of one call and return its uri.
 
     Raises:
-        CallError: the row breaks the contract (`bad_row`).
+        CallError: the row violates the contract (`bad_row`).
     """
     if row_error is not None:
         raise CallError(RejectCode.BAD_ROW, row_error)
     if not uri:
         raise CallError(RejectCode.BAD_ROW, "uri is empty; it must name the recording")
-    if len(uri) > LONGEST_URI:
-        raise CallError(RejectCode.BAD_ROW, f"uri has {len(uri)} characters; at most {LONGEST_URI} are taken")
+    if len(uri) > MAX_URI_CHARS:
+        raise CallError(RejectCode.BAD_ROW, f"uri has {len(uri)} characters; at most {MAX_URI_CHARS} are allowed")
     if intent is not None and intent not in INTENTS:
-        # A longer one may be a text or a number in the wrong column, which is not for the operator.
-        said = repr(intent) if len(intent) <= LONGEST_LABEL else "a longer text"
-        raise CallError(RejectCode.BAD_ROW, f"intent is {said}; it must be one of {', '.join(INTENTS)} or null")
+        # A longer value may be a transcript or a phone number in the wrong column, so it is not quoted.
+        shown = repr(intent) if len(intent) <= MAX_QUOTED_CHARS else "a longer text"
+        raise CallError(RejectCode.BAD_ROW, f"intent is {shown}; it must be one of {', '.join(INTENTS)} or null")
     if agent_channel is not None and agent_channel not in (0, 1):
         raise CallError(RejectCode.BAD_ROW, "agent_channel is neither 0, 1 nor null")
     return uri
 
 
-def _checked_turn(number: int, turn: Mapping[str, Any] | None) -> Turn:
+def _parse_turn(number: int, turn: Mapping[str, Any] | None) -> Turn:
     if turn is None:
         raise CallError(RejectCode.BAD_ROW, f"turn {number} is null")
     speaker, start_sec, end_sec = turn["speaker"], turn["start_sec"], turn["end_sec"]
     if speaker not in SPEAKERS:
-        # Not the name itself: it may be a person's, a number, or a text in the wrong field.
-        said = "no speaker" if speaker is None else "another speaker"
-        raise CallError(RejectCode.BAD_ROW, f"turn {number} has {said}; it must be agent or customer")
+        # The value may be a person's name, a phone number or text in the wrong field, so it is not quoted.
+        problem = "no speaker" if speaker is None else "another speaker"
+        raise CallError(RejectCode.BAD_ROW, f"turn {number} has {problem}; it must be agent or customer")
     if start_sec is None or end_sec is None or not (math.isfinite(start_sec) and math.isfinite(end_sec)):
-        raise CallError(RejectCode.BAD_ROW, f"turn {number} lacks its start or its end")
+        raise CallError(
+            RejectCode.BAD_ROW, f"turn {number} lacks its start or its end; both must be finite numbers of seconds"
+        )
     if not 0 <= start_sec <= end_sec:
         raise CallError(
             RejectCode.BAD_ROW,
-            f"turn {number} runs from {start_sec:g} s to {end_sec:g} s; it must start at 0 or later and not end before",
+            f"turn {number} runs from {start_sec:g} s to {end_sec:g} s; 0 <= start_sec <= end_sec must hold",
         )
     return Turn(speaker=speaker, start_sec=start_sec, end_sec=end_sec, text=turn["text"] or "")
 
 
 def _read_footer(file: str) -> tuple[pa.Schema, int]:
-    with storage.open_for_reading(file) as handle, _readable(file):
+    with storage.open_for_reading(file) as handle, _parquet_errors_naming(file):
         parquet = pq.ParquetFile(handle)
         return parquet.schema_arrow, parquet.metadata.num_rows
 
 
-def _checked_schema(file: str, schema: pa.Schema) -> pa.Schema:
+def _check_schema(file: str, schema: pa.Schema) -> pa.Schema:
     for name in REQUIRED:
         if name not in schema.names:
             raise ManifestError(f"{file} has no column {name!r}; every manifest needs {' and '.join(REQUIRED)}")
     for name in schema.names:
         if schema.names.count(name) > 1:
-            raise ManifestError(f"{file} has the column {name!r} twice; leave one")
+            raise ManifestError(f"{file} has the column {name!r} twice; keep only one")
     empty = schema.empty_table().to_batches() or [pa.RecordBatch.from_pylist([], schema=schema)]
     for name in INTERPRETED.names:
-        _as_contract(file, empty[0], name)
+        _cast_interpreted(file, empty[0], name)
     return schema
 
 
-def _merged_columns(files: Sequence[str], schemas: Sequence[pa.Schema]) -> dict[str, pa.DataType]:
-    """Names and types of the pass-through columns of all files together."""
+def _merge_columns(files: Sequence[str], schemas: Sequence[pa.Schema]) -> dict[str, pa.DataType]:
+    """Return the names and types of the pass-through columns of all files, unified."""
     merged = pa.schema([])
     for file, schema in zip(files, schemas, strict=True):
         plain = [
@@ -231,20 +230,20 @@ def _merged_columns(files: Sequence[str], schemas: Sequence[pa.Schema]) -> dict[
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """Dictionaries and views are how a file was packed; the first differ from file to file, the second few can read."""
+    """Return a type without dictionary encoding, which varies from file to file, and views, which few tools read."""
     if pa.types.is_dictionary(kind):
         return _plain_type(kind.value_type)
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
-def _free_name(name: str, taken: Collection[str]) -> str:
+def _unreserved_name(name: str, taken: Collection[str]) -> str:
     name = f"manifest_{name}"
-    return _free_name(name, taken) if name in taken else name
+    return _unreserved_name(name, taken) if name in taken else name
 
 
-def _column(file: str, batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Array:
+def _cast_column(file: str, batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Array:
     if name in INTERPRETED.names:
-        return _as_contract(file, batch, name)
+        return _cast_interpreted(file, batch, name)
     if name not in batch.schema.names:
         return pa.nulls(len(batch), kind)
     column = batch.column(name)
@@ -252,56 +251,56 @@ def _column(file: str, batch: pa.RecordBatch, name: str, kind: pa.DataType) -> p
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as exc:
         raise ManifestError(
-            f"{file} has the column {name!r} as {column.type}, which does not fit the {kind} of the files together: "
-            f"{_without_values(exc)}; give it one type"
+            f"{file} has the column {name!r} as {column.type}, which does not fit the common type {kind} of all files: "
+            f"{_message_without_values(exc)}; give it one type"
         ) from exc
 
 
-def _as_contract(file: str, batch: pa.RecordBatch, name: str) -> pa.Array:
-    """A column that the jobs look into, as the contract types it; null where the file has none."""
+def _cast_interpreted(file: str, batch: pa.RecordBatch, name: str) -> pa.Array:
+    """Return an interpreted column cast to the contract's type; all null if the file lacks it."""
     kind = INTERPRETED.field(name).type
     if name not in batch.schema.names or pa.types.is_null(batch.schema.field(name).type):
         return pa.nulls(len(batch), kind)
     column = batch.column(name)
     try:
-        if pa.types.is_floating(column.type):  # how pandas keeps integers beside nulls, and a column of nulls
+        if pa.types.is_floating(column.type):  # pandas stores integers with nulls, and empty columns, as floats
             column = pc.if_else(pc.is_nan(column), None, column)
-            if name == "agent_channel":  # a half is no channel, and none of the file's other rows' business
+            if name == "agent_channel":  # a fraction must reject its own row only, so it becomes an invalid channel
                 is_integer = pc.equal(column, pc.floor(column))
-                column = pc.if_else(pc.and_(is_integer, pc.less(pc.abs(column), LARGEST_FLOAT)), column, -1.0)
+                column = pc.if_else(pc.and_(is_integer, pc.less(pc.abs(column), MAX_EXACT_FLOAT)), column, -1.0)
             column = column.cast(pa.int64())
             if column.null_count == len(column):
                 return pa.nulls(len(batch), kind)
         if name == "agent_channel" and pa.types.is_uint64(column.type):
-            column = pc.min_element_wise(column, LARGEST_INT, skip_nulls=False)
+            column = pc.min_element_wise(column, MAX_INT64, skip_nulls=False)
         if name == "turns":
             return _cast_turns(column)
-        return _readable_text(column.cast(kind))
+        return _replace_invalid_utf8(column.cast(kind))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, pa.ArrowTypeError) as exc:
         raise ManifestError(
-            f"{file} has the column {name!r} as {column.type}, which is not {kind}: {_without_values(exc)}"
+            f"{file} has the column {name!r} as {column.type}, which is not {kind}: {_message_without_values(exc)}"
         ) from exc
 
 
-def _without_values(exc: pa.ArrowException) -> str:
-    """What Arrow says of a column, where it is of types; what it says of a value quotes it, text or number."""
+def _message_without_values(exc: pa.ArrowException) -> str:
+    """Return Arrow's message if it is about types; a message about a value would quote that value."""
     return "a value does not fit" if type(exc) is pa.ArrowInvalid else str(exc)
 
 
 def _cast_turns(column: pa.Array) -> pa.Array:
-    """Bring turns to the contract's type, whatever the order, number and width of their fields."""
+    """Cast turns to the contract's type, whatever the order, number and width of their fields."""
     lengths = pc.fill_null(pc.list_value_length(column), 0)
     offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))]).astype(np.int32)
     flat = pc.list_flatten(column)
-    if pa.types.is_null(flat.type):  # all lists are empty
+    if pa.types.is_null(flat.type):  # every list is empty or null
         flat = flat.cast(TURN)
-    fields = [_readable_text(pc.struct_field(flat, field.name).cast(field.type)) for field in TURN]
+    fields = [_replace_invalid_utf8(pc.struct_field(flat, field.name).cast(field.type)) for field in TURN]
     turns = pa.StructArray.from_arrays(fields, fields=list(TURN), mask=pc.is_null(flat))
     return pa.ListArray.from_arrays(pa.array(offsets), turns, mask=pc.is_null(column))
 
 
-def _readable_text(column: pa.Array) -> pa.Array:
-    """Text whose bytes are all UTF-8: Parquet does not look, and one odd name must not cost the others."""
+def _replace_invalid_utf8(column: pa.Array) -> pa.Array:
+    """Replace invalid UTF-8 in text, which Parquet does not check, so that one bad value does not fail the others."""
     if not pa.types.is_string(column.type):
         return column
     try:
@@ -312,10 +311,10 @@ def _readable_text(column: pa.Array) -> pa.Array:
     return column
 
 
-def _id_error(call_id: str | None, row_id: int, seen: dict[str, int]) -> str | None:
+def _id_error(call_id: str | None, row_id: int, first_rows: dict[str, int]) -> str | None:
     if not call_id:
         return "call_id is empty; every call needs one"
-    first = seen.setdefault(call_id, row_id)
+    first = first_rows.setdefault(call_id, row_id)
     return None if first == row_id else f"call_id is the same as that of row {first}; it must be unique in the day"
 
 
@@ -327,8 +326,8 @@ def _digest_file(digest: hashlib._Hash, file: str) -> None:
 
 
 @contextlib.contextmanager
-def _readable(file: str) -> Iterator[None]:
-    """Turn what Arrow raises for a broken file into a `ManifestError` that names it."""
+def _parquet_errors_naming(file: str) -> Iterator[None]:
+    """Raise Arrow's errors about a broken file as a `ManifestError` that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError) as exc:

@@ -1,10 +1,10 @@
-"""Decode what libsndfile does not know, through FFmpeg (PyAV, the extra `media`): M4A, AAC, AMR and G.722.
+"""Decode formats that libsndfile does not support, through FFmpeg (PyAV, extra `media`): M4A, AAC, AMR and G.722.
 
-The bytes come from a stranger, so FFmpeg is told the container and never guesses it: its demuxers of playlists (HLS,
-concat) would open other files and addresses. It reads from memory, may use no protocol, and one demuxer and its codecs
-only.
+The bytes are untrusted, so FFmpeg is always told the container and never probes for it: its playlist demuxers (HLS,
+concat) would open other files and URLs. FFmpeg reads from memory and is allowed no protocol, a single demuxer and only
+that container's codecs.
 
-Shape letters: C channels, S samples of a channel.
+Shapes: C channels, S samples per channel.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 EXTRA: Final = "media"
 AMR, AMR_SAMPLE_RATE = "amrnb", 8000
 FRAGMENT_FRAMES: Final = 2
-"""How many frames a fragmented MP4 may have less than its length says: the encoder's delay, and a part of the last."""
+"""Frames that a fragmented MP4 may lack of its declared length: the encoder's delay and part of the last frame."""
 
 Waveform = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """How FFmpeg calls a container, and the codecs that it may hold."""
+    """FFmpeg's name of a container and the codecs that the container may hold."""
 
     demuxer: str
     codecs: tuple[str, ...]
@@ -46,22 +46,22 @@ FORMATS: Final = {
     "AMR": _Format("amr", (AMR,)),
     "G722": _Format("g722", ("g722",)),
 }
-"""By the names that `containers.recognise_container` gives; MP4 is M4A and 3GP, too."""
+"""Formats by the names that `containers.recognise_container` returns; MP4 includes M4A and 3GP."""
 
 
 def decode_media(data: memoryview, container: str, block_frames: int) -> tuple[int, Iterator[Waveform]]:
-    """Begin to decode a recording.
+    """Start decoding a recording.
 
     Args:
-        data: the file's bytes, of a container in `FORMATS`.
-        container: its name there.
-        block_frames: frames of a block, at least; the last may have fewer.
+        data: content of the file.
+        container: container of the file, a key of `FORMATS`.
+        block_frames: minimum number of frames in a block; the last one may have fewer.
 
     Returns:
-        The file's sample rate, and (C, S) float32 blocks; 0 and none where it has no samples.
+        The file's sample rate and an iterator over (C, S) float32 blocks; 0 and an empty one if there are no samples.
 
     Raises:
-        CallError: it cannot be opened, or decoding fails now or on the way (`audio_unreadable`).
+        CallError: the file cannot be opened or decoded (`audio_unreadable`); the iterator may raise it, too.
     """
     frames = _decode_frames(data, container)
     first = next(frames, None)
@@ -71,20 +71,22 @@ def decode_media(data: memoryview, container: str, block_frames: int) -> tuple[i
 
 
 def _decode_frames(data: memoryview, container: str) -> Iterator[av.AudioFrame]:
-    """Yield the frames of the only audio stream; check on the way that none is damaged or missing."""
+    """Yield the frames of the only audio stream; check that none is damaged or missing."""
     try:
-        import av  # noqa: PLC0415  an extra, and a third of a second
+        import av  # noqa: PLC0415  optional, and slow to import (0.3 s)
     except ImportError as exc:
-        raise unreadable(f"the {container} needs FFmpeg: pip install 'msmtfn[{EXTRA}]' where calls are read") from exc
-    form = FORMATS[container]
+        raise unreadable(
+            f"decoding {container} needs FFmpeg: pip install 'msmtfn[{EXTRA}]' on all machines that score calls"
+        ) from exc
+    media_format = FORMATS[container]
     options = {
-        "format_whitelist": form.demuxer,
-        "codec_whitelist": ",".join(form.codecs),
-        "protocol_whitelist": "none",  # an empty list would allow them all
+        "format_whitelist": media_format.demuxer,
+        "codec_whitelist": ",".join(media_format.codecs),
+        "protocol_whitelist": "none",  # an empty list would allow all of them
     }
     try:
         source = io.BytesIO(data)
-        with av.open(source, "r", format=form.demuxer, options=options, metadata_errors="replace") as file:
+        with av.open(source, "r", format=media_format.demuxer, options=options, metadata_errors="replace") as file:
             yield from _decode_stream(file, container)
     except av.FFmpegError as exc:
         raise unreadable(f"the {container} is cut short or damaged: FFmpeg's {type(exc).__name__}") from exc
@@ -92,11 +94,11 @@ def _decode_frames(data: memoryview, container: str) -> Iterator[av.AudioFrame]:
 
 def _decode_stream(file: InputContainer, container: str) -> Iterator[av.AudioFrame]:
     if len(file.streams.audio) != 1:
-        raise unreadable(f"the {container} has {len(file.streams.audio)} audio streams; give one recording a file")
+        raise unreadable(f"the {container} has {len(file.streams.audio)} audio streams; it must have exactly one")
     stream = file.streams.audio[0]
     codec = stream.codec_context
     if codec is None or codec.name not in FORMATS[container].codecs:
-        raise unreadable(f"the {container} holds another codec than {', '.join(FORMATS[container].codecs)}")
+        raise unreadable(f"the {container} uses another codec than {', '.join(FORMATS[container].codecs)}")
     codec.thread_count = 1
     decoder = _amr_decoder() or codec if codec.name == AMR else codec
     num_packets, num_samples, last = 0, 0, None
@@ -116,7 +118,7 @@ def _decode_stream(file: InputContainer, container: str) -> Iterator[av.AudioFra
 
 
 def _amr_decoder() -> AudioCodecContext | None:
-    """The decoder of AMR that knows the silences a telephone does not send; None where PyAV was built without it."""
+    """Return the AMR decoder that fills the silences a telephone does not transmit (DTX); None if PyAV lacks it."""
     import av  # noqa: PLC0415
 
     try:
@@ -129,21 +131,21 @@ def _amr_decoder() -> AudioCodecContext | None:
 
 def _join_frames(first: av.AudioFrame, frames: Iterator[av.AudioFrame], block_frames: int) -> Iterator[Waveform]:
     rate, channels = first.sample_rate, first.layout.nb_channels
-    held, num_held = [_samples_of(first)], first.samples
+    pending, num_pending = [_to_float(first)], first.samples
     for frame in frames:
         if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
-            raise unreadable("the recording changes its sample rate or its channels on the way")
-        held.append(_samples_of(frame))
-        num_held += frame.samples
-        if num_held >= block_frames:
-            yield np.concatenate(held, axis=1)
-            held, num_held = [], 0
-    if held:
-        yield np.concatenate(held, axis=1)
+            raise unreadable("the recording changes its sample rate or its number of channels")
+        pending.append(_to_float(frame))
+        num_pending += frame.samples
+        if num_pending >= block_frames:
+            yield np.concatenate(pending, axis=1)
+            pending, num_pending = [], 0
+    if pending:
+        yield np.concatenate(pending, axis=1)
 
 
-def _samples_of(frame: av.AudioFrame) -> Waveform:
-    """(C, S) samples of a frame in [-1, 1]."""
+def _to_float(frame: av.AudioFrame) -> Waveform:
+    """Return the (C, S) samples of a frame, scaled to [-1, 1]."""
     samples: npt.NDArray[Any] = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T

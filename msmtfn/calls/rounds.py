@@ -1,7 +1,7 @@
-"""Cut a call into rounds: by its turns, else by who speaks on which channel, else into windows.
+"""Cut a call into rounds: by its turns, by the voice activity of its two channels, or into windows.
 
-A round is one exchange: the agent's turns, then the customer's, up to the agent's next turn (design, section 2).
-Silence is kept: a delayed answer says something, so a round lasts until the next one starts.
+A round is one exchange: the agent's turns, then the customer's, up to the agent's next turn. Silence is kept, because
+a delayed answer is informative: a round lasts until the next one starts.
 Shapes: C channels, S samples.
 """
 
@@ -21,13 +21,13 @@ from msmtfn.calls.activity import ActivityConfig, detect_channel_activity
 Speaker = Literal["agent", "customer"]
 
 NUM_SPEAKERS: Final = 2
-SMALLEST_MAX_ROUND_SEC: Final = 0.1  # a few outputs of the audio encoder; nobody answers in less
-ZERO_LENGTH_SEC: Final = 1e-10  # far less than a sample, far more than the rounding of a day in seconds
+SMALLEST_MAX_ROUND_SEC: Final = 0.1  # a few frames of the audio encoder; no real answer is shorter
+ZERO_LENGTH_SEC: Final = 1e-10  # much less than a sample, much more than the rounding error of a day in seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One speaker's stretch of a call, with its text; 0 <= start_sec <= end_sec."""
+    """An uninterrupted stretch of one speaker with its text; 0 <= start_sec <= end_sec."""
 
     speaker: Speaker
     start_sec: float
@@ -37,7 +37,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One exchange of a call; start_sec < end_sec, within the recording."""
+    """An exchange between agent and customer within the recording; start_sec < end_sec."""
 
     start_sec: float
     end_sec: float
@@ -46,14 +46,14 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundsConfig:
-    """How a call is cut into rounds."""
+    """Options of cutting a call into rounds."""
 
     max_round_sec: float = 40.0
-    """No round is longer than this."""
+    """Maximum length of a round in seconds."""
     overlong_rounds: Literal["truncate", "split"] = "truncate"
-    """What happens to the rest of a longer one: dropped (its text stays), or kept as further rounds."""
+    """Treatment of longer rounds: truncate drops the excess audio but no text, split makes further rounds of it."""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
-    """How turns are found in the audio of a two-channel call without a transcript."""
+    """Voice activity detection that finds the turns of a two-channel call without a transcript."""
 
     def __post_init__(self) -> None:
         if not SMALLEST_MAX_ROUND_SEC <= self.max_round_sec < math.inf:
@@ -75,13 +75,13 @@ def find_rounds(
 
     Args:
         channels: (C, S) samples in [-1, 1].
-        sample_rate: samples a second.
-        turns: the recogniser's output; None or empty where there is none.
-        agent_channel: the agent's channel of a two-channel call; None where it is unknown.
-        config: the limits.
+        sample_rate: sample rate of `channels` in Hz.
+        turns: the transcript; None or empty if there is none.
+        agent_channel: channel of the agent in a two-channel call; None if unknown.
+        config: options of the rounds.
 
     Returns:
-        The rounds in order, disjoint, within the recording; at least one unless it is empty.
+        The rounds, ordered and disjoint, within the recording; at least one unless the recording is empty.
 
     Raises:
         ValueError: the call has two channels and `agent_channel` is neither 0 nor 1.
@@ -97,8 +97,8 @@ def find_rounds(
 def rounds_from_turns(turns: Sequence[Turn], duration_sec: float, config: RoundsConfig) -> list[Round]:
     """Group turns, which may overlap and come in any order, into rounds.
 
-    The last round ends with the last speech of the call, whichever round's turn that is. Where the turns span no
-    audio (there are none, or they lie outside the recording), the whole call is cut into windows.
+    The last round ends where the last speech of the call ends, even if that belongs to an earlier round's turn. If the
+    turns span no audio (there are none, or they lie outside the recording), the whole call is cut into windows.
     """
     if duration_sec <= 0:
         return []
@@ -117,19 +117,19 @@ def rounds_from_turns(turns: Sequence[Turn], duration_sec: float, config: Rounds
 def rounds_from_activity(
     channels: NDArray[np.float32], sample_rate: int, agent_channel: int, config: RoundsConfig
 ) -> list[Round]:
-    """Group the speech found on the two channels into rounds without text; windows where nobody speaks.
+    """Group the speech detected on two channels into rounds without text; a silent call is cut into windows.
 
     Raises:
-        ValueError: `channels` are not two, or `agent_channel` is neither 0 nor 1.
+        ValueError: there are not two channels, or `agent_channel` is neither 0 nor 1.
     """
     turns = detect_turns(channels, agent_channel, sample_rate, config.activity)
     return rounds_from_turns(turns, channels.shape[1] / sample_rate, config)
 
 
 def rounds_from_windows(duration_sec: float, config: RoundsConfig, text: str = "") -> list[Round]:
-    """Cut the whole call into windows of max_round_sec, the last as long as what is left.
+    """Cut the whole call into windows of `max_round_sec`; the last one takes the remainder.
 
-    `text`, the call's text of which no times are known, goes to the first window.
+    The first window gets `text`, the text of a call whose times are unknown.
     """
     if duration_sec <= 0:
         return []
@@ -140,22 +140,22 @@ def rounds_from_windows(duration_sec: float, config: RoundsConfig, text: str = "
 def detect_turns(
     channels: NDArray[np.float32], agent_channel: int, sample_rate: int, config: ActivityConfig
 ) -> list[Turn]:
-    """Find both speakers' turns, without text, in a two-channel call.
+    """Return both speakers' turns, without text, in a two-channel call.
 
     Args:
-        channels: (2, S) samples in [-1, 1], one speaker a channel.
-        agent_channel: 0 or 1.
-        sample_rate: samples a second.
-        config: the thresholds.
+        channels: (2, S) samples in [-1, 1], one speaker per channel.
+        agent_channel: channel of the agent, 0 or 1.
+        sample_rate: sample rate of `channels` in Hz.
+        config: thresholds of the voice activity detector.
 
     Returns:
         The turns in order of their start; turns of different speakers may overlap.
 
     Raises:
-        ValueError: `channels` are not two, or `agent_channel` is neither 0 nor 1.
+        ValueError: there are not two channels, or `agent_channel` is neither 0 nor 1.
     """
     if channels.shape[:-1] != (NUM_SPEAKERS,):
-        raise ValueError(f"channels is of shape {channels.shape}; turns are found in two channels, (2, S)")
+        raise ValueError(f"channels has shape {channels.shape}; turns can only be detected in two channels, (2, S)")
     if agent_channel not in (0, 1):
         raise ValueError(f"agent_channel is {agent_channel!r}; in a two-channel call it must be 0 or 1")
     turns = []
@@ -166,7 +166,7 @@ def detect_turns(
 
 
 def _group_exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
-    """Begin a new exchange where the agent takes over from the customer."""
+    """Group turns into exchanges; a new one starts whenever the agent takes over from the customer."""
     exchanges: list[list[Turn]] = []
     previous: Speaker | None = None
     for turn in turns:
@@ -178,7 +178,7 @@ def _group_exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
 
 
 def _merge_empty_exchanges(exchanges: Sequence[Sequence[Turn]], end_sec: float) -> list[list[Turn]]:
-    """Add an exchange to the one before where either would have no audio before the next starts or the speech ends."""
+    """Merge exchanges with their predecessor where either of the two would otherwise be a round without audio."""
     merged: list[list[Turn]] = []
     for exchange in exchanges:
         start_sec = exchange[0].start_sec
@@ -197,7 +197,7 @@ def _limit_length(exchange: Sequence[Turn], end_sec: float, config: RoundsConfig
 
 
 def _split_span(start_sec: float, end_sec: float, turns: Sequence[Turn], max_round_sec: float) -> list[Round]:
-    """Cut a span into rounds of `max_round_sec`; a turn's text goes to the one in which it starts."""
+    """Cut a span into rounds of `max_round_sec`; a turn's text goes to the round in which the turn starts."""
     num_rounds = max(1, math.ceil((end_sec - start_sec - ZERO_LENGTH_SEC) / max_round_sec))
     edges_sec = [*(start_sec + index * max_round_sec for index in range(num_rounds)), end_sec]
     turns_of_round: list[list[Turn]] = [[] for _ in range(num_rounds)]

@@ -1,7 +1,7 @@
-"""The command line: arguments -> configuration -> one call -> exit code.
+"""Command line of msmtfn: arguments -> configuration -> one function call -> exit code.
 
-`main` is the command `msmtfn`, and `run_script` is what the scripts in `jobs/` call. A command's module is imported
-only when the command runs, so that packages that do not fit each other end in one line and not in a traceback.
+`main` is the command `msmtfn`; the scripts in `jobs/` call `run_script`. A command's module is imported only when the
+command runs, so that incompatible packages end in a one-line error and not in a traceback.
 """
 
 from msmtfn.cli.commands import COMMANDS, main, run_script

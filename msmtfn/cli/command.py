@@ -1,4 +1,4 @@
-"""What all commands have in common: the log, the exit code of an error, and the last line of the output."""
+"""Shared parts of all commands: logging, the exit codes of errors and the last line of the output."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ EXIT_DONE: Final = 0
 
 
 def start_log() -> None:
-    """Log to stderr with a timestamp on each line, without the requests of the hub's client."""
+    """Log to stderr with timestamps, without the HTTP requests of the Hugging Face client."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def exit_code_of(error: JobError) -> int:
-    """Log an error and return the exit code that it ends a job with."""
+    """Log an error and return the exit code of the job that it ends."""
     logger.error("%s", error)
     return error.exit_code
 
@@ -31,27 +31,27 @@ def print_result(command: str, exit_code: int, **content: Any) -> None:
     """Print the last line of a job's output: JSON, for log collectors.
 
     Args:
-        command: the job, such as `score_daily`.
-        exit_code: of the process.
-        content: what else there is to say: `days`, or `error`.
+        command: name of the job, such as `score_daily`.
+        exit_code: exit code of the process.
+        content: further entries, such as `days` or `error`.
     """
     print(json.dumps({"job": command, "exit_code": exit_code, **content}), flush=True)
 
 
 def run_command(run: Callable[[], int | None], job: str | None = None) -> int:
-    """Run a job with its log and return its exit code.
+    """Run a job with logging and error handling, and return its exit code.
 
     Args:
-        run: the job, which returns an exit code, or None where it is done.
-        job: its name in the last line of the output; without it there is no such line.
+        run: function that does the work and returns an exit code, or None for success.
+        job: name of the job in the last line of the output; None prints no such line.
     """
     start_log()
-    said = {}
+    content = {}
     try:
         code = run() or EXIT_DONE
     except JobError as exc:
         code = exit_code_of(exc)
-        said["error"] = str(exc)
+        content["error"] = str(exc)
     if job is not None:
-        print_result(job, code, **said)
+        print_result(job, code, **content)
     return code

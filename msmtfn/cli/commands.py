@@ -1,4 +1,4 @@
-"""The commands of msmtfn: their names, and how one is started."""
+"""Dispatch to the commands of msmtfn."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ COMMANDS: Final = {
     "models": "list, promote and roll back versions of a model",
     "simulate-calls": "generate a corpus of labelled sales calls",
 }
-"""Each command and what it does; its module in `msmtfn.cli` has the same name with underscores."""
+"""Commands and their summaries; a command's module in `msmtfn.cli` has the same name with underscores."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `msmtfn` and return its exit code.
 
     Args:
-        arguments: the command's name and its options; those of the process by default.
+        arguments: name of the command and its options; by default those of the process.
     """
     listed = "\n".join(f"  {name:<16}{summary}" for name, summary in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="msmtfn",
         usage="msmtfn [-h] [--version] COMMAND ...",
         description=f"Rank yesterday's sales calls by how likely the customer is to buy.\n\ncommands:\n{listed}",
-        epilog="`msmtfn COMMAND --help` explains a command's options; `msmtfn score-daily --demo` shows it at work.",
+        epilog="`msmtfn COMMAND --help` lists a command's options; `msmtfn score-daily --demo` shows it at work.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"msmtfn {msmtfn.__version__}")
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    command = parser.parse_args(given[:1]).command
-    return _run(command, f"msmtfn {command}", given[1:])
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = parser.parse_args(arguments[:1]).command
+    return _run(command, f"msmtfn {command}", arguments[1:])
 
 
 def run_script(path: str) -> int:
-    """Run the command that a script in `jobs/` stands for, with the process's arguments, and return its exit code.
+    """Run the command that a script in `jobs/` is named after, with the process's arguments, and return its exit code.
 
     Args:
-        path: the script's `__file__`; `score_daily.py` stands for `score-daily`.
+        path: `__file__` of the script; `score_daily.py` runs `score-daily`.
     """
     return _run(Path(path).stem.replace("_", "-"), Path(path).name, sys.argv[1:])
 

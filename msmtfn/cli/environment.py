@@ -1,7 +1,7 @@
-"""Tell why an import failed, where installed packages do not fit each other.
+"""Explain an import that failed because installed packages are incompatible.
 
 `torchaudio` is built against one version of `torch`, and `transformers` imports it; Ray's libraries need extras that
-plain `ray` lacks. A mismatch shows as a traceback through libraries that nobody here wrote.
+plain `ray` lacks. Without an explanation, a mismatch appears as a traceback through third-party code.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from msmtfn.compat.versions import install_command, installed_version
 from msmtfn.errors import BrokenEnvironmentError
 
-PAIRS: Final = (
+DEPENDENT_PACKAGES: Final = (
     ("torch", "torch", "torch"),
     ("torch", "torchaudio", "torchaudio"),
     ("torch", "transformers", "transformers.models.hubert.modeling_hubert"),
@@ -21,22 +21,22 @@ PAIRS: Final = (
     ("pyarrow", "ray", "ray.data"),
     ("torch", "ray", "ray.train.torch"),
 )
-"""In the order of their dependencies: the package that is depended on, the one that depends on it, and its module whose
-import shows whether the two fit."""
+"""Pairs in the order of their dependencies: a package, one that depends on it, and the module whose import shows
+whether the two are compatible."""
 
-LONGEST_REASON: Final = 200
+MAX_REASON_CHARS: Final = 200
 
 
 def explain_import_failure(failure: BaseException) -> BrokenEnvironmentError | None:
-    """Return the error that names the first two packages that do not fit; None where all of them can be imported.
+    """Return an error that names the first two incompatible packages; None if all of them can be imported.
 
     Args:
-        failure: what the import raised; it becomes the error's cause.
+        failure: exception that the import raised; it becomes the cause of the error.
     """
-    for base, package, module in PAIRS:
+    for base, package, module in DEPENDENT_PACKAGES:
         try:
             importlib.import_module(module)
-        # A shared library that does not fit raises ImportError, OSError, RuntimeError or AttributeError.
+        # An incompatible shared library raises ImportError, OSError, RuntimeError or AttributeError.
         except Exception as exc:
             error = BrokenEnvironmentError(_describe(base, package, exc))
             error.__cause__ = failure
@@ -45,7 +45,7 @@ def explain_import_failure(failure: BaseException) -> BrokenEnvironmentError | N
 
 
 def _describe(base: str, package: str, exc: Exception) -> str:
-    reason = " ".join(str(exc).split())[:LONGEST_REASON] or type(exc).__name__
+    reason = " ".join(str(exc).split())[:MAX_REASON_CHARS] or type(exc).__name__
     packages = tuple(dict.fromkeys((base, package)))
     versions = " and ".join(f"{name} {installed_version(name)}" for name in packages)
     problem = "cannot be imported" if len(packages) == 1 else "do not work together"

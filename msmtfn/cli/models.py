@@ -1,4 +1,4 @@
-"""Versions of a model: list them, make one current, go back to the one before."""
+"""Manage the versions of a model: list them, promote one, or roll back to the previous one."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from msmtfn.model.registry import list_records, promote, read_current, roll_back
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class List:
-    """Show all versions, what was decided about each, and which is current."""
+    """List all versions, the decision on each of them, and which one is current."""
 
     models: str
-    """Root of the versions, as given to train.py --register: a folder or an s3:// address."""
+    """Root of the versions, as passed to the train command's --register: a local folder or an s3:// address."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rollback(List):
-    """Make the version current that was so before."""
+    """Make the previously current version current again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Promote(List):
-    """Make a version current, whatever was decided about it."""
+    """Make a version current, whatever the decision on it was."""
 
     version: str
-    """Its name, as `list` shows it."""
+    """Name of the version, as `list` shows it."""
 
 
 def main(program: str, arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code.
+    """Run the command and return its exit code.
 
     Args:
-        program: the command's name in its help.
-        arguments: its options.
+        program: name of the command in its help.
+        arguments: command-line arguments, without the name of the command.
     """
     return run_command(partial(_run, program, arguments))
 
@@ -55,24 +55,24 @@ def _run(program: str, arguments: Sequence[str]) -> None:
         case Rollback():
             lines = [f"{storage.join(root, roll_back(root).version)} is current"]
         case _:
-            lines = _lines(root)
+            lines = _describe_all(root)
     for line in lines:
         Console().print(line, highlight=False, soft_wrap=True)
 
 
-def _lines(root: str) -> list[str]:
-    """A line a version, the oldest first."""
+def _describe_all(root: str) -> list[str]:
+    """Return one line per version, the oldest first."""
     current = read_current(root)
-    is_current = None if current is None else current.version
-    return [_line(record, is_current) for record in list_records(root)] or [f"{root} has no version yet"]
+    current_version = None if current is None else current.version
+    return [_describe(record, current_version) for record in list_records(root)] or [f"{root} has no version yet"]
 
 
-def _line(record: Mapping[str, Any], current: str | None) -> str:
+def _describe(record: Mapping[str, Any], current: str | None) -> str:
     mark = " (current)" if record["version"] == current else ""
     decision = record["decision"]
     if decision is None:
         return f"{record['version']}{mark}  not finished"
-    figures = f"{100 * decision['candidate']:.1f} % of {decision['calls']:,} held-out calls named rightly"
+    figures = f"{100 * decision['candidate']:.1f} % of {decision['calls']:,} held-out calls classified correctly"
     if decision["compared_with"] is not None:
         figures += f", {decision['compared_with']} {100 * decision['present']:.1f} %"
     verdict = "passed" if decision["passed"] else "did not pass"

@@ -1,9 +1,10 @@
-"""Score days of recorded sales calls and publish their leads."""
+"""Score one or more days of recorded sales calls and publish their leads."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -33,87 +34,90 @@ from msmtfn.model.checkpoint import fetch_model, is_trained, locate_model
 DEMO: Final = "demo"
 DEMO_DATE: Final = dt.date(2026, 1, 5)
 EXIT_TOO_MANY_REJECTED: Final = 3
-GRAVITY: Final = (JobError.exit_code, LockedError.exit_code, EXIT_TOO_MANY_REJECTED, EXIT_DONE)
-"""Of several days' exit codes the first of these is the job's."""
-NOT_IN_THE_LINE: Final = ("files", "versions")
+EXIT_CODES_BY_SEVERITY: Final = (JobError.exit_code, LockedError.exit_code, EXIT_TOO_MANY_REJECTED, EXIT_DONE)
+"""Exit codes from the most to the least severe; the job's exit code is the most severe one of its days."""
+OMITTED_IN_LAST_LINE: Final = ("files", "versions")
 
 logger = logging.getLogger("msmtfn.score_daily")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """Score days of recorded sales calls and publish their leads.
+    """Score one or more days of recorded sales calls and publish their leads.
 
-    Joins the Ray cluster that it was submitted to (RAY_ADDRESS), or starts Ray on this machine. The same command again
-    goes on after a crash, does nothing after a success, and replaces the day where the model, the manifest or an option
-    that changes results is another. The last line of the output is JSON, for log collectors. Exit codes: 0 done, 1
-    failed, 2 wrong usage, 3 done with too many rejects, 4 another run is at work on the day.
+    The same command can be run again at any time:
+    - After a crash it resumes, after a success it does nothing.
+    - If the manifest, the model or an option that changes results has changed, it replaces the published day.
+
+    Runs on the Ray cluster that it was submitted to (RAY_ADDRESS), or starts Ray on this machine.
+
+    The last line of the output is JSON, for log collectors.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but too many rejects, 4 another run is working on the day.
     """
 
     date: dt.date | None = None
-    """The day to score, as YYYY-MM-DD; without it, and without --from and --to, the newest day that has a manifest and
-    no leads."""
+    """Day to score. Without --date, --from and --to: the newest day that has a manifest but no leads."""
     first_date: Annotated[dt.date | None, tyro.conf.arg(name="from")] = None
-    """The first of several days to score, each by itself; the first that there is, if only --to is given."""
+    """First of several days to score one by one; with --to alone, the first day that has a manifest."""
     last_date: Annotated[dt.date | None, tyro.conf.arg(name="to")] = None
-    """The last of several days to score; the last that there is, if only --from is given."""
+    """Last of several days to score; with --from alone, the last day that has a manifest."""
     manifests: str | None = None
-    """Root of the manifests: <manifests>/date=YYYY-MM-DD/*.parquet, a folder or an s3:// address."""
+    """Root of the manifests, <manifests>/date=YYYY-MM-DD/*.parquet: a local folder or an s3:// address."""
     leads: str | None = None
-    """Root of the leads: <leads>/date=YYYY-MM-DD/ is published there, a folder or an s3:// address."""
+    """Root of the leads, published as <leads>/date=YYYY-MM-DD/: a local folder or an s3:// address."""
     model: str = DEMO
-    """The model: a folder, an s3:// address, a name on the hub, <root>/current of the models that train.py --register
-    keeps, or "demo" for the small one that comes with msmtfn."""
+    """Model: a folder, an s3:// address, a name on the Hugging Face hub, or "demo" for the small built-in model.
+    For the current version among those of the train command's --register, pass <register>/current."""
     demo: bool = False
-    """Write a small day of calls to a temporary folder and score that; takes the places of --date, --manifests and
-    --leads."""
+    """Generate a small day of calls in a temporary folder and score it; replaces --date, --manifests and --leads."""
     force: bool = False
-    """Score the day again where it is published."""
+    """Score the day again even if it is published."""
     retry_rejected: bool = False
-    """Of a day that is published, score again only the rejects that could succeed now: recordings that were not found
-    or took too long, and calls whose worker crashed."""
+    """Of a published day, score again only the rejects that could succeed now.
+    These are recordings that were not found or took too long, and calls whose worker crashed."""
     dry_run: bool = False
-    """Only say what would be done, and how long it would take by what earlier days took."""
+    """Only show what would be done, and how long it would take judging by earlier days."""
     max_rejected_share: float = 0.2
-    """Share of the day's calls, 0 to 1, that may be rejected; the exit code is 3 where more are."""
+    """Maximum share (0 to 1) of a day's calls that may be rejected; the exit code is 3 if it is exceeded."""
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = field(default_factory=ScoringConfig)
-    """How the calls are scored."""
+    """Options of scoring."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check that the options are in range and go together.
 
         Raises:
-            UsageError: an argument is missing, out of range, or does not go with another.
+            UsageError: an option is missing, out of range or conflicts with another.
         """
-        places = {"--manifests": self.manifests, "--leads": self.leads}
+        roots = {"--manifests": self.manifests, "--leads": self.leads}
         days = {"--date": self.date, "--from": self.first_date, "--to": self.last_date}
-        for name, value in (places | days).items():
+        for name, value in (roots | days).items():
             if self.demo and value is not None:
-                raise UsageError(f"{name} does not go with --demo, which has its own; remove one of the two")
-            if not self.demo and value is None and name in places:
-                raise UsageError(f"{name} is missing; give it, or --demo to see the job at work")
+                raise UsageError(f"{name} cannot be combined with --demo, which has its own; remove one of the two")
+            if not self.demo and value is None and name in roots:
+                raise UsageError(f"{name} is missing; set it, or run --demo for a demonstration")
         if self.date is not None and (self.first_date or self.last_date):
-            raise UsageError("--date does not go with --from and --to; give one day, or a range")
+            raise UsageError("--date cannot be combined with --from and --to; set either one day or a range")
         if self.force and self.retry_rejected:
-            raise UsageError("--force scores all calls again, --retry-rejected some; remove one of the two")
+            raise UsageError("--force scores all calls again, --retry-rejected only some; remove one of the two")
         if self.retry_rejected and self.date is None and not (self.first_date or self.last_date):
-            raise UsageError("--retry-rejected needs --date, or --from and --to: it is for days that are published")
+            raise UsageError("--retry-rejected is for published days; name them with --date, or with --from and --to")
         if not 0 <= self.max_rejected_share <= 1:
             raise UsageError(f"--max-rejected-share is {self.max_rejected_share}; it must be between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One run of the command: what it works on, whatever the day.
+    """Run of the command, with everything that its days have in common.
 
     Attributes:
-        arguments: as given.
-        manifests: the root of all manifests.
-        leads: the root of all leads.
-        model_name: the model's place, or its name on the hub.
-        model: the model's folder on this machine.
-        console: for the person who waits.
-        start_engine: starts Ray, once; it takes its seconds, so not for a day that needs none.
+        arguments: options of the command.
+        manifests: root of all manifests.
+        leads: root of all leads.
+        model_name: location of the model, or its name on the hub.
+        model: folder of the model on this machine.
+        console: terminal of the user.
+        start_engine: function that starts Ray once; it takes seconds, so it is called only for days that need Ray.
     """
 
     arguments: Arguments
@@ -125,22 +129,21 @@ class _Job:
     start_engine: Callable[[], None]
 
     def plan(self, date: dt.date) -> DayPlan:
-        """What is to be done for a day."""
-        asked = self.arguments
+        """Return what is to be done for a day."""
         return plan_day(
             date,
             self.manifests,
             self.leads,
             self.model,
-            asked.scoring,
+            self.arguments.scoring,
             model=self.model_name,
-            force=asked.force,
-            retry_rejected=asked.retry_rejected,
+            force=self.arguments.force,
+            retry_rejected=self.arguments.retry_rejected,
         )
 
     def score(self, date: dt.date) -> dict[str, Any]:
-        """Score and publish a day; the result is what `_SUCCESS` says."""
-        with lock_day(storage.absolute(self.leads), date) as check:
+        """Score and publish a day; return the content of its `_SUCCESS`."""
+        with lock_day(storage.absolute(self.leads), date) as check_lock:
             plan = self.plan(date)
             if self.arguments.retry_rejected and plan.retried is None:
                 self._refuse_retry(plan)
@@ -148,11 +151,11 @@ class _Job:
                 tidy_up(plan)
                 success = plan.published
             else:
-                success = self._finish(plan, check)
+                success = self._finish(plan, check_lock)
         self.console.print(summarize(plan.leads, date, success, is_trained=is_trained(self.model)))
         if plan.published is not None:
             self.console.print(
-                f"{date} was published by this very run already ({plan.run_id}); nothing was done. --force scores it "
+                f"{date} is already published by this same run ({plan.run_id}); nothing was done. --force scores it "
                 "again."
             )
         return success
@@ -160,12 +163,12 @@ class _Job:
     def _refuse_retry(self, plan: DayPlan) -> None:
         if plan.published is None:
             raise JobError(
-                f"{plan.manifest.date} is not published with this manifest, model and options, so there is no reject "
-                "of theirs to try again; run the same command without --retry-rejected"
+                f"{plan.manifest.date} is not published with this manifest, model and options, so it has no rejects to "
+                "retry; run the same command without --retry-rejected"
             )
-        logger.info("%s: no reject of %s could succeed now", plan.run_id, plan.manifest.date)
+        logger.info("%s: none of the rejects of %s could succeed now", plan.run_id, plan.manifest.date)
 
-    def _finish(self, plan: DayPlan, check: Callable[[], None]) -> dict[str, Any]:
+    def _finish(self, plan: DayPlan, check_lock: Callable[[], None]) -> dict[str, Any]:
         run = open_run(plan)
         logger.info(
             "%s: %d of %d calls in %d files, model %s",
@@ -178,96 +181,94 @@ class _Job:
         if run.model is not None:
             self.start_engine()
         with show_progress(self.console, run.task.num_calls) as report:
-            return finish_run(run, self.arguments.scoring, report, check)
+            return finish_run(run, self.arguments.scoring, report, check_lock)
 
 
 def main(program: str, arguments: Sequence[str]) -> int:
-    """Run the job and return its exit code.
+    """Run the command and return its exit code.
 
     Args:
-        program: the command's name in its help.
-        arguments: its options.
+        program: name of the command in its help.
+        arguments: command-line arguments, without the name of the command.
     """
     start_log()
-    told: list[dict[str, Any]] = []
+    day_results: list[dict[str, Any]] = []
     try:
         options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
         with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-            code = _run(options, Path(scratch), told)
+            code = _run(options, Path(scratch), day_results)
     except JobError as exc:
         code = exit_code_of(exc)
-        told.append({"error": str(exc)})
-    print_result("score_daily", code, days=told)
+        day_results.append({"error": str(exc)})
+    print_result("score_daily", code, days=day_results)
     return code
 
 
-def _run(arguments: Arguments, scratch: Path, told: list[dict[str, Any]]) -> int:
+def _run(arguments: Arguments, scratch: Path, day_results: list[dict[str, Any]]) -> int:
     console = Console()
-    manifests, leads = _places(arguments)
-    dates = _dates(arguments, manifests, leads)
+    manifests, leads = _resolve_roots(arguments)
+    dates = _select_dates(arguments, manifests, leads)
     if not dates:
         console.print(f"every day of {manifests} is published in {leads}; nothing was done")
-        return _code_of_newest(arguments, manifests, leads)
-    name, model = _model(arguments.model, scratch)
+        return _exit_code_of_newest_day(arguments, manifests, leads)
+    name, model = _fetch_model(arguments.model, scratch)
     with contextlib.ExitStack() as stack:
-        started: list[None] = []
 
+        @functools.cache
         def start_once() -> None:
-            if not started:
-                stack.enter_context(start_engine())
-                started.append(None)
+            stack.enter_context(start_engine())
 
         job = _Job(arguments, manifests, leads, name, model, console, start_once)
         if arguments.dry_run:
             console.print(_describe_plan([job.plan(date) for date in dates]))
             return EXIT_DONE
-        codes = [_score_day(job, date, told) for date in dates]
-    if not _names_days(arguments):
-        codes.append(_code_of_newest(arguments, manifests, leads))
-    return min(codes, key=GRAVITY.index)
+        codes = [_score_day(job, date, day_results) for date in dates]
+    if not _has_explicit_days(arguments):
+        codes.append(_exit_code_of_newest_day(arguments, manifests, leads))
+    return min(codes, key=EXIT_CODES_BY_SEVERITY.index)
 
 
-def _names_days(arguments: Arguments) -> bool:
+def _has_explicit_days(arguments: Arguments) -> bool:
     return arguments.demo or any((arguments.date, arguments.first_date, arguments.last_date))
 
 
-def _code_of_newest(arguments: Arguments, manifests: str, leads: str) -> int:
-    """The exit code of the newest day of all, if it is published.
+def _exit_code_of_newest_day(arguments: Arguments, manifests: str, leads: str) -> int:
+    """Return the exit code of the newest day of all if it is published.
 
-    A scheduler that tries a night with too many rejects again, without a date, must not be told that all is well, since
-    there is nothing left to do or an older day has gone well.
+    If a scheduler retries a night with too many rejects, and without a date, there is nothing left to do, or an older
+    day is scored successfully. Neither must turn the exit code of the newest day into success.
     """
     newest = storage.list_days(storage.absolute(manifests))[-1]
     success = read_success(storage.absolute(leads), newest)
-    return EXIT_DONE if success is None else _exit_code(success, arguments.max_rejected_share)
+    return EXIT_DONE if success is None else _exit_code_of(success, arguments.max_rejected_share)
 
 
-def _score_day(job: _Job, date: dt.date, told: list[dict[str, Any]]) -> int:
-    """Score one day; its failure costs the days after it nothing."""
+def _score_day(job: _Job, date: dt.date, day_results: list[dict[str, Any]]) -> int:
+    """Score one day and return its exit code; an error of the day does not stop the days after it."""
     try:
         success = job.score(date)
     except UsageError:
         raise
     except JobError as exc:
         code = exit_code_of(exc)
-        told.append({"date": date.isoformat(), "exit_code": code, "error": str(exc)})
+        day_results.append({"date": date.isoformat(), "exit_code": code, "error": str(exc)})
         return code
-    code = _exit_code(success, job.arguments.max_rejected_share)
-    figures = {name: value for name, value in success.items() if name not in NOT_IN_THE_LINE}
-    told.append({**figures, "exit_code": code})
+    code = _exit_code_of(success, job.arguments.max_rejected_share)
+    figures = {name: value for name, value in success.items() if name not in OMITTED_IN_LAST_LINE}
+    day_results.append({**figures, "exit_code": code})
     return code
 
 
-def _places(arguments: Arguments) -> tuple[str, str]:
-    """The roots of the manifests and of the leads."""
+def _resolve_roots(arguments: Arguments) -> tuple[str, str]:
+    """Return the roots of the manifests and of the leads."""
     if arguments.demo:
         folder = Path(tempfile.mkdtemp(prefix="msmtfn-demo-"))
-        logger.info("writing a small day of calls to %s", folder)
+        logger.info("generating a small day of calls in %s", folder)
         return str(write_demo_day(folder, DEMO_DATE)), str(folder / "leads")
     return str(arguments.manifests), str(arguments.leads)
 
 
-def _dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.date]:
+def _select_dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.date]:
     if arguments.first_date or arguments.last_date:
         return days_between(manifests, arguments.first_date, arguments.last_date)
     if arguments.demo or arguments.date:
@@ -277,8 +278,8 @@ def _dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.date]:
         return []
     if others := other_unscored_days(manifests, leads, date):
         logger.warning(
-            "%s is the newest day without leads; %s have manifests and no leads too; the same command again scores the "
-            "next of them",
+            "%s is the newest day without leads; %s have manifests and no leads too; run the same command again to "
+            "score the next one",
             date,
             ", ".join(map(str, others)),
         )
@@ -286,40 +287,40 @@ def _dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.date]:
 
 
 def _describe_plan(plans: Sequence[DayPlan]) -> Table:
-    """What would be done, a line a day."""
+    """Return a table of what would be done, one row per day."""
     table = Table(title="What would be done", title_justify="left")
-    for column in ("day", "calls", "to score", "audio", "time", "what"):
-        table.add_column(column, justify="left" if column in ("day", "what") else "right")
+    for column in ("day", "calls", "to score", "audio", "time", "action"):
+        table.add_column(column, justify="left" if column in ("day", "action") else "right")
     for plan in plans:
-        calls, left = plan.manifest.num_rows, 0
-        what = "nothing, it is published"
+        calls, num_left = plan.manifest.num_rows, 0
+        action = "nothing, it is published"
         if plan.published is None:
             done = count_done(plan)
-            left = (calls if plan.retried is None else count_retryable(plan.retried)) - done
-            what = "go on" if done else "score"
+            num_left = (calls if plan.retried is None else count_retryable(plan.retried)) - done
+            action = "resume" if done else "score"
             if plan.retried is not None:
-                what += " with the rejects"
+                action += " the rejects"
             elif read_success(plan.leads, plan.manifest.date) is not None:
-                what += " and replace it"
-        estimate = estimate_day(plan.leads, plan.manifest.date, left) if left else None
+                action += " and replace it"
+        estimate = estimate_day(plan.leads, plan.manifest.date, num_left) if num_left else None
         hours = f"{estimate.audio_hours:.1f} h" if estimate else "-"
         seconds = f"{estimate.seconds:.0f} s" if estimate else "-"
-        table.add_row(str(plan.manifest.date), f"{calls:,}", f"{left:,}", hours, seconds, what)
-    table.caption = "audio and time are expected, from up to 14 days published before; - where none tells"
+        table.add_row(str(plan.manifest.date), f"{calls:,}", f"{num_left:,}", hours, seconds, action)
+    table.caption = "audio and time are estimated from up to 14 days published before; - if there are none"
     table.caption_justify = "left"
     return table
 
 
-def _model(name: str, scratch: Path) -> tuple[str, Path]:
-    """The model's place, of `current` the version's, and its folder on this machine."""
+def _fetch_model(name: str, scratch: Path) -> tuple[str, Path]:
+    """Return the model's location (for `current` that of the version) and its folder on this machine."""
     if name == DEMO:
         return name, demo_model()
     (scratch / "model").mkdir()
-    place = locate_model(name)
-    return place, fetch_model(place, scratch / "model")
+    location = locate_model(name)
+    return location, fetch_model(location, scratch / "model")
 
 
-def _exit_code(success: dict[str, Any], max_rejected_share: float) -> int:
+def _exit_code_of(success: dict[str, Any], max_rejected_share: float) -> int:
     share = success["rejected"] / max(success["calls"], 1)
     if share <= max_rejected_share:
         return EXIT_DONE

@@ -1,4 +1,4 @@
-"""Make a corpus of labelled sales calls in Mandarin, of which it is known how much can be learned."""
+"""Generate a corpus of labelled sales calls in Mandarin for which the best possible accuracy is known."""
 
 from __future__ import annotations
 
@@ -25,43 +25,47 @@ from msmtfn.corpora.simulation.plan import SimulationConfig
 from msmtfn.errors import UsageError
 from msmtfn.labels import TASKS
 
-SECONDS_A_LINE: Final = 15.0
+LOG_INTERVAL_SEC: Final = 15.0
 
 logger = logging.getLogger("msmtfn.simulate_calls")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """Make a corpus of labelled sales calls in Mandarin: manifests and recordings for training, validation and test.
+    """Generate a corpus of labelled sales calls in Mandarin: manifests and recordings of three splits.
 
-    What the words and the voices reveal of each intent is drawn from a known distribution, so the best accuracy that
-    any network can reach is computed beside it (ceilings.json). The same options give the same bytes, with any number
-    of workers. Exit codes: 0 done, 1 failed, 2 wrong usage.
+    What words and voices reveal of the intent is drawn from a known distribution.
+
+    ceilings.json holds the best accuracy that any network can therefore reach.
+
+    The same options give the same bytes, with any number of workers.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
 
     out: Path
-    """Folder of the corpus: new, empty, or holding this very corpus, whole or begun."""
+    """Folder of the corpus: new, empty, or with this same corpus, complete or unfinished."""
     workers: int = 0
-    """Processes that speak; 0 for one a core."""
+    """Number of processes that synthesise speech; 0 starts one per core."""
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
-    """Which corpus is made."""
+    """Size and content of the corpus."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values of the options.
 
         Raises:
-            UsageError: an argument is out of range.
+            UsageError: an option is out of range.
         """
         if self.workers < 0:
-            raise UsageError(f"--workers is {self.workers}; give 1 or more, or 0 for one a core")
+            raise UsageError(f"--workers is {self.workers}; it must be at least 1, or 0 for one per core")
 
 
 def main(program: str, arguments: Sequence[str]) -> int:
-    """Run the job and return its exit code.
+    """Run the command and return its exit code.
 
     Args:
-        program: the command's name in its help.
-        arguments: its options.
+        program: name of the command in its help.
+        arguments: command-line arguments, without the name of the command.
     """
     return run_command(partial(_simulate, program, arguments), job="simulate_calls")
 
@@ -81,12 +85,12 @@ def _run(arguments: Arguments, console: Console) -> None:
 
 @contextmanager
 def _show_progress(console: Console, num_calls: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal, or log a line every so often where there is none."""
+    """Show progress as a bar on a terminal, else in the log."""
     if not console.is_terminal:
         yield _LogReporter(num_calls)
         return
     columns = (
-        TextColumn("speaking"),
+        TextColumn("generating"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -94,18 +98,20 @@ def _show_progress(console: Console, num_calls: int) -> Iterator[Callable[[int],
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("speaking", total=num_calls)
+        task = progress.add_task("generating", total=num_calls)
         yield lambda done: progress.update(task, completed=done)
 
 
 class _LogReporter:
+    """Reporter that logs the progress at most every `LOG_INTERVAL_SEC` seconds, and at the end."""
+
     def __init__(self, num_calls: int) -> None:
         self.num_calls = num_calls
         self.started = self.last_line = time.monotonic()
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if now - self.last_line >= SECONDS_A_LINE or done == self.num_calls:
+        if now - self.last_line >= LOG_INTERVAL_SEC or done == self.num_calls:
             self.last_line = now
             rate = done / max(now - self.started, 1e-9)
             left_sec = (self.num_calls - done) / rate
@@ -113,7 +119,7 @@ class _LogReporter:
 
 
 def _summarize(out: Path, success: Mapping[str, Any], seconds: float, num_workers: int) -> RenderableType:
-    """Tell what the corpus holds and how well it can be read."""
+    """Return a summary of the corpus and of the accuracy that is possible on it."""
     splits = [
         f"{name} {sum(split['intents'].values())} ("
         + ", ".join(f"{intent} {count}" for intent, count in split["intents"].items())
@@ -124,7 +130,7 @@ def _summarize(out: Path, success: Mapping[str, Any], seconds: float, num_worker
     facts = {
         "calls": f"{success['calls']:,} of {success['customers']:,} customers, {success['rounds']:,} rounds",
         "splits": ", ".join(splits),
-        "audio": f"{success['audio_hours']:.2f} hours, {minutes:.2f} minutes a call",
+        "audio": f"{success['audio_hours']:.2f} hours, {minutes:.2f} minutes per call",
         "wording": f"{success['fresh_test_turns']:.0%} of the customers' turns in test share no sentence with training",
         "time": f"{seconds:.1f} seconds, {num_workers} workers",
         "folder": str(out),
@@ -134,12 +140,12 @@ def _summarize(out: Path, success: Mapping[str, Any], seconds: float, num_worker
     return Group(
         Text("Simulated calls", style="bold"),
         lines,
-        _table_of("The best possible accuracy (%)", ceilings["best_possible"]),
-        _table_of("The same readers on this test split (%)", ceilings["best_reader_of"]["test"]),
+        _make_table("Best possible accuracy (%)", ceilings["best_possible"]),
+        _make_table("Accuracy of the same readers on this test split (%)", ceilings["best_reader_of"]["test"]),
     )
 
 
-def _table_of(title: str, ceilings: Mapping[str, Mapping[str, float]]) -> Table:
+def _make_table(title: str, ceilings: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("task")
     for reader in READERS:

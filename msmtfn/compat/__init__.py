@@ -1,1 +1,1 @@
-"""Every private name of PyTorch and Ray that msmtfn relies on, with the reason; each is checked when it is imported."""
+"""Private names of PyTorch and Ray that msmtfn depends on, with the reasons; all are checked on import."""

@@ -1,7 +1,7 @@
-"""PyTorch's private operators for packed weights on CPUs.
+"""Private operators of PyTorch for packed weights on CPUs.
 
-PyTorch has no public way to lay a weight out for oneDNN once and reuse it; `torch.compile` uses these operators for
-that (torch/_inductor/fx_passes/mkldnn_fusion.py and quantization.py). They exist in every build that has oneDNN, under
+PyTorch has no public API to reorder a weight for oneDNN once and reuse it; `torch.compile` uses these operators for
+that purpose (torch/_inductor/fx_passes/mkldnn_fusion.py and quantization.py). Every build with oneDNN has them, under
 these names in torch 2.11 and 2.14.
 """
 
@@ -17,17 +17,12 @@ from msmtfn.errors import BrokenEnvironmentError
 
 
 def find_operator(namespace: str, name: str) -> Callable[..., Any]:
-    """Return a private operator of `torch.ops`.
+    """Return the private operator `torch.ops.<namespace>.<name>`.
 
-    Args:
-        namespace: the operator's library.
-        name: of the operator.
-
-    Returns:
-        The operator; in a build of PyTorch without oneDNN, a function that raises `RuntimeError` when it is called.
+    In a build of PyTorch without oneDNN the result is a function that raises `RuntimeError` when it is called.
 
     Raises:
-        BrokenEnvironmentError: this PyTorch has oneDNN and not the operator.
+        BrokenEnvironmentError: this PyTorch has oneDNN but lacks the operator.
     """
     try:
         operator: Callable[..., Any] = getattr(getattr(torch.ops, namespace), name)
@@ -35,7 +30,7 @@ def find_operator(namespace: str, name: str) -> Callable[..., Any]:
         if torch.backends.mkldnn.is_available():
             raise BrokenEnvironmentError(
                 f"torch {torch.__version__} has no private operator {namespace}.{name}, which msmtfn uses on CPUs; "
-                f"install a version that is tested with it: {install_command('torch', 'torchaudio')}"
+                f"install a tested version: {install_command('torch', 'torchaudio')}"
             ) from exc
 
         def unavailable(*_arguments: Any) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What msmtfn needs of Ray 2.60 and Ray has no public name for."""
+"""Private names of Ray 2.60 that msmtfn needs because there is no public equivalent."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ try:
 except (ImportError, AttributeError) as exc:
     raise BrokenEnvironmentError(
         f"ray {ray.__version__} has no DownstreamCapacityBackpressurePolicy with a threshold, which msmtfn sets; "
-        f"install a version that is tested with it: {install_command('ray')}"
+        f"install a tested version: {install_command('ray')}"
     ) from exc
 
 QUIET_LOGGERS: Final = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
-"""They warn, every night, that authentication is on and that the job shows progress in its own way."""
+"""Loggers that warn on every run that authentication is on and that Ray's own progress bars are off."""
 
 
 def limit_waiting_blocks(context: DataContext, ratio: float) -> None:
-    """Hold a stage back when it is ahead of the next one, however much room the object store has.
+    """Apply backpressure to a stage that runs ahead of the next one, even if the object store has room.
 
-    By itself the engine does so only when half of the object store is full, and has no setting for that but an
-    environment variable, which is read when Ray Data is imported.
+    By default Ray Data does so only when half of the object store is full. The threshold can otherwise be set only by
+    an environment variable that is read when Ray Data is imported.
 
     Args:
-        context: of the dataset.
-        ratio: of bytes that may wait for a stage to bytes that the stage is working on.
+        context: context of the dataset.
+        ratio: maximum ratio of the bytes waiting for a stage to the bytes that the stage is processing.
     """
     context.downstream_capacity_backpressure_ratio = ratio
     DownstreamCapacityBackpressurePolicy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD = 0.0

@@ -1,4 +1,4 @@
-"""Installed versions, and the versions that this project requires."""
+"""Look up installed package versions and those that this project requires."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ def installed_version(package: str) -> str:
 
 
 def required_version(package: str) -> str:
-    """Return what this project requires of a package, such as `torch==2.14.1`, as pip takes it."""
+    """Return this project's requirement of a package in pip's syntax, such as `torch==2.14.1`."""
     try:
         requirements = importlib.metadata.requires("msmtfn") or []
     except importlib.metadata.PackageNotFoundError:
         requirements = []
-    return next((each for each in requirements if re.match(rf"{package}(?![\w.-])", each)), package)
+    matching = (requirement for requirement in requirements if re.match(rf"{package}(?![\w.-])", requirement))
+    return next(matching, package)
 
 
 def install_command(*packages: str) -> str:
-    """Return the command that installs the required versions of packages."""
+    """Return the pip command that installs the required versions of packages."""
     return "pip install " + " ".join(f"'{required_version(package)}'" for package in packages)

@@ -48,10 +48,10 @@ def reject(data: bytes, sample_rate: int = 8000, **limits: float) -> CallError:
 
 
 def amplitude(samples: Waveform, rate: int, frequency: float) -> float:
-    """Amplitude of one frequency over the middle half, away from the codecs' edges."""
+    """Amplitude of one frequency in the middle half, away from the codecs' edge effects."""
     middle = samples[len(samples) // 4 : 3 * len(samples) // 4]
-    turns = np.exp(-2j * np.pi * frequency * np.arange(len(middle)) / rate)
-    return float(2 * abs(np.mean(middle * turns)))
+    phases = np.exp(-2j * np.pi * frequency * np.arange(len(middle)) / rate)
+    return float(2 * abs(np.mean(middle * phases)))
 
 
 def with_wav_size(data: bytes, size: int) -> bytes:
@@ -59,13 +59,13 @@ def with_wav_size(data: bytes, size: int) -> bytes:
 
 
 def with_flac_frames(data: bytes, num_frames: int) -> bytes:
-    """STREAMINFO keeps the number of frames in the last 36 bits before its checksum."""
+    """Set the number of frames, the last 36 bits of STREAMINFO before its checksum."""
     return data[:21] + bytes([data[21] & 0xF0 | num_frames >> 32]) + struct.pack(">I", num_frames % 2**32) + data[26:]
 
 
 @pytest.mark.parametrize(("container", "subtype"), LOSSLESS)
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_lossless_file_gives_back_its_samples(container: str, subtype: str, channels: int) -> None:
+def test_a_lossless_file_decodes_to_its_samples(container: str, subtype: str, channels: int) -> None:
     samples = tone(channels=channels)
     recording = decode(encode(container, subtype, samples))
     assert recording.channels.dtype == np.float32
@@ -94,15 +94,17 @@ def test_resampling_keeps_frequency_amplitude_and_duration(rate: int, sample_rat
     assert amplitude(recording.channels[1], sample_rate, 880) == pytest.approx(0.25, rel=0.01)
 
 
-def test_resampling_takes_out_what_the_new_rate_cannot_hold() -> None:
+def test_resampling_removes_frequencies_above_the_new_nyquist_limit() -> None:
     seconds = np.arange(48000) / 48000
     high = np.sin(2 * np.pi * 7000 * seconds, dtype=np.float32)[:, None]
     recording = decode(encode("WAV", "FLOAT", high, 48000), 8000)
-    assert amplitude(recording.channels[0], 8000, 1000) < 0.01  # where 7 kHz would fold to
+    assert amplitude(recording.channels[0], 8000, 1000) < 0.01  # the alias of 7 kHz
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 44100])
-def test_many_small_blocks_decode_like_one(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_in_small_blocks_gives_the_same_samples_as_one_block(
+    rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = encode("FLAC", "PCM_16", tone(rate, 2), rate)
     whole = decode(data)
     monkeypatch.setattr(audio, "BLOCK_FRAMES", 4099)
@@ -110,7 +112,7 @@ def test_many_small_blocks_decode_like_one(rate: int, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("sample_rate", [8000, 16000])
-def test_every_rate_is_met_within_one_part_in_4000_by_a_small_kernel(sample_rate: int) -> None:
+def test_every_rate_is_met_within_one_part_in_4000_with_a_small_kernel(sample_rate: int) -> None:
     for rate in [*range(1000, 384_000, 37), 15993, 16004, 31996, 44101]:
         ratio = choose_ratio(rate, sample_rate)
         assert abs(float(ratio) * rate / sample_rate - 1) < 1 / 4000
@@ -135,7 +137,7 @@ def test_mono_of_one_channel_is_not_copied() -> None:
 
 
 @pytest.mark.parametrize("wrap", [bytearray, memoryview, pa.py_buffer])
-def test_any_buffer_of_bytes_is_read(wrap: type) -> None:
+def test_every_kind_of_byte_buffer_is_read(wrap: type) -> None:
     data = wrap(encode("WAV", "PCM_16", tone()))
     assert decode(data).num_samples == 8000
 
@@ -175,21 +177,21 @@ def test_samples_that_are_not_finite_are_unreadable(value: float) -> None:
     assert reject(encode("WAV", "FLOAT", samples)).code is RejectCode.AUDIO_UNREADABLE
 
 
-def test_the_cause_of_a_damaged_file_is_kept() -> None:
+def test_the_error_of_a_damaged_file_keeps_its_cause() -> None:
     data = encode("FLAC", "PCM_16", tone())
     assert isinstance(reject(data[: len(data) // 2]).__cause__, sf.LibsndfileError)
 
 
 @pytest.mark.parametrize(("container", "subtype"), [*CONTAINERS, ("RF64", "PCM_16"), ("WAV", "GSM610")])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_a_file_cut_short_is_unreadable(container: str, subtype: str, share: float) -> None:
+def test_a_truncated_file_is_unreadable(container: str, subtype: str, share: float) -> None:
     data = encode(container, subtype, tone(duration_sec=5))
     error = reject(data[: int(share * len(data))])
     assert error.code is RejectCode.AUDIO_UNREADABLE
     assert "cut short" in error.detail
 
 
-def test_the_detail_of_a_flac_that_promises_too_much_names_both_lengths() -> None:
+def test_the_detail_of_a_flac_with_too_long_a_length_names_both_lengths() -> None:
     data = with_flac_frames(encode("FLAC", "PCM_16", tone()), 9000)
     assert "promises 9000 frames, 8000 are there" in reject(data).detail
 
@@ -214,7 +216,7 @@ def test_an_mp3_of_varying_bit_rate_without_a_length_is_read_to_its_end() -> Non
     assert decode(data[second_frame:]).duration_sec == pytest.approx(20, abs=0.3)
 
 
-def test_an_mp3_behind_an_id3_tag_is_read() -> None:
+def test_an_mp3_after_an_id3_tag_is_read() -> None:
     tag = b"ID3\x04\x00\x00" + bytes([0, 0, 1, 2]) + bytes(130)  # 7 bits a byte: 1 * 128 + 2
     assert decode(tag + encode("MP3", "MPEG_LAYER_III", tone())).num_samples == 8000
 
@@ -233,7 +235,7 @@ def test_a_recording_over_the_duration_limit_is_too_long(container: str, subtype
 
 
 @pytest.mark.parametrize("num_frames", [0, 2**36 - 1, 8000 * 3600])
-def test_a_flac_of_hours_is_too_long_before_it_costs_memory(num_frames: int) -> None:
+def test_a_flac_of_hours_is_rejected_before_it_is_held_in_memory(num_frames: int) -> None:
     silence = np.zeros((8000 * 1200, 1), dtype=np.float32)  # 38 MB as float
     data = with_flac_frames(encode("FLAC", "PCM_16", silence), num_frames)
     tracemalloc.start()
@@ -241,10 +243,10 @@ def test_a_flac_of_hours_is_too_long_before_it_costs_memory(num_frames: int) -> 
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert error.code is RejectCode.AUDIO_TOO_LONG
-    assert peak_bytes < 10e6  # a block of 4 MB, and no more
+    assert peak_bytes < 10e6  # about one block of 4 MB
 
 
-def test_a_hundred_bytes_that_claim_an_hour_cost_no_memory() -> None:
+def test_a_tiny_wav_that_claims_an_hour_is_rejected_without_allocating_it() -> None:
     data = with_wav_size(encode("WAV", "PCM_16", tone(duration_sec=0.005)), 16_000 * 3600)
     tracemalloc.start()
     error = reject(data)
@@ -272,7 +274,7 @@ def decode_or_reject(data: bytes) -> None:
     try:
         assert np.isfinite(decode(data, 16000, max_duration_sec=60.0).channels).all()
     except CallError as error:
-        assert error.detail  # noqa: PT017  either outcome is right, any other exception is not
+        assert error.detail  # noqa: PT017  both outcomes are correct, any other exception is not
 
 
 @settings(max_examples=150, deadline=None)
@@ -288,8 +290,8 @@ def test_random_bytes_raise_nothing_but_a_call_error(start: bytes, rest: bytes) 
 def test_a_damaged_file_raises_nothing_but_a_call_error(valid: bytes, data: st.DataObject) -> None:
     damaged = bytearray(valid)
     for _ in range(data.draw(st.integers(0, 3))):
-        place = data.draw(st.one_of(st.integers(0, 99), st.integers(0, len(valid) - 1)))
-        damaged[place] = data.draw(st.integers(0, 255))
+        index = data.draw(st.one_of(st.integers(0, 99), st.integers(0, len(valid) - 1)))
+        damaged[index] = data.draw(st.integers(0, 255))
     end = data.draw(st.one_of(st.just(len(valid)), st.integers(0, len(valid))))
     decode_or_reject(bytes(damaged[:end]))
 

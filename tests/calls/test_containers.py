@@ -26,7 +26,7 @@ def with_wav_size(data: memoryview, size: int) -> memoryview:
 
 
 def reject(check: Callable[[memoryview], object], data: bytes | memoryview) -> str:
-    """The detail of the reject."""
+    """Return the detail of the reject."""
     with pytest.raises(CallError) as caught:
         check(memoryview(data))
     assert caught.value.code is RejectCode.AUDIO_UNREADABLE
@@ -44,16 +44,16 @@ def reject(check: Callable[[memoryview], object], data: bytes | memoryview) -> s
         ("MP3", "MPEG_LAYER_III", "MP3"),
     ],
 )
-def test_a_container_is_known_by_its_first_bytes(container: str, subtype: str, name: str) -> None:
+def test_a_container_is_recognised_by_its_first_bytes(container: str, subtype: str, name: str) -> None:
     assert recognise_container(encode(container, subtype)) == name
 
 
 @pytest.mark.parametrize(("container", "subtype"), [("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III")])
-def test_a_flac_and_an_mp3_are_known_behind_an_id3_tag(container: str, subtype: str) -> None:
+def test_a_flac_and_an_mp3_are_recognised_after_an_id3_tag(container: str, subtype: str) -> None:
     assert recognise_container(memoryview(ID3_TAG + encode(container, subtype))) == container
 
 
-def test_a_container_not_named_is_unreadable() -> None:
+def test_an_unsupported_container_is_unreadable() -> None:
     assert "does not begin like" in reject(recognise_container, encode("AU", "PCM_16"))
 
 
@@ -69,52 +69,52 @@ def test_headerless_samples_that_begin_like_an_mp3_frame_are_unreadable() -> Non
     assert "does not begin" in reject(recognise_container, b"\xff\xfb\x90\x64" + noise)
 
 
-def test_a_whole_wav_passes_as_it_is() -> None:
+def test_a_complete_wav_is_returned_without_a_copy() -> None:
     data = encode("WAV", "PCM_16")
     assert check_wav_size(data) is data
 
 
-def test_the_detail_of_a_wav_cut_short_names_both_sizes() -> None:
+def test_the_detail_of_a_truncated_wav_names_both_sizes() -> None:
     data = encode("WAV", "PCM_16")[: WAV_HEADER_BYTES + 10_000]
     assert "promises 16000 bytes of samples, 10000 are there" in reject(check_wav_size, data)
 
 
-def test_a_wav_without_samples_of_its_own_is_unreadable() -> None:
+def test_a_wav_without_a_data_chunk_is_unreadable() -> None:
     assert "no data chunk" in reject(check_wav_size, encode("WAV", "PCM_16")[:36])
 
 
-def test_the_long_size_of_an_rf64_counts() -> None:
+def test_the_64_bit_size_of_an_rf64_is_used() -> None:
     data = encode("RF64", "PCM_16")
     assert "promises 16000 bytes" in reject(check_wav_size, data[: len(data) - 100])
 
 
-def test_a_wav_size_of_0_becomes_unknown_and_the_samples_stay() -> None:
+def test_a_wav_size_of_0_becomes_unknown_and_the_samples_are_kept() -> None:
     data = encode("WAV", "PCM_16")
     opened = check_wav_size(with_wav_size(data, 0))
     assert opened == with_wav_size(data, 0xFFFF_FFFF)
 
 
-def test_a_wav_size_of_0_stays_before_another_chunk() -> None:
+def test_a_wav_size_of_0_is_kept_if_another_chunk_follows() -> None:
     data = memoryview(encode("WAV", "PCM_16", 0).tobytes() + b"LIST" + struct.pack("<I", 4) + b"INFO")
     assert check_wav_size(data) is data
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_a_whole_ogg_passes(subtype: str) -> None:
+def test_a_complete_ogg_passes(subtype: str) -> None:
     check_ogg_end(encode("OGG", subtype))
 
 
-def test_an_ogg_cut_in_a_page_is_unreadable() -> None:
+def test_an_ogg_truncated_within_a_page_is_unreadable() -> None:
     data = encode("OGG", "VORBIS")
     assert "its last page promises" in reject(check_ogg_end, data[:-10])
 
 
-def test_an_ogg_cut_between_two_pages_is_unreadable() -> None:
+def test_an_ogg_truncated_between_two_pages_is_unreadable() -> None:
     data = encode("OGG", "VORBIS", 160_000).tobytes()
     assert "no page ends the stream" in reject(check_ogg_end, data[: data.rindex(b"OggS")])
 
 
-def test_an_ogg_of_two_streams_is_unreadable() -> None:
+def test_an_ogg_with_two_streams_is_unreadable() -> None:
     first = encode("OGG", "OPUS").tobytes()
     serial = bytes(byte ^ 0xFF for byte in first[14:18])
     last = first.rindex(b"OggS")

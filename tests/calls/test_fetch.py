@@ -13,7 +13,7 @@ SECRET = b"not a recording, and nobody's business"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root of manifests with a recording, beside folders that only look like it."""
+    """Root of manifests with a recording, next to folders with similar names."""
     for folder in ("calls", "calls-evil", "allowed", "allowed/deep", "other"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.wav").write_bytes(folder.encode())
@@ -58,7 +58,7 @@ def test_a_recording_below_the_root_is_read(root: Path) -> None:
         "..",
     ],
 )
-def test_a_file_elsewhere_is_outside(uri: str, root: Path) -> None:
+def test_a_file_outside_the_root_is_rejected(uri: str, root: Path) -> None:
     assert code_of(uri.format(above=root.parent, root=root), root) is OUTSIDE
 
 
@@ -77,18 +77,18 @@ def test_a_file_elsewhere_is_outside(uri: str, root: Path) -> None:
         "file::s3://bucket/a.wav",
     ],
 )
-def test_another_scheme_is_outside(uri: str, root: Path) -> None:
+def test_an_unsupported_scheme_is_rejected(uri: str, root: Path) -> None:
     assert code_of(uri, root, "/") is OUTSIDE
 
 
 @pytest.mark.parametrize(
     "uri", ["http:/host/a.wav", "file:/etc/passwd", "local:/etc/passwd", "~/a.wav", "%2e%2e/secret"]
 )
-def test_what_only_looks_like_an_address_is_a_name_below_the_root(uri: str, root: Path) -> None:
+def test_a_malformed_address_is_taken_as_a_path_below_the_root(uri: str, root: Path) -> None:
     assert code_of(uri, root) is RejectCode.AUDIO_NOT_FOUND
 
 
-def test_a_link_that_leads_out_is_outside(root: Path) -> None:
+def test_a_link_to_a_file_outside_the_root_is_rejected(root: Path) -> None:
     (root / "file.wav").symlink_to(root.parent / "secret")
     (root / "folder").symlink_to(root.parent / "other")
     (root / "relative.wav").symlink_to("../secret")
@@ -98,7 +98,7 @@ def test_a_link_that_leads_out_is_outside(root: Path) -> None:
         assert code_of(uri, root) is OUTSIDE
 
 
-def test_a_link_to_what_may_be_read_is_followed(root: Path) -> None:
+def test_a_link_to_an_allowed_file_is_followed(root: Path) -> None:
     (root / "inside.wav").symlink_to("a.wav")
     (root / "allowed.wav").symlink_to(root.parent / "allowed" / "a.wav")
     assert fetch("inside.wav", root) == b"calls"
@@ -115,12 +115,12 @@ def test_a_root_and_a_prefix_may_be_links(root: Path) -> None:
         assert fetch(uri, linked, prefix) == b"allowed"
 
 
-def test_a_link_that_leads_to_itself_is_unreadable(root: Path) -> None:
+def test_a_link_to_itself_is_unreadable(root: Path) -> None:
     (root / "loop.wav").symlink_to("loop.wav")
     assert code_of("loop.wav", root) is RejectCode.AUDIO_UNREADABLE
 
 
-def test_a_prefix_allows_what_is_below_it_by_whole_names(root: Path) -> None:
+def test_a_prefix_allows_only_files_below_exactly_that_folder(root: Path) -> None:
     above = root.parent
     assert fetch(f"{above}/allowed/deep/a.wav", root, above / "allowed") == b"allowed/deep"
     assert fetch(f"{above}/other/a.wav", root, f"{above}/allowed", f"{above}/other/") == b"other"
@@ -129,8 +129,8 @@ def test_a_prefix_allows_what_is_below_it_by_whole_names(root: Path) -> None:
     assert code_of(f"{above}/other/a.wav", root, above / "oth") is OUTSIDE
 
 
-def test_a_pipe_a_device_and_a_folder_are_unreadable_at_once(root: Path) -> None:
-    os.mkfifo(root / "pipe.wav")  # to open it would wait for a writer
+def test_a_pipe_a_device_and_a_folder_are_unreadable_without_blocking(root: Path) -> None:
+    os.mkfifo(root / "pipe.wav")  # opening it would block until there is a writer
     (root / "folder.wav").mkdir()
     for uri in ("pipe.wav", "folder.wav", "", "/dev/zero"):
         assert code_of(uri, root, "/dev") is RejectCode.AUDIO_UNREADABLE
@@ -141,25 +141,25 @@ def test_a_file_over_the_limit_is_too_large(root: Path) -> None:
     assert code_of("a.wav", root, limit=4) is RejectCode.AUDIO_TOO_LARGE
 
 
-def test_a_missing_file_is_not_found_only_where_it_might_be(root: Path) -> None:
+def test_a_missing_file_is_reported_only_in_allowed_folders(root: Path) -> None:
     assert code_of("b.wav", root) is RejectCode.AUDIO_NOT_FOUND
     assert code_of("a.wav/b.wav", root) is RejectCode.AUDIO_NOT_FOUND
-    assert code_of("../b.wav", root) is OUTSIDE  # nobody learns what there is elsewhere
+    assert code_of("../b.wav", root) is OUTSIDE  # does not reveal which files exist elsewhere
 
 
 @pytest.mark.parametrize(
     "uri", ["s3://bucket/calls-evil/a", "s3://bucket/calls/../a", "s3://bucket", "s3://other/calls/a"]
 )
-def test_on_s3_too_it_is_outside_before_anything_is_asked(
+def test_an_address_outside_is_rejected_before_s3_is_contacted(
     uri: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nothing listens there
     assert code_of(uri, root, "s3://bucket/calls") is OUTSIDE
     assert code_of("../../other/a", "s3://bucket/calls") is OUTSIDE
     assert code_of(str(root / "a.wav"), "s3://bucket/calls") is OUTSIDE
 
 
-def test_a_recording_on_s3_is_read_from_where_its_address_leads(s3: str) -> None:
+def test_a_recording_on_s3_is_read_by_its_normalised_address(s3: str) -> None:
     s3fs.S3FileSystem().pipe_file(f"{s3}/fetch/calls/a.wav", b"calls")
     for uri in ("a.wav", "sub/../a.wav", f"{s3}/fetch/calls/a.wav", f"{s3}/fetch/calls/../calls/./a.wav"):
         assert fetch(uri, f"{s3}/fetch/calls") == b"calls"

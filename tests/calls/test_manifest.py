@@ -28,7 +28,7 @@ def day_of(root: Path | str) -> str:
 
 
 def write(root: Path | str, table: pa.Table | Mapping[str, Any], file: str = "calls.parquet") -> str:
-    """Write one file of the day's manifest; its address."""
+    """Write one file of the day's manifest and return its address."""
     location = f"{day_of(root)}/{file}"
     storage.make_folder(day_of(root))
     storage.write_parquet(location, table if isinstance(table, pa.Table) else pa.table(dict(table)))
@@ -36,9 +36,9 @@ def write(root: Path | str, table: pa.Table | Mapping[str, Any], file: str = "ca
 
 
 def calls(number: int, start: int = 0, **columns: Any) -> dict[str, Any]:
-    """The required columns of some calls, and what is given."""
-    ids = [f"c{each}" for each in range(start, start + number)]
-    return {"call_id": ids, "uri": [f"{each}.wav" for each in ids], **columns}
+    """Return the required columns of some calls, and the given columns."""
+    ids = [f"c{index}" for index in range(start, start + number)]
+    return {"call_id": ids, "uri": [f"{call_id}.wav" for call_id in ids], **columns}
 
 
 def rows_of(manifest: Manifest) -> list[Row]:
@@ -67,7 +67,7 @@ def turn(
 # ---- a day
 
 
-def test_two_columns_are_enough_and_the_others_are_null(place: str) -> None:
+def test_two_columns_suffice_and_the_others_are_null(place: str) -> None:
     write(place, calls(1))
     assert read(place) == [
         {
@@ -91,20 +91,22 @@ def test_all_columns_of_the_contract_are_read(tmp_path: Path) -> None:
     assert (row["agent_channel"], row["intent"], row["turns"], row["domain"]) == (1, "B", [turn()], "loans")
 
 
-def test_the_manifest_knows_its_place_its_files_and_its_size(place: str) -> None:
+def test_a_manifest_has_its_root_its_files_and_its_number_of_calls(place: str) -> None:
     files = [write(place, calls(2), "b.parquet"), write(place, calls(3, 2), "a.parquet")]
     manifest = open_manifest(place, DATE)
     assert (manifest.root, manifest.date, manifest.num_rows) == (place, DATE, 5)
     assert manifest.files == tuple(sorted(files))
 
 
-def test_a_relative_root_counts_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_root_is_resolved_against_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "manifests", calls(1))
     monkeypatch.chdir(tmp_path)
     assert open_manifest("manifests", DATE).root == f"{tmp_path}/manifests"
 
 
-def test_rows_are_numbered_over_all_files_in_order(tmp_path: Path) -> None:
+def test_rows_are_numbered_across_all_files_in_order(tmp_path: Path) -> None:
     write(tmp_path, calls(5_000), "a.parquet")
     write(tmp_path, calls(3, 5_000), "b.parquet")
     rows = read(tmp_path)
@@ -112,7 +114,7 @@ def test_rows_are_numbered_over_all_files_in_order(tmp_path: Path) -> None:
     assert [row["call_id"] for row in rows] == [f"c{number}" for number in range(5_003)]
 
 
-def test_a_day_without_a_call_has_no_rows_and_keeps_its_columns(place: str) -> None:
+def test_a_day_without_calls_has_no_rows_but_its_columns(place: str) -> None:
     write(place, pa.table(calls(1, note=["x"])).slice(0, 0))
     manifest = open_manifest(place, DATE)
     assert (manifest.num_rows, rows_of(manifest)) == (0, [])
@@ -126,7 +128,7 @@ def test_every_batch_has_the_schema_of_the_manifest(tmp_path: Path) -> None:
     assert [batch.schema for batch in iter_calls(manifest)] == [manifest.schema] * 2
 
 
-def test_hidden_files_and_other_days_are_no_part_of_the_day(tmp_path: Path) -> None:
+def test_hidden_files_and_other_days_are_ignored(tmp_path: Path) -> None:
     write(tmp_path, calls(1))
     write(tmp_path, calls(1, 1), "_unfinished.parquet")
     (tmp_path / "date=2026-03-03").mkdir()
@@ -143,7 +145,7 @@ def test_ids_may_be_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan")])
-def test_ids_that_pandas_made_fractions_beside_a_null_are_numbers_again(tmp_path: Path, nothing: float | None) -> None:
+def test_ids_that_pandas_turned_into_floats_become_integers_again(tmp_path: Path, nothing: float | None) -> None:
     write(tmp_path, {"call_id": [10_000_000_001.0, nothing], "uri": ["a", "b"]})
     assert column(tmp_path, "call_id") == ["10000000001", None]
 
@@ -151,7 +153,7 @@ def test_ids_that_pandas_made_fractions_beside_a_null_are_numbers_again(tmp_path
 @pytest.mark.parametrize(
     "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()), pa.binary()]
 )
-def test_texts_may_be_packed_in_any_way(tmp_path: Path, kind: pa.DataType) -> None:
+def test_text_may_have_any_arrow_encoding(tmp_path: Path, kind: pa.DataType) -> None:
     table = pa.table({name: pa.array(values, kind) for name, values in calls(2, intent=["A", None]).items()})
     write(tmp_path, table)
     assert [(row["call_id"], row["uri"], row["intent"]) for row in read(tmp_path)] == [
@@ -161,12 +163,12 @@ def test_texts_may_be_packed_in_any_way(tmp_path: Path, kind: pa.DataType) -> No
 
 
 @pytest.mark.parametrize("kind", [pa.int8(), pa.uint16(), pa.int64(), pa.float32(), pa.float64(), pa.string()])
-def test_a_channel_may_be_any_number(tmp_path: Path, kind: pa.DataType) -> None:
+def test_a_channel_may_have_any_numeric_type(tmp_path: Path, kind: pa.DataType) -> None:
     write(tmp_path, calls(3, agent_channel=pa.array([0, 1, None], pa.int8()).cast(kind)))
     assert column(tmp_path, "agent_channel") == [0, 1, None]
 
 
-def test_pandas_numbers_for_nothing_are_null(tmp_path: Path) -> None:
+def test_nan_from_pandas_becomes_null(tmp_path: Path) -> None:
     nothing = [float("nan")] * 2
     write(tmp_path, calls(2, agent_channel=[1.0, float("nan")], intent=nothing, turns=nothing))
     rows = read(tmp_path)
@@ -176,7 +178,7 @@ def test_pandas_numbers_for_nothing_are_null(tmp_path: Path) -> None:
     ]
 
 
-def test_columns_of_nulls_without_a_type_are_null(tmp_path: Path) -> None:
+def test_untyped_null_columns_become_typed(tmp_path: Path) -> None:
     write(tmp_path, calls(2, agent_channel=pa.nulls(2), intent=pa.nulls(2), turns=pa.nulls(2), note=pa.nulls(2)))
     (row, _) = read(tmp_path)
     assert [row[name] for name in ("agent_channel", "intent", "turns", "note")] == [None] * 4
@@ -196,14 +198,16 @@ def test_columns_of_nulls_without_a_type_are_null(tmp_path: Path) -> None:
         ("turns", [[{**turn(), "start_sec": "soon"}]]),
     ],
 )
-def test_a_column_of_a_wrong_type_names_file_and_column(tmp_path: Path, name: str, values: list[Any]) -> None:
+def test_a_column_of_a_wrong_type_raises_an_error_with_file_and_column(
+    tmp_path: Path, name: str, values: list[Any]
+) -> None:
     file = write(tmp_path, calls(1) | {name: values})
     with pytest.raises(ManifestError, match=name) as caught:
         read(tmp_path)
     assert str(caught.value).startswith(f"{file} has the column '{name}'")
 
 
-def test_other_columns_pass_with_their_types(tmp_path: Path) -> None:
+def test_other_columns_pass_through_with_their_types(tmp_path: Path) -> None:
     kinds: dict[str, tuple[Any, pa.DataType]] = {
         "started_at": (dt.datetime(2026, 3, 2, 9, tzinfo=dt.UTC), pa.timestamp("ms", "Asia/Shanghai")),
         "price": (decimal.Decimal("12.34"), pa.decimal128(9, 2)),
@@ -220,7 +224,7 @@ def test_other_columns_pass_with_their_types(tmp_path: Path) -> None:
     assert {name: rows_of(manifest)[0][name] for name in kinds} == {name: value for name, (value, _) in kinds.items()}
 
 
-def test_a_packed_column_passes_as_what_it_holds(tmp_path: Path) -> None:
+def test_a_dictionary_column_passes_through_decoded(tmp_path: Path) -> None:
     write(tmp_path, calls(2, domain=pa.array(["loans", None]).dictionary_encode()))
     assert open_manifest(str(tmp_path), DATE).schema.field("domain").type == pa.string()
     assert column(tmp_path, "domain") == ["loans", None]
@@ -251,7 +255,7 @@ def test_files_may_have_different_columns(tmp_path: Path) -> None:
         (pa.struct([("a", pa.int8())]), pa.struct([("b", pa.int8())]), pa.struct([("a", pa.int8()), ("b", pa.int8())])),
     ],
 )
-def test_types_that_go_together_become_one(
+def test_compatible_types_of_several_files_are_unified(
     tmp_path: Path, first: pa.DataType, second: pa.DataType, together: pa.DataType
 ) -> None:
     write(tmp_path, calls(1, extra=pa.nulls(1, first)), "a.parquet")
@@ -260,13 +264,13 @@ def test_types_that_go_together_become_one(
     assert column(tmp_path, "extra") == [None, None]
 
 
-def test_values_survive_the_wider_type(tmp_path: Path) -> None:
+def test_values_are_kept_in_the_wider_type(tmp_path: Path) -> None:
     write(tmp_path, calls(1, extra=pa.array([3], pa.int32())), "a.parquet")
     write(tmp_path, calls(1, 1, extra=pa.array([2**40], pa.int64())), "b.parquet")
     assert column(tmp_path, "extra") == [3, 2**40]
 
 
-def test_types_that_do_not_go_together_name_the_file_the_column_and_both(tmp_path: Path) -> None:
+def test_the_error_about_incompatible_types_names_the_file_the_column_and_both_types(tmp_path: Path) -> None:
     write(tmp_path, calls(1, extra=["three"]), "a.parquet")
     file = write(tmp_path, calls(1, 1, extra=[3]), "b.parquet")
     with pytest.raises(
@@ -276,7 +280,7 @@ def test_types_that_do_not_go_together_name_the_file_the_column_and_both(tmp_pat
     assert str(caught.value).startswith(file)
 
 
-def test_a_value_that_does_not_fit_the_wider_type_names_the_file_and_the_column(tmp_path: Path) -> None:
+def test_the_error_about_a_value_that_does_not_fit_names_the_file_and_the_column(tmp_path: Path) -> None:
     file = write(tmp_path, calls(1, extra=[2**53 + 1]), "a.parquet")
     write(tmp_path, calls(1, 1, extra=[0.5]), "b.parquet")
     with pytest.raises(ManifestError, match="has the column 'extra' as int64, which does not fit") as caught:
@@ -284,11 +288,11 @@ def test_a_value_that_does_not_fit_the_wider_type_names_the_file_and_the_column(
     assert str(caught.value).startswith(file)
 
 
-# ---- what ends the job
+# ---- errors that end the job
 
 
 @pytest.mark.parametrize("name", ["call_id", "uri"])
-def test_a_missing_required_column_names_the_file_and_the_column(place: str, name: str) -> None:
+def test_the_error_about_a_missing_column_names_the_file_and_the_column(place: str, name: str) -> None:
     write(place, calls(1), "a.parquet")
     file = write(place, {key: values for key, values in calls(1, 1).items() if key != name}, "b.parquet")
     with pytest.raises(ManifestError, match=f"has no column '{name}'; every manifest needs call_id and uri") as caught:
@@ -296,20 +300,20 @@ def test_a_missing_required_column_names_the_file_and_the_column(place: str, nam
     assert str(caught.value).startswith(file)
 
 
-def test_a_day_without_a_manifest_names_the_folder_and_the_options(place: str) -> None:
+def test_the_error_about_a_missing_manifest_names_the_folder_and_the_options(place: str) -> None:
     with pytest.raises(ManifestError, match=r"no manifest for 2026-03-02: .*check --manifests and --date") as caught:
         open_manifest(place, DATE)
     assert day_of(place) in str(caught.value)
 
 
-def test_a_column_that_stands_twice_names_the_file_and_the_column(tmp_path: Path) -> None:
+def test_the_error_about_a_duplicate_column_names_the_file_and_the_column(tmp_path: Path) -> None:
     write(tmp_path, pa.table([["a"], ["b"], ["x"], ["y"]], names=["call_id", "uri", "note", "note"]))
     with pytest.raises(ManifestError, match=r"calls\.parquet has the column 'note' twice"):
         open_manifest(str(tmp_path), DATE)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"call_id,uri\na,b\n" * 10])
-def test_a_broken_file_is_named(place: str, content: bytes) -> None:
+def test_the_error_about_a_broken_file_names_it(place: str, content: bytes) -> None:
     file = write(place, calls(1))
     filesystem, path = storage.filesystem_of(file)
     filesystem.pipe_file(path, content)
@@ -318,7 +322,7 @@ def test_a_broken_file_is_named(place: str, content: bytes) -> None:
     assert str(caught.value).startswith(file)
 
 
-def test_a_file_with_broken_pages_is_named_when_its_rows_are_read(tmp_path: Path) -> None:
+def test_the_error_about_broken_pages_names_the_file(tmp_path: Path) -> None:
     file = Path(write(tmp_path, calls(2_000)))
     data = bytearray(file.read_bytes())
     data[4:2_000] = b"\xff" * 1_996
@@ -328,7 +332,7 @@ def test_a_file_with_broken_pages_is_named_when_its_rows_are_read(tmp_path: Path
         rows_of(manifest)
 
 
-def test_a_file_that_goes_away_is_named(place: str) -> None:
+def test_the_error_about_a_file_that_disappeared_names_it(place: str) -> None:
     file = write(place, calls(1))
     manifest = open_manifest(place, DATE)
     storage.delete(file)
@@ -336,10 +340,10 @@ def test_a_file_that_goes_away_is_named(place: str) -> None:
         rows_of(manifest)
 
 
-# ---- ids
+# ---- call ids
 
 
-def test_the_first_call_of_an_id_stays_and_the_later_ones_name_its_row(tmp_path: Path) -> None:
+def test_the_first_call_with_an_id_is_kept_and_later_ones_name_its_row(tmp_path: Path) -> None:
     write(tmp_path, calls(2), "a.parquet")
     write(tmp_path, calls(2, 1), "b.parquet")
     errors = column(tmp_path, "row_error")
@@ -348,7 +352,7 @@ def test_the_first_call_of_an_id_stays_and_the_later_ones_name_its_row(tmp_path:
     assert errors[3] is None
 
 
-def test_a_third_call_of_an_id_names_the_first_row(tmp_path: Path) -> None:
+def test_a_third_call_with_an_id_names_the_first_row(tmp_path: Path) -> None:
     write(tmp_path, {"call_id": ["a", "b", "b", "b"], "uri": ["x"] * 4})
     assert ["row 1;" in (error or "") for error in column(tmp_path, "row_error")] == [False, False, True, True]
 
@@ -358,10 +362,10 @@ def test_an_empty_id_is_an_error_of_its_row_only(tmp_path: Path) -> None:
     assert column(tmp_path, "row_error") == [None] + ["call_id is empty; every call needs one"] * 3
 
 
-# ---- names
+# ---- reserved names
 
 
-def test_a_column_whose_name_the_leads_need_is_renamed(tmp_path: Path) -> None:
+def test_a_column_with_a_reserved_name_is_renamed(tmp_path: Path) -> None:
     write(tmp_path, calls(1, status=["open"], note=["x"]))
     manifest = open_manifest(str(tmp_path), DATE, reserved={"status", "lead_rank", "call_id"})
     (row,) = rows_of(manifest)
@@ -370,7 +374,7 @@ def test_a_column_whose_name_the_leads_need_is_renamed(tmp_path: Path) -> None:
     assert "status" not in row
 
 
-def test_a_new_name_takes_no_other_columns(tmp_path: Path) -> None:
+def test_a_new_name_does_not_collide_with_other_columns(tmp_path: Path) -> None:
     write(tmp_path, calls(1, status=["a"], manifest_status=["b"], manifest_manifest_status=["c"]))
     (row,) = read(tmp_path, reserved={"status"})
     assert row["manifest_status"] == "b"
@@ -392,12 +396,12 @@ def fingerprint(root: Path | str) -> str:
     return open_manifest(str(root), DATE).fingerprint
 
 
-def test_the_fingerprint_is_that_of_the_content_wherever_it_stands(tmp_path: Path, s3: str) -> None:
-    places = [f"{tmp_path}/a", f"{tmp_path}/b", f"{s3}/{uuid.uuid4().hex}"]
-    for each in places:
-        write(each, calls(3))
-    assert len({fingerprint(each) for each in places}) == 1
-    assert len(fingerprint(places[0])) == 16
+def test_the_fingerprint_depends_on_the_content_and_not_on_its_location(tmp_path: Path, s3: str) -> None:
+    roots = [f"{tmp_path}/a", f"{tmp_path}/b", f"{s3}/{uuid.uuid4().hex}"]
+    for root in roots:
+        write(root, calls(3))
+    assert len({fingerprint(root) for root in roots}) == 1
+    assert len(fingerprint(roots[0])) == 16
 
 
 @pytest.mark.parametrize(
@@ -409,7 +413,7 @@ def test_the_fingerprint_changes_with_the_content(tmp_path: Path, changed: dict[
     assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
 
 
-def test_the_fingerprint_changes_with_a_further_file(tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_an_additional_file(tmp_path: Path) -> None:
     write(tmp_path, calls(2))
     before = fingerprint(tmp_path)
     write(tmp_path, calls(2, 2), "more.parquet")
@@ -419,24 +423,24 @@ def test_the_fingerprint_changes_with_a_further_file(tmp_path: Path) -> None:
 # ---- turns as a column
 
 
-def test_turns_may_stand_in_a_large_list(tmp_path: Path) -> None:
+def test_turns_may_be_a_large_list(tmp_path: Path) -> None:
     values = [[turn(), turn("customer")], [], None]
     assert turns_read(tmp_path, pa.array(values, pa.large_list(TURN))) == values
 
 
-def test_turns_may_stand_in_a_list_of_fixed_size(tmp_path: Path) -> None:
+def test_turns_may_be_a_fixed_size_list(tmp_path: Path) -> None:
     values = [[turn(), turn("customer")], None, [turn(), None]]
     assert turns_read(tmp_path, pa.array(values, pa.list_(TURN, 2))) == values
 
 
-def test_turns_may_have_their_fields_in_another_order_and_further_ones(tmp_path: Path) -> None:
+def test_turns_may_have_reordered_and_additional_fields(tmp_path: Path) -> None:
     kind = pa.struct([(name, TURN.field(name).type) for name in ("text", "end_sec", "speaker", "start_sec")])
     kind = pa.struct([*kind, ("confidence", pa.float32())])
     assert turns_read(tmp_path, pa.array([[{**turn(), "confidence": 0.5}]], pa.list_(kind))) == [[turn()]]
 
 
 @pytest.mark.parametrize("kind", [pa.float32(), pa.int32(), pa.int64(), pa.decimal128(9, 3)])
-def test_times_of_turns_may_be_any_numbers(tmp_path: Path, kind: pa.DataType) -> None:
+def test_times_of_turns_may_have_any_numeric_type(tmp_path: Path, kind: pa.DataType) -> None:
     texts = [("speaker", pa.string()), ("text", pa.dictionary(pa.int32(), pa.string()))]
     value = decimal.Decimal(2) if pa.types.is_decimal(kind) else 2
     row = {**turn(), "start_sec": value, "end_sec": value}
@@ -446,16 +450,16 @@ def test_times_of_turns_may_be_any_numbers(tmp_path: Path, kind: pa.DataType) ->
     assert turns_read(tmp_path, values) == [[turn("agent", 2.0, 2.0)]]
 
 
-def test_null_turns_null_fields_and_empty_lists_stay_what_they_are(tmp_path: Path) -> None:
+def test_null_turns_null_fields_and_empty_lists_are_kept(tmp_path: Path) -> None:
     values: list[Any] = [None, [], [None], [turn(None, None, None, None), turn()]]
     assert turns_read(tmp_path, pa.array(values, pa.list_(TURN))) == values
 
 
-def test_a_file_in_which_nobody_speaks_has_lists_without_a_type(tmp_path: Path) -> None:
+def test_a_file_without_any_turn_may_have_untyped_lists(tmp_path: Path) -> None:
     assert turns_read(tmp_path, pa.array([[], None, []])) == [[], None, []]
 
 
-def test_a_field_that_is_always_null_has_no_type(tmp_path: Path) -> None:
+def test_a_field_that_is_always_null_may_be_untyped(tmp_path: Path) -> None:
     assert turns_read(tmp_path, pa.array([[turn(text=None)], [turn(text=None)]])) == [[turn(text=None)]] * 2
 
 
@@ -483,16 +487,16 @@ TURNS = st.none() | st.fixed_dictionaries(
     times=st.sampled_from([pa.float32(), pa.float64()]),
     list_of=st.sampled_from([pa.list_, pa.large_list]),
     cut=st.tuples(st.integers(0, 8), st.integers(0, 8)),
-    rows_a_group=st.integers(1, 9),
+    rows_per_group=st.integers(1, 9),
 )
-def test_turns_survive_whatever_their_form(
+def test_turns_are_kept_in_every_layout(
     tmp_path_factory: pytest.TempPathFactory,
     rows: list[Any],
     order: Sequence[str],
     times: pa.DataType,
     list_of: Any,
     cut: tuple[int, int],
-    rows_a_group: int,
+    rows_per_group: int,
 ) -> None:
     kinds = {
         "speaker": pa.string(),
@@ -502,8 +506,8 @@ def test_turns_survive_whatever_their_form(
         "confidence": pa.int8(),
     }
     array = pa.array(rows, list_of(pa.struct([(name, kinds[name]) for name in order])))[cut[0] : cut[1]]
-    wanted = [
-        row and [each and {name: each[name] for name in TURN.names} for each in row] for row in rows[cut[0] : cut[1]]
+    expected = [
+        row and [turn and {name: turn[name] for name in TURN.names} for turn in row] for row in rows[cut[0] : cut[1]]
     ]
     root = tmp_path_factory.mktemp("turns")
     (root / "date=2026-03-02").mkdir()
@@ -511,19 +515,19 @@ def test_turns_survive_whatever_their_form(
         calls(len(array), turns=array),
         schema=pa.schema([("call_id", pa.string()), ("uri", pa.string()), ("turns", array.type)]),
     )
-    pq.write_table(table, root / "date=2026-03-02" / "calls.parquet", row_group_size=rows_a_group)
-    assert column(root, "turns") == wanted
+    pq.write_table(table, root / "date=2026-03-02" / "calls.parquet", row_group_size=rows_per_group)
+    assert column(root, "turns") == expected
 
 
 # ---- turns of a call
 
 
-def test_a_call_without_turns_has_none_and_one_with_no_turns_has_no_turns() -> None:
+def test_missing_turns_are_none_and_an_empty_list_stays_empty() -> None:
     assert turns_of(None) is None
     assert turns_of([]) == []
 
 
-def test_turns_become_turns_and_a_missing_text_is_empty() -> None:
+def test_rows_become_turns_and_a_missing_text_becomes_empty() -> None:
     assert turns_of([turn("agent", 0.0, 1.5, "hello"), turn("customer", 1.5, 1.5, None)]) == [
         Turn("agent", 0.0, 1.5, "hello"),
         Turn("customer", 1.5, 1.5, ""),
@@ -531,7 +535,7 @@ def test_turns_become_turns_and_a_missing_text_is_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "problem"),
     [
         (None, "is null"),
         (turn(None, text=SECRET), "no speaker"),
@@ -547,10 +551,8 @@ def test_turns_become_turns_and_a_missing_text_is_empty() -> None:
         (turn(start_sec=-1.0, end_sec=1.0, text=SECRET), "from -1 s to 1 s"),
     ],
 )
-def test_a_broken_turn_makes_a_bad_row_and_is_told_by_its_number_without_its_text(
-    broken: Row | None, said: str
-) -> None:
-    with pytest.raises(CallError, match=f"turn 1 .*{said}") as caught:
+def test_a_bad_turn_rejects_its_row_with_its_number_and_without_its_text(broken: Row | None, problem: str) -> None:
+    with pytest.raises(CallError, match=f"turn 1 .*{problem}") as caught:
         turns_of([turn(text=SECRET), broken, turn(text=SECRET)])
     assert caught.value.code == RejectCode.BAD_ROW
     assert SECRET[:4] not in caught.value.detail
@@ -561,12 +563,12 @@ def test_a_broken_turn_makes_a_bad_row_and_is_told_by_its_number_without_its_tex
 
 
 @pytest.mark.parametrize(("intent", "agent_channel"), [(None, None), ("A", 0), ("E", 1)])
-def test_a_good_call_gives_its_uri(intent: str | None, agent_channel: int | None) -> None:
+def test_checking_a_valid_call_returns_its_uri(intent: str | None, agent_channel: int | None) -> None:
     assert check_call("a.wav", intent, agent_channel, None) == "a.wav"
 
 
 @pytest.mark.parametrize(
-    ("uri", "intent", "agent_channel", "row_error", "said"),
+    ("uri", "intent", "agent_channel", "row_error", "detail"),
     [
         ("a.wav", None, None, "call_id is empty", "call_id is empty"),
         (None, None, None, None, "uri is empty"),
@@ -574,18 +576,18 @@ def test_a_good_call_gives_its_uri(intent: str | None, agent_channel: int | None
         ("a.wav", "F", None, None, "intent is 'F'; it must be one of A, B, C, D, E or null"),
         ("a.wav", "", None, None, "intent is ''"),
         ("a.wav", "a", None, None, "intent is 'a'"),
-        ("a" * 4097, None, None, None, "uri has 4097 characters; at most 4096 are taken"),
+        ("a" * 4097, None, None, None, "uri has 4097 characters; at most 4096 are allowed"),
         ("a.wav", None, 2, None, "agent_channel is neither 0, 1 nor null"),
         ("a.wav", None, -1, None, "agent_channel is neither 0, 1 nor null"),
     ],
 )
-def test_a_call_that_breaks_the_contract_is_a_bad_row(
-    uri: str | None, intent: str | None, agent_channel: int | None, row_error: str | None, said: str
+def test_a_call_that_violates_the_contract_is_a_bad_row(
+    uri: str | None, intent: str | None, agent_channel: int | None, row_error: str | None, detail: str
 ) -> None:
     with pytest.raises(CallError) as caught:
         check_call(uri, intent, agent_channel, row_error)
     assert caught.value.code == RejectCode.BAD_ROW
-    assert caught.value.detail.startswith(said)
+    assert caught.value.detail.startswith(detail)
 
 
 @pytest.mark.parametrize(
@@ -597,7 +599,7 @@ def test_a_call_that_breaks_the_contract_is_a_bad_row(
         pa.array([2**64 - 1, 1, None], pa.uint64()),
     ],
 )
-def test_a_channel_beyond_all_numbers_breaks_its_own_row_only(channels: pa.Array, tmp_path: Path) -> None:
+def test_a_channel_outside_of_int64_rejects_only_its_own_row(channels: pa.Array, tmp_path: Path) -> None:
     (tmp_path / f"date={DATE}").mkdir()
     table = pa.table({"call_id": list("abc"), "uri": ["a.wav"] * 3, "agent_channel": channels})
     pq.write_table(table, tmp_path / f"date={DATE}" / "calls.parquet")
@@ -609,7 +611,7 @@ def test_a_channel_beyond_all_numbers_breaks_its_own_row_only(channels: pa.Array
 
 
 @pytest.mark.parametrize("columns", [{"agent_channel": [SECRET]}, {"turns": [[{"start_sec": SECRET}]]}])
-def test_what_a_column_holds_is_not_told_where_it_does_not_fit(columns: dict[str, list[Any]], tmp_path: Path) -> None:
+def test_the_error_about_a_column_does_not_quote_its_values(columns: dict[str, list[Any]], tmp_path: Path) -> None:
     (tmp_path / f"date={DATE}").mkdir()
     table = pa.table({"call_id": ["a"], "uri": ["a.wav"], **columns})
     pq.write_table(table, tmp_path / f"date={DATE}" / "calls.parquet")
@@ -618,19 +620,19 @@ def test_what_a_column_holds_is_not_told_where_it_does_not_fit(columns: dict[str
     assert SECRET[:4] not in str(caught.value)
 
 
-def test_a_number_in_the_place_of_the_intent_is_not_told() -> None:
+def test_a_phone_number_as_an_intent_is_not_quoted() -> None:
     with pytest.raises(CallError, match="intent is a longer text") as caught:
         check_call("a.wav", "13800001111", None, None)
     assert "138" not in caught.value.detail
 
 
-def test_a_transcript_in_the_place_of_the_intent_is_not_told() -> None:
+def test_a_transcript_as_an_intent_is_not_quoted() -> None:
     with pytest.raises(CallError, match="intent is a longer text; it must be one of A, B, C, D, E or null") as caught:
         check_call("a.wav", SECRET, None, None)
     assert SECRET[:4] not in caught.value.detail
 
 
-def test_half_a_channel_breaks_its_own_row_only(tmp_path: Path) -> None:
+def test_a_fractional_channel_rejects_only_its_own_row(tmp_path: Path) -> None:
     rows = [
         {"call_id": "a", "uri": "a.wav", "agent_channel": 0.5},
         {"call_id": "b", "uri": "b.wav", "agent_channel": 1.0},

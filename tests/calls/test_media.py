@@ -53,20 +53,20 @@ def reject(data: bytes, kind: str = "", max_duration_sec: float = 10.0) -> CallE
 
 
 def amplitude(samples: npt.NDArray[np.float32], frequency: float) -> float:
-    """Amplitude of one frequency over the middle half."""
+    """Amplitude of one frequency in the middle half."""
     middle = samples[len(samples) // 4 : 3 * len(samples) // 4]
     return float(2 * abs(np.mean(middle * np.exp(-2j * np.pi * frequency * np.arange(len(middle)) / 8000))))
 
 
 @pytest.mark.parametrize("kind", RATES)
-def test_a_recording_keeps_its_tone_and_its_length(kind: str) -> None:
+def test_a_decoded_recording_keeps_its_tone_and_its_length(kind: str) -> None:
     data = encode(kind)
     assert recognise_container(memoryview(data), f"a.{kind}") == CONTAINERS[kind]
     recording = decode(data, kind)
     assert recording.channels.dtype == np.float32
     assert recording.channels.flags.c_contiguous
-    assert recording.duration_sec == pytest.approx(2.0, abs=0.15)  # some frames of 20 to 128 ms
-    assert amplitude(recording.channels[0], 440) == pytest.approx(0.5, rel=0.2)  # AMR makes a pure tone softer
+    assert recording.duration_sec == pytest.approx(2.0, abs=0.15)  # codecs add a few frames of 20 to 128 ms
+    assert amplitude(recording.channels[0], 440) == pytest.approx(0.5, rel=0.2)  # AMR attenuates a pure tone
 
 
 @pytest.mark.parametrize("kind", ["m4a", "alac", "aac"])
@@ -77,7 +77,7 @@ def test_two_channels_stay_apart(kind: str) -> None:
     assert amplitude(recording.channels[1], 440) < 0.01
 
 
-def test_a_lossless_recording_gives_back_its_samples() -> None:
+def test_a_lossless_recording_decodes_to_its_samples() -> None:
     recording = decode(encode("alac", channels=2), "alac")
     np.testing.assert_allclose(recording.channels, tone(8000, channels=2) / 32768, atol=1e-6)
 
@@ -90,7 +90,7 @@ def test_other_layouts_of_an_m4a_are_read(options: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("block_frames", [1, 5000, 10**9])
-def test_blocks_put_together_are_the_recording(block_frames: int) -> None:
+def test_the_blocks_joined_are_the_whole_recording(block_frames: int) -> None:
     data = memoryview(encode("alac"))
     rate, blocks = decode_media(data, "MP4", block_frames)
     pieces = list(blocks)
@@ -109,17 +109,17 @@ def test_a_recording_over_the_limit_is_too_long(kind: str) -> None:
     ("kind", "options"), [("m4a", {}), ("m4a", INDEX_FIRST), ("m4a", FRAGMENTED), ("3gp", {}), ("aac", {}), ("amr", {})]
 )
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
-def test_a_recording_cut_short_is_unreadable(kind: str, options: dict[str, str], share: float) -> None:
+def test_a_truncated_recording_is_unreadable(kind: str, options: dict[str, str], share: float) -> None:
     data = encode(kind, options=options)
     size = int(share * len(data))
     if kind == "amr":
-        size += (size - 6) % 32 == 0  # every frame has 32 bytes or 13; between two of them nothing is noticed
+        size += (size - 6) % 32 == 0  # frames have 13 or 32 bytes, and a cut between two frames cannot be detected
     error = reject(data[:size], kind)
     assert error.code is RejectCode.AUDIO_UNREADABLE
     assert "cut short" in error.detail
 
 
-def test_an_m4a_whose_samples_end_in_the_middle_is_cut_short_though_its_boxes_are_whole() -> None:
+def test_an_m4a_with_complete_boxes_but_missing_samples_is_unreadable() -> None:
     data = encode("m4a", options=INDEX_FIRST)
     place = data.index(b"mdat") - 4
     half = (len(data) - place) // 2
@@ -128,9 +128,9 @@ def test_an_m4a_whose_samples_end_in_the_middle_is_cut_short_though_its_boxes_ar
     assert "cut short" in error.detail
 
 
-def test_a_fragmented_m4a_that_promises_more_than_its_fragments_have_is_cut_short() -> None:
+def test_a_fragmented_m4a_longer_than_its_fragments_is_unreadable() -> None:
     data = encode("m4a", options=FRAGMENTED)
-    place = data.index(b"mdhd") + 20  # where its length stands
+    place = data.index(b"mdhd") + 20  # offset of its length
     longer = data[:place] + struct.pack(">I", 4 * 44_100) + data[place + 4 :]
     assert "promises 176400 samples" in reject(longer).detail
 
@@ -139,13 +139,13 @@ def test_an_amr_without_frames_is_empty() -> None:
     assert reject(b"#!AMR\n").code in {RejectCode.AUDIO_EMPTY, RejectCode.AUDIO_UNREADABLE}
 
 
-def test_a_g722_is_known_by_its_name_only() -> None:
+def test_a_g722_is_recognised_only_by_its_name() -> None:
     data = encode("g722")
     assert decode(data, "G722").num_samples > 0
     assert "does not begin" in reject(data, "wav").detail
 
 
-def test_a_file_with_a_mark_is_what_it_says_whatever_its_name() -> None:
+def test_the_first_bytes_take_precedence_over_the_name() -> None:
     assert decode(encode("amr"), "g722").duration_sec == pytest.approx(2.0, abs=0.1)
 
 
@@ -174,9 +174,9 @@ def test_another_codec_is_unreadable() -> None:
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_without_the_decoder_the_detail_names_the_extra(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyav_the_detail_names_the_extra(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(kind)
-    monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
     error = reject(data, kind)
     assert error.code is RejectCode.AUDIO_UNREADABLE
     assert "pip install 'msmtfn[media]'" in error.detail
@@ -184,7 +184,7 @@ def test_without_the_decoder_the_detail_names_the_extra(kind: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("kind", ["amr", "3gp"])
-def test_the_silences_that_a_telephone_does_not_send_are_kept(kind: str) -> None:
+def test_silences_that_a_telephone_does_not_transmit_are_restored(kind: str) -> None:
     samples = np.concatenate([np.zeros((1, 16_000), np.int16), tone(8000)], axis=1)
     data = encode_media(kind, samples, silences_left_out=True)
     assert len(data) < 0.8 * len(encode_media(kind, samples))
@@ -194,23 +194,23 @@ def test_the_silences_that_a_telephone_does_not_send_are_kept(kind: str) -> None
     assert amplitude(recording.channels[0, 16_000:], 440) == pytest.approx(0.5, rel=0.2)
 
 
-def test_a_title_that_is_not_utf_8_is_no_fault() -> None:
+def test_metadata_that_is_not_utf_8_is_accepted() -> None:
     data = encode("m4a")
-    assert data.count(b"Lavf") == 1  # the name of the encoder, in the file's metadata
+    assert data.count(b"Lavf") == 1  # name of the encoder in the file's metadata
     assert decode(data.replace(b"Lavf", b"L\xe4\xff\xfe")).num_samples > 0
 
 
-# ---- what FFmpeg may open
+# ---- files that FFmpeg may open
 
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
-    """The address of a server on this machine, and the paths that it was asked for."""
-    asked: list[str] = []
+    """Address of a server on this machine, and the list of paths requested from it."""
+    requested: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_error(404)
 
         def log_message(self, *arguments: object) -> None:
@@ -218,7 +218,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.server_port}", asked
+        yield f"http://127.0.0.1:{listening.server_port}", requested
         listening.shutdown()
 
 
@@ -231,24 +231,24 @@ def playlists(address: str) -> list[bytes]:
     ]
 
 
-def test_a_playlist_opens_nothing_whatever_its_name(server: tuple[str, list[str]]) -> None:
-    address, asked = server
+def test_a_playlist_of_any_name_opens_no_address(server: tuple[str, list[str]]) -> None:
+    address, requested = server
     for text, kind in product(playlists(f"{address}/a.aac"), [*CONTAINERS, "m3u8", "wav"]):
         assert reject(text, kind).code is RejectCode.AUDIO_UNREADABLE
-    assert asked == []
+    assert requested == []
 
 
 @pytest.mark.parametrize("container", FORMATS)
-def test_a_playlist_taken_for_a_recording_opens_nothing(container: str, server: tuple[str, list[str]]) -> None:
-    address, asked = server
+def test_a_playlist_decoded_as_a_recording_opens_no_address(container: str, server: tuple[str, list[str]]) -> None:
+    address, requested = server
     for text in playlists(f"{address}/a.aac"):
-        with contextlib.nullcontext() if container == "G722" else pytest.raises(CallError):  # any bytes are a G.722
+        with contextlib.nullcontext() if container == "G722" else pytest.raises(CallError):  # any bytes are valid G.722
             assert list(decode_media(memoryview(text), container, 1)[1])
-    assert asked == []
+    assert requested == []
 
 
-def test_an_m4a_that_names_another_file_does_not_open_it(tmp_path: Path) -> None:
-    """A reference of QuickTime: the samples stand in another file, here a pipe, which to open would never return."""
+def test_an_m4a_that_refers_to_another_file_does_not_open_it(tmp_path: Path) -> None:
+    """A QuickTime reference to samples in another file; here a pipe, which would block when opened."""
     data = encode("m4a", options=INDEX_FIRST)
     pipe = tmp_path / "other.m4a"
     os.mkfifo(pipe)
@@ -258,19 +258,19 @@ def test_an_m4a_that_names_another_file_does_not_open_it(tmp_path: Path) -> None
     alias[4:6] = struct.pack(">H", 2)
     alias += struct.pack(">HH", 2, len(path)) + path + bytes(len(path) % 2) + struct.pack(">HH", 0xFFFF, 0)
     reference = struct.pack(">I", 12 + len(alias)) + b"alis" + bytes(4) + bytes(alias)
-    grown = len(reference) - 12
+    num_added = len(reference) - 12
     changed = bytearray(data[:place] + reference + data[place + 12 :])
     for box in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
-        where = changed.index(box) - 4
-        changed[where : where + 4] = struct.pack(">I", struct.unpack(">I", changed[where : where + 4])[0] + grown)
+        start = changed.index(box) - 4
+        changed[start : start + 4] = struct.pack(">I", struct.unpack(">I", changed[start : start + 4])[0] + num_added)
     assert reject(bytes(changed)).code is RejectCode.AUDIO_UNREADABLE
 
 
-# ---- what an MP4 may promise
+# ---- numbers of packets that an MP4 may promise
 
 
 def with_packets(data: bytes, promised: int) -> bytes:
-    """All packets of one byte, in one chunk, as many as are promised."""
+    """Declare that many packets, of one byte each, in one chunk."""
     changed = bytearray(data)
     sizes, chunks, times = (changed.index(name) for name in (b"stsz", b"stsc", b"stts"))
     changed[sizes + 8 : sizes + 16] = struct.pack(">II", 1, promised)
@@ -279,12 +279,12 @@ def with_packets(data: bytes, promised: int) -> bytes:
     return bytes(changed)
 
 
-def test_an_m4a_that_promises_a_billion_packets_is_unreadable_before_memory_is_spent() -> None:
+def test_an_m4a_that_promises_a_billion_packets_is_unreadable() -> None:
     error = reject(with_packets(encode("m4a"), 10**9))
     assert (error.code, "promises 1000000000 packets" in error.detail) == (RejectCode.AUDIO_UNREADABLE, True)
 
 
-def test_the_packets_of_all_tables_count_together() -> None:
+def test_the_packets_of_all_tables_are_added_up() -> None:
     data = memoryview(encode("m4a", options=FRAGMENTED))
     counts = bytes(data).count(b"trun")
     assert counts > 1
@@ -300,7 +300,7 @@ def test_the_packets_of_all_tables_count_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tail", "said"),
+    ("tail", "detail"),
     [
         (struct.pack(">I", 7) + b"free", "impossible size"),
         (struct.pack(">I", 9) + b"free", "a box promises 9 bytes, 8 are there"),
@@ -309,11 +309,11 @@ def test_the_packets_of_all_tables_count_together() -> None:
         ((struct.pack(">I", 8) + b"free") * 100_000, "more than 100000 boxes"),
     ],
 )
-def test_boxes_that_cannot_be_are_unreadable(tail: bytes, said: str) -> None:
-    with pytest.raises(CallError, match=said):
+def test_invalid_boxes_are_unreadable(tail: bytes, detail: str) -> None:
+    with pytest.raises(CallError, match=detail):
         check_mp4_boxes(memoryview(encode("m4a") + tail), 10_000)
 
 
 @pytest.mark.parametrize("tail", [struct.pack(">I", 1) + b"free" + struct.pack(">Q", 16), bytes(1000), b"abc"])
-def test_a_long_size_and_filling_bytes_are_no_fault(tail: bytes) -> None:
+def test_a_64_bit_size_and_padding_bytes_are_accepted(tail: bytes) -> None:
     assert decode(encode("m4a") + tail).num_samples > 0

@@ -52,10 +52,10 @@ def two_channels(duration_sec: float, turns: Sequence[Turn]) -> NDArray[np.float
     return channels
 
 
-# ---- worked by hand
+# ---- examples worked out by hand
 
 
-def test_a_round_is_the_agents_turns_then_the_customers_and_lasts_until_the_agents_next() -> None:
+def test_a_round_lasts_until_the_agents_first_turn_after_the_customer() -> None:
     turns = [agent(1, 2, "a"), agent(3, 4, "b"), customer(5, 6, "c"), customer(7, 8, "d"), agent(10, 11, "e")]
     assert rounds_from_turns(turns, 20.0, TRUNCATE) == [Round(1, 10, "a b c d"), Round(10, 11, "e")]
 
@@ -65,7 +65,7 @@ def test_a_call_that_opens_with_the_customer_opens_with_a_round_without_the_agen
     assert rounds_from_turns(turns, 20.0, TRUNCATE) == [Round(0.5, 3, "hello"), Round(3, 5, "hi yes")]
 
 
-def test_turns_are_sorted_by_their_start_and_ties_keep_their_order() -> None:
+def test_turns_are_sorted_by_start_and_ties_keep_their_order() -> None:
     turns = [customer(5, 6, "third"), agent(1, 2, "first"), agent(1, 3, "second")]
     assert rounds_from_turns(turns, 20.0, TRUNCATE) == [Round(1, 6, "first second third")]
 
@@ -75,7 +75,7 @@ def test_empty_texts_leave_no_double_space() -> None:
     assert rounds_from_turns(turns, 20.0, TRUNCATE) == [Round(0, 4, "one two")]
 
 
-def test_the_last_round_lasts_as_long_as_an_earlier_turn_that_it_interrupts() -> None:
+def test_the_last_round_lasts_until_an_earlier_turn_that_it_interrupts_ends() -> None:
     turns = [customer(0, 10, "long"), agent(2, 3, "mhm")]
     assert rounds_from_turns(turns, 20.0, TRUNCATE) == [Round(0, 2, "long"), Round(2, 10, "mhm")]
 
@@ -89,12 +89,12 @@ def test_a_turn_after_the_recording_gives_its_text_to_the_last_round() -> None:
     assert rounds_from_turns(turns, 5.0, TRUNCATE) == [Round(1, 3, "in side outside")]
 
 
-def test_rounds_that_start_together_are_one() -> None:
+def test_rounds_that_start_at_the_same_time_are_merged() -> None:
     turns = [agent(1, 1, "a"), customer(1, 2, "b"), agent(1, 3, "c"), customer(4, 5, "d")]
     assert rounds_from_turns(turns, 10.0, TRUNCATE) == [Round(1, 5, "a b c d")]
 
 
-def test_a_turn_without_length_at_the_end_adds_its_text_to_the_round_before() -> None:
+def test_the_text_of_an_empty_turn_at_the_end_goes_to_the_previous_round() -> None:
     turns = [agent(0, 1, "a"), customer(1, 2, "b"), agent(2, 2, "c")]
     assert rounds_from_turns(turns, 10.0, TRUNCATE) == [Round(0, 2, "a b c")]
 
@@ -104,7 +104,7 @@ def test_an_overlong_round_is_truncated_and_keeps_its_text() -> None:
     assert rounds_from_turns(turns, 200.0, TRUNCATE) == [Round(5, 45, "a b"), Round(100, 101, "c")]
 
 
-def test_an_overlong_round_is_split_and_each_text_goes_where_its_turn_starts() -> None:
+def test_an_overlong_round_is_split_and_texts_stay_where_their_turns_start() -> None:
     turns = [agent(5, 30, "a"), customer(45, 50, "b"), customer(80, 100, "c"), agent(100, 101, "d")]
     assert rounds_from_turns(turns, 200.0, SPLIT) == [
         Round(5, 45, "a"),
@@ -115,7 +115,7 @@ def test_an_overlong_round_is_split_and_each_text_goes_where_its_turn_starts() -
 
 
 @pytest.mark.parametrize(("start_sec", "window"), [(50.0, 1), (200.0, 2)], ids=["without_length", "outside"])
-def test_turns_that_span_no_audio_give_windows_with_their_text_in_the_nearest(start_sec: float, window: int) -> None:
+def test_turns_without_audio_give_windows_with_the_text_in_the_nearest_one(start_sec: float, window: int) -> None:
     turns = [agent(start_sec, start_sec, "a"), customer(start_sec, start_sec, "b")]
     rounds = rounds_from_turns(turns, 90.0, TRUNCATE)
     assert [(piece.start_sec, piece.end_sec) for piece in rounds] == [(0, 40), (40, 80), (80, 90)]
@@ -132,12 +132,12 @@ def test_turns_that_span_no_audio_give_windows_with_their_text_in_the_nearest(st
         (5e-324, [0, 5e-324]),
     ],
 )
-def test_windows_cover_the_call_and_none_is_without_length(duration_sec: float, edges_sec: list[float]) -> None:
+def test_windows_cover_the_call_and_none_is_empty(duration_sec: float, edges_sec: list[float]) -> None:
     windows = rounds_from_windows(duration_sec, TRUNCATE)
     assert windows == [Round(start, end, "") for start, end in pairwise(edges_sec)]
 
 
-def test_three_times_a_tenth_is_three_windows() -> None:
+def test_rounding_errors_add_no_window() -> None:
     config = RoundsConfig(max_round_sec=0.1)
     assert len(rounds_from_windows(0.1 + 0.1 + 0.1, config)) == 3  # 0.30000000000000004
 
@@ -158,15 +158,15 @@ def test_turns_are_detected_on_both_channels_in_order_of_their_start() -> None:
     assert detect_turns(channels, 1, SAMPLE_RATE, ActivityConfig()) == [customer(1, 2), agent(3, 5), customer(4.5, 7)]
 
 
-def test_activity_gives_the_rounds_of_the_turns_it_finds() -> None:
+def test_rounds_from_activity_follow_the_detected_turns() -> None:
     channels = two_channels(20.0, [agent(1, 2), customer(3, 5), agent(8, 10), customer(11, 12)])
     assert rounds_from_activity(channels, SAMPLE_RATE, 0, TRUNCATE) == [Round(1, 8, ""), Round(8, 12, "")]
 
 
-# ---- which way is taken
+# ---- choice of the method
 
 
-def test_the_turns_of_the_manifest_come_before_the_activity() -> None:
+def test_the_manifests_turns_take_precedence_over_activity() -> None:
     channels = two_channels(20.0, [agent(1, 2), customer(3, 5)])
     assert find_rounds(channels, SAMPLE_RATE, [agent(7, 9, "a")], 0, TRUNCATE) == [Round(7, 9, "a")]
 
@@ -178,7 +178,7 @@ def test_two_channels_without_turns_are_cut_by_activity(turns: list[Turn] | None
     assert find_rounds(channels, SAMPLE_RATE, turns, 1, TRUNCATE) == [Round(1, 5, "")]
 
 
-def test_two_channels_of_which_nobody_knows_the_agents_are_cut_into_windows() -> None:
+def test_two_channels_with_an_unknown_agent_are_cut_into_windows() -> None:
     channels = two_channels(50.0, [agent(1, 2), customer(3, 5)])
     assert find_rounds(channels, SAMPLE_RATE, None, None, TRUNCATE) == [Round(0, 40, ""), Round(40, 50, "")]
 
@@ -189,27 +189,27 @@ def test_one_channel_is_cut_into_windows(agent_channel: int | None) -> None:
     assert find_rounds(channels, SAMPLE_RATE, None, agent_channel, TRUNCATE) == [Round(0, 40, ""), Round(40, 50, "")]
 
 
-def test_two_channels_on_which_nobody_speaks_are_cut_into_windows() -> None:
+def test_two_silent_channels_are_cut_into_windows() -> None:
     assert find_rounds(two_channels(50.0, []), SAMPLE_RATE, None, 0, SPLIT) == [Round(0, 40, ""), Round(40, 50, "")]
 
 
-def test_an_agent_channel_that_is_not_there_is_refused() -> None:
+def test_an_agent_channel_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"agent_channel is 2; .* 0 or 1"):
         find_rounds(two_channels(1.0, []), SAMPLE_RATE, None, 2, TRUNCATE)
 
 
-def test_turns_are_not_detected_in_one_channel() -> None:
+def test_detecting_turns_in_one_channel_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(1, 1000\)"):
         detect_turns(two_channels(1.0, [])[:1], 0, SAMPLE_RATE, ActivityConfig())
 
 
 @pytest.mark.parametrize("max_round_sec", [0.0, -1.0, math.nan, math.inf])
-def test_a_wrong_round_length_is_named_with_its_value(max_round_sec: float) -> None:
+def test_an_error_names_a_wrong_round_length(max_round_sec: float) -> None:
     with pytest.raises(ValueError, match=rf"^max_round_sec is {max_round_sec}; it must be finite"):
         RoundsConfig(max_round_sec=max_round_sec)
 
 
-def test_an_unknown_way_with_overlong_rounds_is_named() -> None:
+def test_an_error_names_an_unknown_treatment_of_overlong_rounds() -> None:
     with pytest.raises(ValueError, match=r"^overlong_rounds is 'drop'; it must be 'truncate' or 'split'"):
         RoundsConfig(overlong_rounds="drop")  # type: ignore[arg-type]
 
@@ -218,7 +218,7 @@ def test_an_unknown_way_with_overlong_rounds_is_named() -> None:
 
 
 def seconds(lowest: float, highest: float) -> st.SearchStrategy[float]:
-    """Any time, and often a whole one, so that times meet."""
+    """Any time, often a whole number of seconds, so that times coincide."""
     whole = st.integers(math.ceil(lowest), math.floor(highest)).map(float)
     return st.one_of(whole, st.floats(lowest, highest))
 
@@ -243,14 +243,14 @@ durations = st.one_of(seconds(0, 120), st.floats(5e-324, 1e-6))
 
 
 def uncovered(start_sec: float, end_sec: float, rounds: Sequence[Round]) -> list[tuple[float, float]]:
-    """The parts of a span that lie in no round, where rounds are in order and disjoint."""
+    """Return the parts of a span that lie in none of the rounds, which are ordered and disjoint."""
     edges = [-math.inf, *(edge for piece in rounds for edge in (piece.start_sec, piece.end_sec)), math.inf]
     holes = [(max(start_sec, low), min(end_sec, high)) for low, high in zip(edges[::2], edges[1::2], strict=True)]
     return [(low, high) for low, high in holes if high > low]
 
 
-def assert_sound(rounds: Sequence[Round], duration_sec: float, config: RoundsConfig) -> None:
-    """In order, disjoint, each of some length and none too long, within the recording, at least one."""
+def assert_valid(rounds: Sequence[Round], duration_sec: float, config: RoundsConfig) -> None:
+    """Check that the rounds are ordered, disjoint, not empty, not too long and within the recording."""
     edges = [edge for piece in rounds for edge in (piece.start_sec, piece.end_sec)]
     assert edges == sorted(edges)
     assert all(0 < piece.end_sec - piece.start_sec <= config.max_round_sec + 1e-9 for piece in rounds)
@@ -258,8 +258,8 @@ def assert_sound(rounds: Sequence[Round], duration_sec: float, config: RoundsCon
     assert not rounds or (edges[0] >= 0 and edges[-1] <= duration_sec)
 
 
-def assert_speech_kept(turns: Sequence[Turn], rounds: Sequence[Round], duration_sec: float) -> None:
-    """Nothing of a turn is lost."""
+def assert_turns_covered(turns: Sequence[Turn], rounds: Sequence[Round], duration_sec: float) -> None:
+    """Check that the rounds cover all turns."""
     for turn in turns:
         assert uncovered(turn.start_sec, min(turn.end_sec, duration_sec), rounds) == []
 
@@ -267,7 +267,7 @@ def assert_speech_kept(turns: Sequence[Turn], rounds: Sequence[Round], duration_
 def assert_only_truncated(
     turns: Sequence[Turn], rounds: Sequence[Round], duration_sec: float, config: RoundsConfig
 ) -> None:
-    """What is lost of a turn lies right behind a round of full length, up to the next round."""
+    """Check that audio of a turn is missing only between a round of maximum length and the next round."""
     full = [piece.end_sec for piece in rounds if piece.end_sec - piece.start_sec >= config.max_round_sec - 1e-9]
     for turn in turns:
         for lost_sec, _ in uncovered(turn.start_sec, min(turn.end_sec, duration_sec), rounds):
@@ -275,66 +275,62 @@ def assert_only_truncated(
 
 
 @given(turns=turn_lists(), duration_sec=durations, config=any_config)
-def test_rounds_of_turns_are_in_order_disjoint_within_the_recording_and_short_enough(
-    turns: list[Turn], duration_sec: float, config: RoundsConfig
-) -> None:
-    assert_sound(rounds_from_turns(turns, duration_sec, config), duration_sec, config)
+def test_rounds_from_turns_are_valid(turns: list[Turn], duration_sec: float, config: RoundsConfig) -> None:
+    assert_valid(rounds_from_turns(turns, duration_sec, config), duration_sec, config)
 
 
 @given(turns=turn_lists(), duration_sec=durations.filter(bool), config=any_config)
-def test_no_text_of_a_turn_is_lost_or_doubled_or_moved(
-    turns: list[Turn], duration_sec: float, config: RoundsConfig
-) -> None:
+def test_no_text_is_lost_duplicated_or_moved(turns: list[Turn], duration_sec: float, config: RoundsConfig) -> None:
     texts = [piece.text for piece in rounds_from_turns(turns, duration_sec, config) if piece.text]
     in_order = [turns[index] for _, index in sorted((turn.start_sec, index) for index, turn in enumerate(turns))]
     assert " ".join(texts) == " ".join(turn.text for turn in in_order if turn.text)
 
 
 @given(turns=turn_lists(), duration_sec=durations, config=configs("split"))
-def test_no_speech_of_a_turn_is_lost_by_splitting(turns: list[Turn], duration_sec: float, config: RoundsConfig) -> None:
-    assert_speech_kept(turns, rounds_from_turns(turns, duration_sec, config), duration_sec)
+def test_splitting_loses_no_speech(turns: list[Turn], duration_sec: float, config: RoundsConfig) -> None:
+    assert_turns_covered(turns, rounds_from_turns(turns, duration_sec, config), duration_sec)
 
 
 @given(turns=turn_lists(), duration_sec=durations, config=configs("truncate"))
-def test_speech_of_a_turn_is_lost_only_behind_a_round_of_full_length(
+def test_truncating_loses_speech_only_after_a_round_of_maximum_length(
     turns: list[Turn], duration_sec: float, config: RoundsConfig
 ) -> None:
     assert_only_truncated(turns, rounds_from_turns(turns, duration_sec, config), duration_sec, config)
 
 
 @given(turns=turn_lists(), duration_sec=durations)
-def test_truncating_and_splitting_agree_where_no_round_is_too_long(turns: list[Turn], duration_sec: float) -> None:
+def test_truncating_and_splitting_agree_if_no_round_is_too_long(turns: list[Turn], duration_sec: float) -> None:
     truncate, split = (RoundsConfig(max_round_sec=300, overlong_rounds=way) for way in ("truncate", "split"))
     assert rounds_from_turns(turns, duration_sec, truncate) == rounds_from_turns(turns, duration_sec, split)
 
 
 @given(duration_sec=st.one_of(durations, seconds(0, 40_000)), config=any_config)
-def test_windows_are_sound_and_leave_nothing_out(duration_sec: float, config: RoundsConfig) -> None:
+def test_windows_are_valid_and_cover_the_recording(duration_sec: float, config: RoundsConfig) -> None:
     windows = rounds_from_windows(duration_sec, config, text="all of it")
-    assert_sound(windows, duration_sec, config)
+    assert_valid(windows, duration_sec, config)
     assert uncovered(0.0, duration_sec, windows) == []
     assert [window.text for window in windows if window.text] == ["all of it"] * (duration_sec > 0)
 
 
 @given(count=st.integers(1, 2000), max_round_sec=st.floats(0.5, 60))
-def test_a_multiple_of_the_round_length_is_that_many_windows(count: int, max_round_sec: float) -> None:
+def test_a_multiple_of_the_window_length_gives_that_many_windows(count: int, max_round_sec: float) -> None:
     windows = rounds_from_windows(count * max_round_sec, RoundsConfig(max_round_sec=max_round_sec))
     assert len(windows) == count
 
 
 @settings(deadline=None)
 @given(turns=turn_lists(), num_samples=st.integers(0, 60_000), config=any_config, agent_channel=st.integers(0, 1))
-def test_rounds_of_activity_are_sound_and_lose_no_speech_that_was_found(
+def test_rounds_from_activity_are_valid_and_lose_no_detected_speech(
     turns: list[Turn], num_samples: int, config: RoundsConfig, agent_channel: int
 ) -> None:
     duration_sec = num_samples / SAMPLE_RATE
     channels = two_channels(duration_sec, turns)
     rounds = rounds_from_activity(channels, SAMPLE_RATE, agent_channel, config)
     found = detect_turns(channels, agent_channel, SAMPLE_RATE, config.activity)
-    assert_sound(rounds, duration_sec, config)
+    assert_valid(rounds, duration_sec, config)
     assert {piece.text for piece in rounds} <= {""}
     if config.overlong_rounds == "split":
-        assert_speech_kept(found, rounds, duration_sec)
+        assert_turns_covered(found, rounds, duration_sec)
     else:
         assert_only_truncated(found, rounds, duration_sec, config)
 
@@ -347,5 +343,5 @@ def test_a_real_call_has_as_many_rounds_as_exchanges_by_its_turns_and_by_its_act
     turns = [Turn(**turn) for turn in json.loads((recordings / "auto_repairs_40.turns.json").read_text())]
     by_turns = find_rounds(samples.T, sample_rate, turns, 0, TRUNCATE)
     by_activity = find_rounds(samples.T, sample_rate, None, 0, TRUNCATE)
-    assert 8 <= len(by_turns) <= 40  # 12 when this was written
-    assert 8 <= len(by_activity) <= 40  # 12 too
+    assert 8 <= len(by_turns) <= 40  # actually 12
+    assert 8 <= len(by_activity) <= 40  # actually 12

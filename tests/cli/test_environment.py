@@ -17,7 +17,7 @@ DOES_NOT_LOAD = f'raise OSError("libtorchaudio.so: {SYMBOL}")\n'
 
 
 def run_job(name: str, *arguments: str, stand_ins: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script of `jobs/` with packages of the same name in the place of installed ones."""
+    """Run a script of `jobs/` with stand-ins that shadow installed packages."""
     environment = {**os.environ, "PYTHONPATH": f"{stand_ins}:{ROOT}"}
     command = [sys.executable, str(ROOT / "jobs" / name), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
@@ -32,7 +32,7 @@ def write_package(folder: Path, name: str, version: str, content: str) -> None:
 
 
 @pytest.mark.parametrize("job", ["score_daily.py", "train.py", "evaluate.py"])
-def test_a_torchaudio_that_does_not_load_beside_torch_ends_a_job_with_one_line(job: str, tmp_path: Path) -> None:
+def test_a_torchaudio_incompatible_with_torch_ends_a_job_with_one_line(job: str, tmp_path: Path) -> None:
     write_package(tmp_path, "torchaudio", "2.10.99", DOES_NOT_LOAD)
     ended = run_job(job, "--demo", stand_ins=tmp_path)
     assert ended.returncode == 1
@@ -49,18 +49,18 @@ def test_a_ray_without_its_extras_ends_a_job_with_one_line(tmp_path: Path) -> No
     write_package(tmp_path, "ray", "2.60.0", '__path__ = []\n__version__ = "2.60.0"\n')
     ended = run_job("score_daily.py", "--demo", stand_ins=tmp_path)
     assert ended.returncode == 1
-    said = json.loads(ended.stdout)["error"]
-    assert "ray 2.60.0 do not work together" in said
-    assert "pip install 'pyarrow" in said
-    assert "'ray[data,default,train]" in said
+    message = json.loads(ended.stdout)["error"]
+    assert "ray 2.60.0 do not work together" in message
+    assert "pip install 'pyarrow" in message
+    assert "'ray[data,default,train]" in message
     assert "Traceback" not in ended.stderr
 
 
-def test_packages_that_fit_explain_no_failure() -> None:
-    assert explain_import_failure(ImportError("a fault of ours")) is None
+def test_compatible_packages_explain_no_failure() -> None:
+    assert explain_import_failure(ImportError("a bug")) is None
 
 
-def test_what_is_required_is_told_as_pip_takes_it() -> None:
+def test_requirements_are_in_pips_syntax() -> None:
     assert required_version("torch").startswith("torch==")
     assert required_version("torchaudio").startswith("torchaudio==")
     assert required_version("no-such-package") == "no-such-package"

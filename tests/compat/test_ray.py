@@ -8,7 +8,7 @@ from ray.data._internal.execution.backpressure_policy.downstream_capacity_backpr
 from msmtfn.compat.ray import limit_waiting_blocks
 
 
-def test_a_stage_that_is_ahead_is_held_back_whatever_room_the_object_store_has() -> None:
+def test_backpressure_applies_even_if_the_object_store_has_room() -> None:
     context = DataContext()
     limit_waiting_blocks(context, 3.0)
     assert context.downstream_capacity_backpressure_ratio == 3.0
