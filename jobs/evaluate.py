@@ -28,6 +28,8 @@ from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import TrainingDataError, UsageError
 from msmtfn.model.checkpoint import fetch_model, is_trained, load_model, model_version
+from msmtfn.model.registry import places_of_model
+from msmtfn.overlap import Place, refuse_overlaps
 from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.scoring.scorer import ScorerConfig
 from msmtfn.training.ablations import AblationConfig, as_markdown, as_table, explain, run_ablations, tabulate
@@ -155,6 +157,7 @@ def _evaluate() -> None:
 
 def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
     started = time.monotonic()
+    _refuse_overlaps(arguments)
     out = storage.absolute(arguments.out)
     split = _labelled(arguments)
     ceilings = _ceilings(arguments.corpus, split.name)
@@ -180,7 +183,18 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
     console.print(_summarize(out, about, metrics, ceilings, time.monotonic() - started))
 
 
+def _refuse_overlaps(arguments: Arguments) -> None:
+    inputs = [Place("--model", place) for place in places_of_model(arguments.model)]
+    inputs += [Place("--allowed-prefixes", prefix) for prefix in arguments.prepare.allowed_prefixes]
+    named = {"--corpus": arguments.corpus, "--manifests": arguments.manifests}
+    inputs += [Place(option, location) for option, location in named.items() if location is not None]
+    refuse_overlaps(inputs, [Place("--out", arguments.out)])
+
+
 def _run_ablations(arguments: AblationArguments, console: Console) -> None:
+    prefixes = arguments.ablations.training.prepare.allowed_prefixes
+    inputs = [Place("--corpus", arguments.corpus), *(Place("--allowed-prefixes", prefix) for prefix in prefixes)]
+    refuse_overlaps(inputs, [Place("--out", arguments.out)])
     out, corpus = storage.absolute(arguments.out), storage.absolute(arguments.corpus)
     roots = {name: storage.join(corpus, name) for name in SPLITS}
     splits = [read_labelled(name, root, find_days(root)) for name, root in roots.items()]

@@ -26,6 +26,8 @@ from msmtfn.leads.lock import lock_day
 from msmtfn.leads.publish import read_success
 from msmtfn.leads.summary import summarize
 from msmtfn.model.checkpoint import fetch_model, is_trained, locate_model
+from msmtfn.model.registry import places_of_model
+from msmtfn.overlap import Place, refuse_overlaps
 from msmtfn.scoring.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day, tidy_up
 from msmtfn.scoring.progress import show_progress
 from msmtfn.scoring.retry import count_retryable
@@ -200,10 +202,12 @@ def main() -> int:
 def _run(arguments: Arguments, scratch: Path, told: list[dict[str, Any]]) -> int:
     console = Console()
     manifests, leads = _places(arguments)
+    _refuse_overlaps(arguments, [manifests], leads)
     dates = _dates(arguments, manifests, leads)
     if not dates:
         console.print(f"every day of {manifests} is published in {leads}; nothing was done")
         return _code_of_newest(arguments, manifests, leads)
+    _refuse_overlaps(arguments, [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates], leads)
     name, model = _model(arguments.model, scratch)
     with contextlib.ExitStack() as stack:
         started: list[None] = []
@@ -261,6 +265,16 @@ def _places(arguments: Arguments) -> tuple[str, str]:
         logger.info("writing a small day of calls to %s", folder)
         return str(write_demo_day(folder, DEMO_DATE)), str(folder / "leads")
     return str(arguments.manifests), str(arguments.leads)
+
+
+def _refuse_overlaps(arguments: Arguments, manifests: Sequence[str], leads: str) -> None:
+    """Refuse leads that overlap what the job reads: the root of the manifests, or a day that links elsewhere."""
+    prefixes = [] if arguments.demo else arguments.scoring.prepare.allowed_prefixes
+    inputs = [Place("--manifests", folder) for folder in manifests]
+    inputs += [Place("--allowed-prefixes", prefix) for prefix in prefixes]
+    if arguments.model != DEMO:
+        inputs += [Place("--model", place) for place in places_of_model(arguments.model)]
+    refuse_overlaps(inputs, [Place("--leads", leads)])
 
 
 def _dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.date]:

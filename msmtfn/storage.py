@@ -392,6 +392,13 @@ def delete(location: str) -> None:
             list(pool.map(filesystem.rm_file, filesystem.find(path)))
 
 
+def remove_empty_folder(folder: str) -> None:
+    """Remove a local folder that holds nothing; S3 has none to remove."""
+    if protocol_of(folder) == "file":
+        with contextlib.suppress(OSError):
+            Path(folder.removeprefix("file://")).rmdir()
+
+
 def fetch_folder(location: str, target: Path, wanted: Callable[[str], bool]) -> None:
     """Copy the wanted files that stand in a folder to a local one.
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from msmtfn import storage
 from msmtfn.errors import ModelError
+from msmtfn.overlap import contains, is_place
 
 CURRENT: Final = "current"
 VERSION: Final = re.compile(r"v\d{4,}")
@@ -52,6 +53,28 @@ def resolve_model(name: str) -> str:
         return name
     current = read_current(root)
     return name if current is None else storage.join(root, current.version)
+
+
+def places_of_model(name: str) -> list[str]:
+    """List what a job reads of a model: its folder, and the whole registry where the name is `<root>/current`.
+
+    A name on the hub has no place.
+
+    Raises:
+        ModelError: `current` does not name a version.
+        StorageError: the storage refused.
+    """
+    if not is_place(name):
+        return []
+    place = resolve_model(name)
+    return [place] if place == name else [place, name.rstrip("/").rpartition("/")[0]]
+
+
+def is_in_registry(root: str, name: str) -> bool:
+    """Whether the name of a model is `<root>/current`, or a version of this registry."""
+    above, _, last = name.rstrip("/").rpartition("/")
+    named = last == CURRENT or VERSION.fullmatch(last) is not None
+    return named and is_place(name) and contains(above, root) and contains(root, above)
 
 
 def read_current(root: str) -> Current | None:

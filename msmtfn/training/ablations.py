@@ -207,7 +207,7 @@ def run_ablations(splits: Sequence[LabelledSplit], out: str, config: AblationCon
             if run is None:
                 number, total = len(runs) + 1, len(config.seeds) * len(config.only)
                 logger.info("run %d of %d: %s, seed %d", number, total, name, seed)
-                storage.delete(place)
+                storage.delete(storage.join(place, METRICS_NAME))
                 if identity in done:  # one kind of augmentation is the full network's own
                     run = replace(done[identity], variant=name)
                 else:
@@ -216,7 +216,7 @@ def run_ablations(splits: Sequence[LabelledSplit], out: str, config: AblationCon
             done[identity] = run
             runs.append(run)
         storage.delete(work)  # and no other: of a later seed there may be some, which is to go on
-    storage.delete(storage.join(out, "work"))
+    storage.remove_empty_folder(storage.join(out, "work"))
     return sorted(runs, key=lambda run: config.only.index(run.variant))
 
 
