@@ -38,7 +38,7 @@ DEMO_DATE: Final = dt.date(2026, 1, 5)
 EXIT_TOO_MANY_REJECTED: Final = 3
 GRAVITY: Final = (JobError.exit_code, LockedError.exit_code, EXIT_TOO_MANY_REJECTED, EXIT_DONE)
 """Of several days' exit codes the first of these is the job's."""
-NOT_IN_THE_LINE: Final = ("files", "versions")
+NOT_IN_THE_LINE: Final = ("files", "replaced", "versions")
 
 logger = logging.getLogger("msmtfn.score_daily")
 
@@ -148,7 +148,7 @@ class _Job:
             if self.arguments.retry_rejected and plan.retried is None:
                 self._refuse_retry(plan)
             if plan.published is not None:
-                tidy_up(plan)
+                tidy_up(plan, check)
                 success = plan.published
             else:
                 success = self._finish(plan, check)
