@@ -13,6 +13,7 @@ import datetime as dt
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -22,8 +23,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from msmtfn import storage
-from msmtfn.errors import JobError, LockedError
+from msmtfn.errors import JobError, LockedError, StorageError
 from msmtfn.leads.publish import RUNS_FOLDER
+from msmtfn.untrusted import inside, parse_object, printable, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ RENEW_SEC: Final = 5.0
 LEASE_SEC: Final = 30.0
 """A lock that does not change for so long has no living holder."""
 POLL_SEC: Final = 1.0
+MAX_ATTEMPTS: Final = 5
+"""Times that a lock is created in vain although none is seen, before something else is taken to be in its place."""
+MAX_LOCK_BYTES: Final = 2**16
+MAX_PID: Final = 2**22  # of Linux
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,10 +58,11 @@ class _Locks:
         return storage.join(self.folder, f"{self.prefix}{number:08d}.json")
 
     def numbers(self) -> list[int]:
+        """Return the numbers of the locks, the holder's last; a file with an odd name is none."""
+        pattern = re.compile(rf"{re.escape(self.prefix)}([0-9]{{8,15}})\.json")
         names = [file.rpartition("/")[2] for file in storage.list_files(self.folder, ".json")]
-        return [
-            int(name.removeprefix(self.prefix).removesuffix(".json")) for name in names if name.startswith(self.prefix)
-        ]
+        numbers = sorted(int(found[1]) for name in names if (found := pattern.fullmatch(name)))
+        return [number for number in numbers if self.place(number).rpartition("/")[2] in names]
 
 
 @contextlib.contextmanager
@@ -75,7 +82,7 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         StorageError: the storage refused.
     """
     times = times or LockTimes()
-    locks = _Locks(storage.join(leads, RUNS_FOLDER), f"lock-{date.isoformat()}-")
+    locks = _Locks(inside(leads, RUNS_FOLDER), f"lock-{date.isoformat()}-")
     number = _acquire(locks, date, times)
     released = threading.Event()
     renewer = threading.Thread(
@@ -102,7 +109,7 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
 
 def _acquire(locks: _Locks, date: dt.date, times: LockTimes) -> int:
     """The number of a new lock that is ours."""
-    while True:
+    for _ in range(MAX_ATTEMPTS):
         numbers = locks.numbers()
         if numbers:
             _wait_until_left_behind(locks.place(numbers[-1]), date, times)
@@ -111,6 +118,11 @@ def _acquire(locks: _Locks, date: dt.date, times: LockTimes) -> int:
             for older in numbers:
                 storage.delete(locks.place(older))
             return number
+        time.sleep(min(POLL_SEC, times.renew_sec))
+    raise StorageError(
+        f"{date} cannot be locked: {locks.place(number)} can neither be written nor read; see what is in its place (a "
+        "folder, a link, a pipe) and remove it, or run the same command again if other runs want the day too"
+    )
 
 
 def _wait_until_left_behind(place: str, date: dt.date, times: LockTimes) -> None:
@@ -119,7 +131,7 @@ def _wait_until_left_behind(place: str, date: dt.date, times: LockTimes) -> None
     Raises:
         LockedError: the holder lives.
     """
-    first = storage.read_text(place)
+    first = read_text(place, MAX_LOCK_BYTES)
     holder = _parse(first)
     if first is None or _is_dead(holder):
         return
@@ -127,7 +139,7 @@ def _wait_until_left_behind(place: str, date: dt.date, times: LockTimes) -> None
     deadline = time.monotonic() + times.lease_sec
     while time.monotonic() < deadline:
         time.sleep(min(POLL_SEC, times.renew_sec))
-        now = storage.read_text(place)
+        now = read_text(place, MAX_LOCK_BYTES)
         if now is None:
             return
         if now != first:
@@ -150,17 +162,17 @@ def _content() -> str:
 
 
 def _parse(text: str | None) -> dict[str, Any]:
+    """What a lock says of its holder; nothing where it cannot be understood."""
     try:
-        content = json.loads(text or "")
+        return parse_object(text or "")
     except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this very machine and is no more; so a rerun after a kill need not wait."""
     pid = holder.get("pid")
-    if holder.get("machine") != _machine() or not isinstance(pid, int):
+    if holder.get("machine") != _machine() or type(pid) is not int or not 0 < pid <= MAX_PID:
         return False
     try:
         os.kill(pid, 0)
@@ -172,7 +184,8 @@ def _is_dead(holder: dict[str, Any]) -> bool:
 
 
 def _name(holder: dict[str, Any]) -> str:
-    return f"process {holder.get('pid', '?')} on {str(holder.get('machine', '?')).partition(' ')[0]}"
+    machine = str(holder.get("machine", "?")).partition(" ")[0]
+    return f"process {printable(holder.get('pid', '?'))} on {printable(machine)}"
 
 
 def _machine() -> str:
