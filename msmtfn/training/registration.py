@@ -17,6 +17,7 @@ from msmtfn.scoring.prepare import PrepareConfig
 from msmtfn.training.data import LabelledSplit
 from msmtfn.training.gate import Decision, GateConfig, decide
 from msmtfn.training.judge import judge_split
+from msmtfn.untrusted import inside
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def register(folder: Path, to: Registration) -> dict[str, Any]:
         JobError: the storage refused, or the held-out calls cannot be scored; the same again goes on.
     """
     record = add_version(to.root, to.run)
-    storage.put_folder(folder, storage.join(to.root, record["version"]))
+    storage.put_folder(folder, inside(to.root, record["version"]))
     judged = _judge(to, folder)
     while True:
         present = read_current(to.root)
