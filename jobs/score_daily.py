@@ -19,11 +19,12 @@ from rich.table import Table
 
 from msmtfn import storage
 from msmtfn.command import EXIT_DONE, exit_code_of, start_log
+from msmtfn.conditional import warn_unless_conditional
 from msmtfn.corpora.demo import demo_model, write_demo_day
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, LockedError, UsageError
 from msmtfn.leads.lock import lock_day
-from msmtfn.leads.publish import read_success
+from msmtfn.leads.publish import RUNS_FOLDER, read_success
 from msmtfn.leads.summary import summarize
 from msmtfn.model.checkpoint import fetch_model, is_trained, locate_model
 from msmtfn.model.registry import places_of_model
@@ -32,6 +33,7 @@ from msmtfn.scoring.day import DayPlan, ScoringConfig, count_done, finish_run, o
 from msmtfn.scoring.progress import show_progress
 from msmtfn.scoring.retry import count_retryable
 from msmtfn.scoring.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
+from msmtfn.untrusted import inside
 
 DEMO: Final = "demo"
 DEMO_DATE: Final = dt.date(2026, 1, 5)
@@ -221,6 +223,7 @@ def _run(arguments: Arguments, scratch: Path, told: list[dict[str, Any]]) -> int
         if arguments.dry_run:
             console.print(_describe_plan([job.plan(date) for date in dates]))
             return EXIT_DONE
+        warn_unless_conditional(inside(storage.absolute(leads), RUNS_FOLDER))
         codes = [_score_day(job, date, told) for date in dates]
     if not _names_days(arguments):
         codes.append(_code_of_newest(arguments, manifests, leads))

@@ -4,6 +4,9 @@ A lock is a file that its holder writes anew every few seconds. Who wants it wat
 has a living holder; one that does not is left behind and is taken over. No clocks are compared. Locks are numbered, and
 the highest number holds: taking over is to create the next number, which the storage grants to one only, and a holder
 that was merely asleep finds that it has lost the day before it publishes anything.
+
+Numbers begin anew once the day is free, so every holder writes a name of its own into its lock (`owner`). It renews
+only what bears that name and never makes a lock again that is gone: once lost, a day stays lost for its old holder.
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from msmtfn import storage
+from msmtfn import conditional, storage
 from msmtfn.errors import JobError, LockedError, StorageError
 from msmtfn.leads.publish import RUNS_FOLDER
 from msmtfn.untrusted import inside, parse_object, printable, read_text
@@ -35,6 +40,7 @@ LEASE_SEC: Final = 30.0
 POLL_SEC: Final = 1.0
 MAX_ATTEMPTS: Final = 5
 """Times that a lock is created in vain although none is seen, before something else is taken to be in its place."""
+CONTENT_LENGTH: Final = 511
 MAX_LOCK_BYTES: Final = 2**16
 MAX_PID: Final = 2**22  # of Linux
 
@@ -83,15 +89,16 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
     """
     times = times or LockTimes()
     locks = _Locks(inside(leads, RUNS_FOLDER), f"lock-{date.isoformat()}-")
-    number = _acquire(locks, date, times)
+    owner = uuid.uuid4().hex
+    number = _acquire(locks, owner, date, times)
     released = threading.Event()
     renewer = threading.Thread(
-        target=_renew, args=(locks, number, released, times), daemon=True, name="lock-of-the-day"
+        target=_renew, args=(locks.place(number), owner, released, times), daemon=True, name="lock-of-the-day"
     )
     renewer.start()
 
     def check() -> None:
-        if locks.numbers()[-1:] != [number]:
+        if locks.numbers()[-1:] != [number] or not _is_of(owner, read_text(locks.place(number), MAX_LOCK_BYTES)):
             raise LockedError(
                 f"another run has taken {date} over, since this one did not renew its lock for {times.lease_sec:g} s; "
                 "nothing was published by this run"
@@ -104,23 +111,25 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         renewer.join()
         # What cannot be released now is left behind, and taken over after a lease.
         with contextlib.suppress(JobError):
-            storage.delete(locks.place(number))
+            if _is_of(owner, read_text(locks.place(number), MAX_LOCK_BYTES)):
+                storage.delete(locks.place(number))
 
 
-def _acquire(locks: _Locks, date: dt.date, times: LockTimes) -> int:
+def _acquire(locks: _Locks, owner: str, date: dt.date, times: LockTimes) -> int:
     """The number of a new lock that is ours."""
     for _ in range(MAX_ATTEMPTS):
         numbers = locks.numbers()
         if numbers:
             _wait_until_left_behind(locks.place(numbers[-1]), date, times)
         number = (numbers[-1] if numbers else 0) + 1
-        if storage.create_text(locks.place(number), _content()):
+        place = locks.place(number)
+        if storage.create_text(place, _content(owner)):
             for older in numbers:
                 storage.delete(locks.place(older))
             return number
         time.sleep(min(POLL_SEC, times.renew_sec))
     raise StorageError(
-        f"{date} cannot be locked: {locks.place(number)} can neither be written nor read; see what is in its place (a "
+        f"{date} cannot be locked: {place} can neither be written nor read; see what is in its place (a "
         "folder, a link, a pipe) and remove it, or run the same command again if other runs want the day too"
     )
 
@@ -147,18 +156,22 @@ def _wait_until_left_behind(place: str, date: dt.date, times: LockTimes) -> None
     logger.warning("%s: the lock of %s was left behind; taking it over", date, _name(holder))
 
 
-def _renew(locks: _Locks, number: int, released: threading.Event, times: LockTimes) -> None:
+def _renew(place: str, owner: str, released: threading.Event, times: LockTimes) -> None:
     while not released.wait(times.renew_sec):
-        # A storage that is away for a while costs the lock only if it lasts for a lease.
+        # A storage that is away for a while costs the lock only if it lasts for a lease. And if the day is taken over,
+        # the check before publishing will say so.
         with contextlib.suppress(JobError):
-            if number not in locks.numbers():
-                return  # taken over; the check before publishing will say so
-            storage.write_text(locks.place(number), _content())
+            conditional.overwrite(place, _content(owner), partial(_is_of, owner))
 
 
-def _content() -> str:
-    about = {"machine": _machine(), "pid": os.getpid(), "renewed_at": time.time()}
-    return json.dumps(about) + "\n"
+def _content(owner: str) -> str:
+    """What a lock says, always of the same length, so that it can be overwritten."""
+    about = {"machine": _machine(), "pid": os.getpid(), "owner": owner, "renewed_at": time.time()}
+    return json.dumps(about).ljust(CONTENT_LENGTH) + "\n"
+
+
+def _is_of(owner: str, text: str | None) -> bool:
+    return _parse(text).get("owner") == owner
 
 
 def _parse(text: str | None) -> dict[str, Any]:

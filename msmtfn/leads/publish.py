@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from msmtfn import storage
-from msmtfn.errors import LockedError, PublishError
+from msmtfn import conditional, storage
+from msmtfn.errors import LockedError, PublishError, StorageError
 from msmtfn.leads.publication import (
     begin,
     begun,
@@ -43,6 +43,8 @@ RUNS_FOLDER: Final = "_runs"
 PARTS_FOLDER: Final = "parts"
 ROWS_PER_FILE: Final = 200_000
 """Of a published file: some 100 MB in memory, so that a day of any size is published in little."""
+MAX_SWAPS: Final = 10
+"""Times that `_SUCCESS` may change under a run that holds the day; once is unheard of."""
 NUM_EARLIER: Final = 14
 """Published days before a day that it is measured by."""
 KEYS: Final = (ROW_ID, "call_id", "status", "lead_score", "error_code", "duration_sec")
@@ -179,6 +181,10 @@ def publish_tables(
         content = {**about, "publication": publication, "files": files}
         success, gone = _install(leads, date, target if staged else None, content, check)
     except LockedError:
+        # Raised before anything was swapped, so nothing names these files.
+        if staged:
+            storage.delete(target)
+            storage.remove_empty_folder(run)
         delete_files(folder, [publication])
         finish(runs, date, [publication])
         raise
@@ -189,32 +195,72 @@ def publish_tables(
 
 def tidy_day(leads: str, date: dt.date, check: Callable[[], None]) -> None:
     """Delete what earlier publishers of a published day left that died before they were done."""
-    runs, folder = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date))
+    runs, folder, place = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date)), _success_place(leads, date)
     left = begun(runs, date)
-    success = read_success(leads, date)
+    seen = conditional.see(place)
     check()
-    if success is not None:
-        delete_files(folder, (left | set(success.get("replaced", ()))) - {success["publication"]})
-        finish(runs, date, left)
+    if seen.text is None:
+        return
+    success = _parse_success(place, seen.text)
+    replaced = set(success.get("replaced", ()))
+    unfinished = (left - replaced - {success["publication"]}) & publications_in(folder).keys()
+    if unfinished:
+        # A publisher of theirs may be asleep before its swap against this very `_SUCCESS`: change it before files go.
+        replaced |= unfinished
+        text = _text_of({**success, "replaced": sorted(replaced)})
+        if not conditional.swap(place, seen, text, check):
+            raise PublishError(f"{place} has changed while the day was tidied; run the same command again")
+    delete_files(folder, replaced)
+    finish(runs, date, left)
 
 
 def _install(
     leads: str, date: dt.date, staged: str | None, content: Mapping[str, Any], check: Callable[[], None]
 ) -> tuple[dict[str, Any], set[str]]:
-    """Make the written files the day; the result is `_SUCCESS` and the publications whose files are to go."""
-    place = _success_place(leads, date)
-    folder = day_folder(leads, date)
-    left = begun(inside(leads, RUNS_FOLDER), date) - {content["publication"]}
-    before = read_success(leads, date) or {}
-    gone = left | set(before.get("replaced", ())) | ({before["publication"]} if before else set())
-    standing = sorted(gone & publications_in(folder).keys())
-    success = {**content, **({"replaced": standing} if standing else {})}
+    """Make the written files the day; the result is `_SUCCESS` and the publications whose files are to go.
+
+    The fencing rests on the order: look which publications are unfinished, read `_SUCCESS`, see that the day is still
+    ours, and only then swap against what was read. Who has lost the day fails in the check for good. Who loses it after
+    the check, asleep, fails in the swap, if anything newer was published meanwhile. And since no publication that was
+    unfinished before the check can win a swap after ours, its files may go once ours is won, and not before.
+    """
+    place, folder = _success_place(leads, date), day_folder(leads, date)
+    runs, own = inside(leads, RUNS_FOLDER), {content["publication"]}
+    left = begun(runs, date) - own
+    if staged and _rename_day(staged, folder, content, check):
+        return dict(content), left
+    for _ in range(MAX_SWAPS):
+        left = begun(runs, date) - own
+        seen = conditional.see(place)
+        before = {} if seen.text is None else _parse_success(place, seen.text)
+        gone = left | set(before.get("replaced", ())) | ({before["publication"]} if before else set())
+        standing = sorted(gone & publications_in(folder).keys())
+        success = {**content, **({"replaced": standing} if standing else {})}
+        if conditional.swap(place, seen, _text_of(success), check):
+            return success, gone
+    raise PublishError(f"{place} changed {MAX_SWAPS} times while it was to be replaced; run the same command again")
+
+
+def _rename_day(staged: str, folder: str, content: Mapping[str, Any], check: Callable[[], None]) -> bool:
+    """Make a staged folder the day, or move its files into the day that another run has published meanwhile.
+
+    The rename is a compare-and-swap by itself: it fails where a folder with files stands already.
+    """
+    storage.write_text(storage.join(staged, SUCCESS_FILE), _text_of(content))
     check()
-    text = json.dumps(success, indent=2) + "\n"
-    storage.write_text(storage.join(staged, SUCCESS_FILE) if staged else place, text)
-    if staged:
-        storage.rename_folder(staged, folder)
-    return success, gone
+    try:
+        if storage.rename_folder(staged, folder):
+            return True
+        for name in content["files"]:
+            storage.rename_folder(storage.join(staged, name), storage.join(folder, name))
+    except StorageError:
+        check()  # who took the day over has cleared this run's work away
+        raise
+    return False
+
+
+def _text_of(success: Mapping[str, Any]) -> str:
+    return json.dumps(success, indent=2) + "\n"
 
 
 def _write_files(

@@ -23,7 +23,7 @@ from msmtfn.leads.publish import day_folder, publish_day, read_leads, read_succe
 from msmtfn.leads.schema import leads_schema, parts_schema
 from tests.leads.parts import ABOUT, DATE, SCHEMA, Row, publish, rejected, scored, write_parts
 
-STEPS = ("write_parquet", "write_text", "rename_folder", "delete")
+STEPS = ("write_parquet", "write_text", "rename_folder", "delete", "replace_text")
 """What changes the storage while a day is published."""
 
 FOUR_CALLS = [[scored(0, 10.0), scored(1, 90.0)], [scored(2, 50.0), rejected(3)]]
@@ -44,7 +44,7 @@ def dying(step):
         return step(*arguments)
     return run_step
 
-for name in ("write_parquet", "write_text", "rename_folder", "delete"):
+for name in ("write_parquet", "write_text", "rename_folder", "delete", "replace_text"):
     setattr(storage, name, dying(getattr(storage, name)))
 publish.ROWS_PER_FILE = 2
 publish.publish_day(leads, DATE, run, SCHEMA, 4, {**ABOUT, "run_id": "run-2"})
@@ -75,10 +75,10 @@ def records(leads: str) -> list[str]:
 def before_each_step(monkeypatch: pytest.MonkeyPatch, look: Callable[[str], None]) -> None:
     """Call `look` with the name of each step, before it is done."""
 
-    def looked_at(name: str, step: Callable[..., None]) -> Callable[..., None]:
-        def run_step(*arguments: Any) -> None:
+    def looked_at(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        def run_step(*arguments: Any) -> Any:
             look(name)
-            step(*arguments)
+            return step(*arguments)
 
         return run_step
 
@@ -328,7 +328,7 @@ def test_on_s3_success_is_written_after_the_files(s3: str, monkeypatch: pytest.M
         ("write_text", 0, False),  # the record of the publication
         ("write_parquet", 0, False),
         ("write_parquet", 1, False),
-        ("write_text", 2, False),
+        ("replace_text", 2, False),
         ("delete", 2, True),  # the record
     ]
 
