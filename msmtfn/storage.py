@@ -49,6 +49,8 @@ _OUTAGE_ERRNOS: Final = frozenset(
     {errno.ESTALE, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 )
 _CLIENT_LIBRARIES: Final = ("botocore", "aiobotocore", "aiohttp")
+_LOST_STATUSES: Final = (409, 412)
+"""Another writer was there at the same moment, or before."""
 _MUTE_CODES: Final = ("400", "403")
 
 
@@ -343,6 +345,50 @@ def create_text(location: str, text: str) -> bool:
         return True
 
 
+def etag_of(location: str) -> str | None:
+    """The ETag of an S3 object's present version; None where there is no object.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    filesystem, path = filesystem_of(location)
+    with _explained(f"{location} cannot be read"):
+        try:
+            etag: str | None = filesystem.info(path).get("ETag")
+        except FileNotFoundError:
+            return None
+    return etag
+
+
+def replace_text(location: str, text: str, etag: str | None) -> bool:
+    """Write an S3 object if its present version has this ETag; where it is None, if there is no object.
+
+    Args:
+        location: of the object.
+        text: the new content, which no other writer writes.
+        etag: as `etag_of` gave it.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        StorageError: the storage refused; whether the object was written is not known.
+    """
+    filesystem, path = filesystem_of(location)
+    condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+    with _explained(f"{location} cannot be written"):
+        try:
+            with _as_os_errors():
+                filesystem.pipe_file(path, text.encode(), **condition)
+        except OSError as exc:
+            is_gone = isinstance(exc, FileNotFoundError) and etag is not None
+            if _s3_answer(exc)[0] not in _LOST_STATUSES and not is_gone:
+                raise
+            # The client tries again when an answer is lost, and is refused then by its own first success.
+            return read_text(location) == text
+    return True
+
+
 def write_parquet(location: str, table: pa.Table) -> None:
     """Write a Parquet file, in a folder that exists.
 
@@ -366,14 +412,23 @@ def make_folder(folder: str) -> None:
             filesystem.makedirs(path, exist_ok=True)
 
 
-def rename_folder(folder: str, target: str) -> None:
-    """Give a local folder its final name, in one step.
+def rename_folder(folder: str, target: str) -> bool:
+    """Give a local folder or file its final name, in one step.
+
+    Returns:
+        Whether it has it; if not, a folder that is not empty has the name already.
 
     Raises:
-        StorageError: the target exists, or the storage refused.
+        StorageError: the storage refused.
     """
     with _explained(f"{folder} cannot become {target}"):
-        Path(folder).rename(target)
+        try:
+            Path(folder).rename(target)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
+        return True
 
 
 def delete(location: str) -> None:
@@ -390,6 +445,13 @@ def delete(location: str) -> None:
         # Not s3fs's `rm`: it takes names for patterns, and does not tell what the server refused to delete.
         with ThreadPoolExecutor(DELETIONS_AT_ONCE) as pool:
             list(pool.map(filesystem.rm_file, filesystem.find(path)))
+
+
+def remove_empty_folder(folder: str) -> None:
+    """Remove a local folder that holds nothing; S3 has none to remove."""
+    if protocol_of(folder) == "file":
+        with contextlib.suppress(OSError):
+            Path(folder.removeprefix("file://")).rmdir()
 
 
 def fetch_folder(location: str, target: Path, wanted: Callable[[str], bool]) -> None:

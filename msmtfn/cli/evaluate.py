@@ -35,6 +35,8 @@ from msmtfn.evaluation.plots import plot_confusions, plot_reliability
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.model.checkpoint import fetch_model, is_trained, load_model, model_version
+from msmtfn.model.registry import places_of_model
+from msmtfn.overlap import Place, refuse_overlaps
 from msmtfn.training.ablations import AblationConfig, as_markdown, as_table, explain, run_ablations, tabulate
 
 LOG_INTERVAL_SEC: Final = 15.0
@@ -173,6 +175,7 @@ def _evaluate(program: str, arguments: Sequence[str]) -> None:
 
 def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
     started = time.monotonic()
+    _refuse_overlaps(arguments)
     out = storage.absolute(arguments.out)
     split = _read_split(arguments)
     ceilings = _read_ceilings_of(arguments.corpus, split.name)
@@ -200,7 +203,18 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
     console.print(_summarize(out, facts, metrics, ceilings, time.monotonic() - started))
 
 
+def _refuse_overlaps(arguments: Arguments) -> None:
+    inputs = [Place("--model", place) for place in places_of_model(arguments.model)]
+    inputs += [Place("--allowed-prefixes", prefix) for prefix in arguments.prepare.allowed_prefixes]
+    named = {"--corpus": arguments.corpus, "--manifests": arguments.manifests}
+    inputs += [Place(option, location) for option, location in named.items() if location is not None]
+    refuse_overlaps(inputs, [Place("--out", arguments.out)])
+
+
 def _run_ablations(arguments: AblationArguments, console: Console) -> None:
+    prefixes = arguments.ablations.training.prepare.allowed_prefixes
+    inputs = [Place("--corpus", arguments.corpus), *(Place("--allowed-prefixes", prefix) for prefix in prefixes)]
+    refuse_overlaps(inputs, [Place("--out", arguments.out)])
     out, corpus = storage.absolute(arguments.out), storage.absolute(arguments.corpus)
     roots = {name: storage.join(corpus, name) for name in SPLITS}
     splits = [read_labelled(name, root, find_days(root)) for name, root in roots.items()]

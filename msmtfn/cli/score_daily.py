@@ -18,25 +18,29 @@ from rich.table import Table
 
 from msmtfn import storage
 from msmtfn.cli.command import EXIT_DONE, exit_code_of, print_result, start_log
+from msmtfn.conditional import warn_unless_conditional
 from msmtfn.corpora import demo_model
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day, tidy_up
 from msmtfn.daily.lock import lock_day
 from msmtfn.daily.progress import show_progress
-from msmtfn.daily.publish import read_success
+from msmtfn.daily.publish import RUNS_FOLDER, read_success
 from msmtfn.daily.retry import count_retryable
 from msmtfn.daily.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
 from msmtfn.daily.summary import summarize
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, LockedError, UsageError
 from msmtfn.model.checkpoint import fetch_model, is_trained, locate_model
+from msmtfn.model.registry import places_of_model
+from msmtfn.overlap import Place, refuse_overlaps
+from msmtfn.untrusted import inside
 
 DEMO: Final = "demo"
 DEMO_DATE: Final = dt.date(2026, 1, 5)
 EXIT_TOO_MANY_REJECTED: Final = 3
 EXIT_CODES_BY_SEVERITY: Final = (JobError.exit_code, LockedError.exit_code, EXIT_TOO_MANY_REJECTED, EXIT_DONE)
 """Exit codes from the most to the least severe; the job's exit code is the most severe one of its days."""
-OMITTED_IN_LAST_LINE: Final = ("files", "versions")
+OMITTED_IN_LAST_LINE: Final = ("files", "replaced", "versions")
 
 logger = logging.getLogger("msmtfn.score_daily")
 
@@ -148,7 +152,7 @@ class _Job:
             if self.arguments.retry_rejected and plan.retried is None:
                 self._refuse_retry(plan)
             if plan.published is not None:
-                tidy_up(plan)
+                tidy_up(plan, check_lock)
                 success = plan.published
             else:
                 success = self._finish(plan, check_lock)
@@ -207,10 +211,12 @@ def main(program: str, arguments: Sequence[str]) -> int:
 def _run(arguments: Arguments, scratch: Path, day_results: list[dict[str, Any]]) -> int:
     console = Console()
     manifests, leads = _resolve_roots(arguments)
+    _refuse_overlaps(arguments, [manifests], leads)
     dates = _select_dates(arguments, manifests, leads)
     if not dates:
         console.print(f"every day of {manifests} is published in {leads}; nothing was done")
         return _exit_code_of_newest_day(arguments, manifests, leads)
+    _refuse_overlaps(arguments, [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates], leads)
     name, model = _fetch_model(arguments.model, scratch)
     with contextlib.ExitStack() as stack:
 
@@ -222,6 +228,7 @@ def _run(arguments: Arguments, scratch: Path, day_results: list[dict[str, Any]])
         if arguments.dry_run:
             console.print(_describe_plan([job.plan(date) for date in dates]))
             return EXIT_DONE
+        warn_unless_conditional(inside(storage.absolute(leads), RUNS_FOLDER))
         codes = [_score_day(job, date, day_results) for date in dates]
     if not _has_explicit_days(arguments):
         codes.append(_exit_code_of_newest_day(arguments, manifests, leads))
@@ -266,6 +273,16 @@ def _resolve_roots(arguments: Arguments) -> tuple[str, str]:
         logger.info("generating a small day of calls in %s", folder)
         return str(write_demo_day(folder, DEMO_DATE)), str(folder / "leads")
     return str(arguments.manifests), str(arguments.leads)
+
+
+def _refuse_overlaps(arguments: Arguments, manifests: Sequence[str], leads: str) -> None:
+    """Refuse leads that overlap what the job reads: the root of the manifests, or a day that links elsewhere."""
+    prefixes = [] if arguments.demo else arguments.scoring.prepare.allowed_prefixes
+    inputs = [Place("--manifests", folder) for folder in manifests]
+    inputs += [Place("--allowed-prefixes", prefix) for prefix in prefixes]
+    if arguments.model != DEMO:
+        inputs += [Place("--model", place) for place in places_of_model(arguments.model)]
+    refuse_overlaps(inputs, [Place("--leads", leads)])
 
 
 def _select_dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.date]:

@@ -31,8 +31,9 @@ from msmtfn.labels import TASKS
 from msmtfn.leads.drift import write_distribution
 from msmtfn.model.checkpoint import Model, fetch_model, load_model, start_from_encoders, weights_digest
 from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.registry import CURRENT, read_current
+from msmtfn.model.registry import CURRENT, is_in_registry, places_of_model, read_current
 from msmtfn.model.small import make_small_model
+from msmtfn.overlap import Place, is_place, refuse_overlaps
 from msmtfn.registry.gate import GateConfig
 from msmtfn.registry.registration import Registration, find_registered, register
 from msmtfn.training.datasets import describe_calls
@@ -148,6 +149,7 @@ def _train(program: str, arguments: Sequence[str]) -> None:
 
 
 def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
+    _refuse_overlaps(arguments)
     splits = _splits(arguments)
     check_splits(*splits)
     for split in splits:
@@ -158,7 +160,7 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
     model, origin = _initial_model(arguments, scratch)
     training, validation, *held_out = splits
     name = f"train-{fingerprint(splits, _start_fingerprint(arguments, target, model), arguments.training)}"
-    work = storage.absolute(arguments.work or (f"{target}.work" if arguments.out else storage.join(target, "_work")))
+    work = storage.absolute(_work_place(arguments))
     run = TrainingRun(training, validation, model, origin, work, name)
     if arguments.register is not None and (registered := find_registered(target, name)) is not None:
         _clean_up(arguments, work, name)
@@ -193,9 +195,33 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
         console.print(_describe_version(target, record), highlight=False, soft_wrap=True)
 
 
+def _work_place(arguments: Arguments) -> str:
+    if arguments.work is not None:
+        return arguments.work
+    if arguments.register is not None:
+        return storage.join(arguments.register, "_work")
+    return f"{storage.absolute(str(arguments.out))}.work"
+
+
+def _refuse_overlaps(arguments: Arguments) -> None:
+    """Refuse outputs that overlap what the job reads; a registry's own versions may be what training starts from."""
+    named = {"--corpus": arguments.corpus, "--manifests": arguments.manifests}
+    inputs = [Place(option, location) for option, location in named.items() if location is not None]
+    inputs += [Place("--allowed-prefixes", prefix) for prefix in arguments.training.prepare.allowed_prefixes]
+    if arguments.start == "encoders":
+        encoders = {"--audio-encoder": arguments.audio_encoder, "--text-encoder": arguments.text_encoder}
+        inputs += [Place(option, location) for option, location in encoders.items() if is_place(location)]
+    model = str(arguments.model)
+    if arguments.start == "model" and not (arguments.register and is_in_registry(arguments.register, model)):
+        inputs += [Place("--model", place) for place in places_of_model(model)]
+    target = Place("--out", arguments.out) if arguments.out else Place("--register", str(arguments.register))
+    refuse_overlaps(inputs, [target, Place("--work", _work_place(arguments))])
+
+
 def _clean_up(arguments: Arguments, work: str, name: str) -> None:
     if arguments.work is None:
-        storage.delete(work if arguments.out else storage.join(work, name))
+        storage.delete(storage.join(work, name))
+        storage.remove_empty_folder(work)  # somebody else's files may stand there too
 
 
 def _describe_version(root: str, record: Mapping[str, Any]) -> str:

@@ -20,19 +20,21 @@ from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ERROR, Manifest, iter_calls, open_manifest
 from msmtfn.daily.leftovers import committed_ids, forget_crashed, score_left_over, settle_commits
 from msmtfn.daily.progress import Reporter
+from msmtfn.daily.publication import RUN
 from msmtfn.daily.publish import (
     PARTS_FOLDER,
+    RUNS_FOLDER,
     day_folder,
-    delete_replaced,
     open_parts,
     publish_day,
     published_before,
     read_leads,
     read_success,
     run_folder,
+    tidy_day,
 )
 from msmtfn.daily.retry import carry_over, count_retryable, rows_to_retry
-from msmtfn.errors import trace_of
+from msmtfn.errors import LockedError, trace_of
 from msmtfn.features.prepare import INPUTS, PrepareConfig, Preparer
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.leads.drift import compare_day, describe_drift
@@ -41,6 +43,7 @@ from msmtfn.model.checkpoint import Model, load_model, model_version, pack_netwo
 from msmtfn.rows import ROW_ID
 from msmtfn.scoring.counter import RunFigures
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask
+from msmtfn.untrusted import inside
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +158,7 @@ def plan_day(
 
 def count_done(plan: DayPlan) -> int:
     """Calls of a plan that an earlier run has scored and not published; nothing is touched."""
-    task = _task_of(plan, run_folder(plan.leads, plan.work), plan.manifest.num_rows)
+    task = _task_of(plan, _run_folder(plan), plan.manifest.num_rows)
     return len(committed_ids(task))
 
 
@@ -167,7 +170,7 @@ def open_run(plan: DayPlan) -> Run:
     Raises:
         JobError: the leads folder cannot be written, or the model cannot be loaded.
     """
-    folder = run_folder(plan.leads, plan.work)
+    folder = _run_folder(plan)
     task = _take_snapshot(plan, folder)
     settle_commits(task)
     forget_crashed(task)
@@ -187,7 +190,7 @@ def finish_run(
         run: what to do.
         config: how.
         report: told, every so often, how far the run is.
-        check: called before the day is published; what it raises keeps the day as it was.
+        check: raises `LockedError` where another run has taken the day over, which keeps the day as it was.
 
     Returns:
         What `_SUCCESS` says.
@@ -217,8 +220,8 @@ def finish_run(
     if (moved := describe_drift(drift)) is not None:
         logger.warning("%s: has moved: %s", plan.run_id, moved)
     check()
-    success = publish_day(plan.leads, plan.manifest.date, run.folder, task.schema, plan.manifest.num_rows, about)
-    forget_runs(plan)
+    success = publish_day(plan.leads, plan.manifest.date, run.folder, task.schema, plan.manifest.num_rows, about, check)
+    forget_runs(plan, check)
     report(task.num_calls, success["rejected"], run.resumed)
     logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
     return success
@@ -261,18 +264,36 @@ def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> l
     )
 
 
-def tidy_up(plan: DayPlan) -> None:
+def tidy_up(plan: DayPlan, check: Callable[[], None] = lambda: None) -> None:
     """Delete what a run left that published the day and died before its last steps."""
     if plan.published is not None:
-        forget_runs(plan)
-        delete_replaced(plan.leads, plan.manifest.date, plan.published["files"])
+        tidy_day(plan.leads, plan.manifest.date, check)
+        forget_runs(plan, check)
 
 
-def forget_runs(plan: DayPlan) -> None:
-    """Drop the work in progress of every run of the day, with its copy of the manifest."""
-    for folder in storage.list_folders(run_folder(plan.leads, "")):
-        if folder.rpartition("/")[2].startswith(f"{plan.manifest.date.isoformat()}-"):
-            storage.delete(folder)
+def forget_runs(plan: DayPlan, check: Callable[[], None] = lambda: None) -> None:
+    """Drop the work in progress of every run of the day, with its copy of the manifest.
+
+    Folders that have no name of a run stay, and so do all where another run has taken the day over meanwhile: they are
+    listed before the check, so that none of them is the other run's.
+    """
+    names = [folder.rpartition("/")[2] for folder in storage.list_folders(inside(plan.leads, RUNS_FOLDER))]
+    runs = [name for name in names if (found := RUN.fullmatch(name)) and found[1] == plan.manifest.date.isoformat()]
+    try:
+        check()
+    except LockedError as exc:
+        logger.warning("%s: work in progress is left to the run that has the day now: %s", plan.run_id, exc)
+        return
+    for name in runs:
+        storage.delete(inside(plan.leads, RUNS_FOLDER, name))
+
+
+def _run_folder(plan: DayPlan) -> str:
+    """The run's folder, in which no link leads elsewhere."""
+    task = _task_of(plan, run_folder(plan.leads, plan.work), plan.manifest.num_rows)
+    for place in (task.calls, task.parts, task.checkpoint):
+        inside(plan.leads, RUNS_FOLDER, plan.work, place.rpartition("/")[2])
+    return run_folder(plan.leads, plan.work)
 
 
 def _task_of(plan: DayPlan, run: str, num_calls: int) -> ScoringTask:

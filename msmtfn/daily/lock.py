@@ -4,6 +4,9 @@ A lock is a file that its holder writes anew every few seconds. Who wants it wat
 has a living holder; one that does not is left behind and is taken over. No clocks are compared. Locks are numbered, and
 the highest number holds: taking over is to create the next number, which the storage grants to one only, and a holder
 that was merely asleep finds that it has lost the day before it publishes anything.
+
+Numbers begin anew once the day is free, so every holder writes a name of its own into its lock (`owner`). It renews
+only what bears that name and never makes a lock again that is gone: once lost, a day stays lost for its old holder.
 """
 
 from __future__ import annotations
@@ -13,17 +16,21 @@ import datetime as dt
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from msmtfn import storage
+from msmtfn import conditional, storage
 from msmtfn.daily.publish import RUNS_FOLDER
-from msmtfn.errors import JobError, LockedError
+from msmtfn.errors import JobError, LockedError, StorageError
+from msmtfn.untrusted import inside, parse_object, printable, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +38,11 @@ RENEW_SEC: Final = 5.0
 LEASE_SEC: Final = 30.0
 """A lock that does not change for so long has no living holder."""
 POLL_SEC: Final = 1.0
+MAX_ATTEMPTS: Final = 5
+"""Times that a lock is created in vain although none is seen, before something else is taken to be in its place."""
+CONTENT_LENGTH: Final = 511
+MAX_LOCK_BYTES: Final = 2**16
+MAX_PID: Final = 2**22  # of Linux
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,10 +64,11 @@ class _Locks:
         return storage.join(self.folder, f"{self.prefix}{number:08d}.json")
 
     def numbers(self) -> list[int]:
+        """Return the numbers of the locks, the holder's last; a file with an odd name is none."""
+        pattern = re.compile(rf"{re.escape(self.prefix)}([0-9]{{8,15}})\.json")
         names = [file.rpartition("/")[2] for file in storage.list_files(self.folder, ".json")]
-        return [
-            int(name.removeprefix(self.prefix).removesuffix(".json")) for name in names if name.startswith(self.prefix)
-        ]
+        numbers = sorted(int(found[1]) for name in names if (found := pattern.fullmatch(name)))
+        return [number for number in numbers if self.place(number).rpartition("/")[2] in names]
 
 
 @contextlib.contextmanager
@@ -75,16 +88,17 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         StorageError: the storage refused.
     """
     times = times or LockTimes()
-    locks = _Locks(storage.join(leads, RUNS_FOLDER), f"lock-{date.isoformat()}-")
-    number = _acquire(locks, date, times)
+    locks = _Locks(inside(leads, RUNS_FOLDER), f"lock-{date.isoformat()}-")
+    owner = uuid.uuid4().hex
+    number = _acquire(locks, owner, date, times)
     released = threading.Event()
     renewer = threading.Thread(
-        target=_renew, args=(locks, number, released, times), daemon=True, name="lock-of-the-day"
+        target=_renew, args=(locks.place(number), owner, released, times), daemon=True, name="lock-of-the-day"
     )
     renewer.start()
 
     def check() -> None:
-        if locks.numbers()[-1:] != [number]:
+        if locks.numbers()[-1:] != [number] or not _is_of(owner, read_text(locks.place(number), MAX_LOCK_BYTES)):
             raise LockedError(
                 f"another run has taken {date} over, since this one did not renew its lock for {times.lease_sec:g} s; "
                 "nothing was published by this run"
@@ -97,20 +111,27 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         renewer.join()
         # What cannot be released now is left behind, and taken over after a lease.
         with contextlib.suppress(JobError):
-            storage.delete(locks.place(number))
+            if _is_of(owner, read_text(locks.place(number), MAX_LOCK_BYTES)):
+                storage.delete(locks.place(number))
 
 
-def _acquire(locks: _Locks, date: dt.date, times: LockTimes) -> int:
+def _acquire(locks: _Locks, owner: str, date: dt.date, times: LockTimes) -> int:
     """The number of a new lock that is ours."""
-    while True:
+    for _ in range(MAX_ATTEMPTS):
         numbers = locks.numbers()
         if numbers:
             _wait_until_left_behind(locks.place(numbers[-1]), date, times)
         number = (numbers[-1] if numbers else 0) + 1
-        if storage.create_text(locks.place(number), _content()):
+        place = locks.place(number)
+        if storage.create_text(place, _content(owner)):
             for older in numbers:
                 storage.delete(locks.place(older))
             return number
+        time.sleep(min(POLL_SEC, times.renew_sec))
+    raise StorageError(
+        f"{date} cannot be locked: {place} can neither be written nor read; see what is in its place (a "
+        "folder, a link, a pipe) and remove it, or run the same command again if other runs want the day too"
+    )
 
 
 def _wait_until_left_behind(place: str, date: dt.date, times: LockTimes) -> None:
@@ -119,7 +140,7 @@ def _wait_until_left_behind(place: str, date: dt.date, times: LockTimes) -> None
     Raises:
         LockedError: the holder lives.
     """
-    first = storage.read_text(place)
+    first = read_text(place, MAX_LOCK_BYTES)
     holder = _parse(first)
     if first is None or _is_dead(holder):
         return
@@ -127,7 +148,7 @@ def _wait_until_left_behind(place: str, date: dt.date, times: LockTimes) -> None
     deadline = time.monotonic() + times.lease_sec
     while time.monotonic() < deadline:
         time.sleep(min(POLL_SEC, times.renew_sec))
-        now = storage.read_text(place)
+        now = read_text(place, MAX_LOCK_BYTES)
         if now is None:
             return
         if now != first:
@@ -135,32 +156,36 @@ def _wait_until_left_behind(place: str, date: dt.date, times: LockTimes) -> None
     logger.warning("%s: the lock of %s was left behind; taking it over", date, _name(holder))
 
 
-def _renew(locks: _Locks, number: int, released: threading.Event, times: LockTimes) -> None:
+def _renew(place: str, owner: str, released: threading.Event, times: LockTimes) -> None:
     while not released.wait(times.renew_sec):
-        # A storage that is away for a while costs the lock only if it lasts for a lease.
+        # A storage that is away for a while costs the lock only if it lasts for a lease. And if the day is taken over,
+        # the check before publishing will say so.
         with contextlib.suppress(JobError):
-            if number not in locks.numbers():
-                return  # taken over; the check before publishing will say so
-            storage.write_text(locks.place(number), _content())
+            conditional.overwrite(place, _content(owner), partial(_is_of, owner))
 
 
-def _content() -> str:
-    about = {"machine": _machine(), "pid": os.getpid(), "renewed_at": time.time()}
-    return json.dumps(about) + "\n"
+def _content(owner: str) -> str:
+    """What a lock says, always of the same length, so that it can be overwritten."""
+    about = {"machine": _machine(), "pid": os.getpid(), "owner": owner, "renewed_at": time.time()}
+    return json.dumps(about).ljust(CONTENT_LENGTH) + "\n"
+
+
+def _is_of(owner: str, text: str | None) -> bool:
+    return _parse(text).get("owner") == owner
 
 
 def _parse(text: str | None) -> dict[str, Any]:
+    """What a lock says of its holder; nothing where it cannot be understood."""
     try:
-        content = json.loads(text or "")
+        return parse_object(text or "")
     except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this very machine and is no more; so a rerun after a kill need not wait."""
     pid = holder.get("pid")
-    if holder.get("machine") != _machine() or not isinstance(pid, int):
+    if holder.get("machine") != _machine() or type(pid) is not int or not 0 < pid <= MAX_PID:
         return False
     try:
         os.kill(pid, 0)
@@ -172,7 +197,8 @@ def _is_dead(holder: dict[str, Any]) -> bool:
 
 
 def _name(holder: dict[str, Any]) -> str:
-    return f"process {holder.get('pid', '?')} on {str(holder.get('machine', '?')).partition(' ')[0]}"
+    machine = str(holder.get("machine", "?")).partition(" ")[0]
+    return f"process {printable(holder.get('pid', '?'))} on {printable(machine)}"
 
 
 def _machine() -> str:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -21,11 +20,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from msmtfn import storage
-from msmtfn.errors import PublishError
+from msmtfn import conditional, storage
+from msmtfn.daily.publication import (
+    begin,
+    begun,
+    check_success,
+    delete_files,
+    file_name,
+    finish,
+    new_publication,
+    publications_in,
+)
+from msmtfn.errors import LockedError, PublishError, StorageError
 from msmtfn.leads.ranking import order_of_leads
 from msmtfn.leads.schema import LEAD_RANK, REJECTED, SCORED, leads_schema
 from msmtfn.rows import ROW_ID
+from msmtfn.untrusted import LinkError, inside, parse_object, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +44,8 @@ RUNS_FOLDER: Final = "_runs"
 PARTS_FOLDER: Final = "parts"
 ROWS_PER_FILE: Final = 200_000
 """Of a published file: some 100 MB in memory, so that a day of any size is published in little."""
+MAX_SWAPS: Final = 10
+"""Times that `_SUCCESS` may change under a run that holds the day; once is unheard of."""
 NUM_EARLIER: Final = 14
 """Published days before a day that it is measured by."""
 KEYS: Final = (ROW_ID, "call_id", "status", "lead_score", "error_code", "duration_sec")
@@ -41,7 +53,11 @@ KEYS: Final = (ROW_ID, "call_id", "status", "lead_score", "error_code", "duratio
 
 def day_folder(leads: str, date: dt.date) -> str:
     """Where a day's leads are published."""
-    return storage.join(leads, f"date={date.isoformat()}")
+    return storage.join(leads, _day_name(date))
+
+
+def _day_name(date: dt.date) -> str:
+    return f"{storage.DAY_PREFIX}{date.isoformat()}"
 
 
 def run_folder(leads: str, run_id: str) -> str:
@@ -56,16 +72,23 @@ def read_success(leads: str, date: dt.date) -> dict[str, Any] | None:
         PublishError: there is one that cannot be understood.
         StorageError: the storage refused.
     """
-    place = storage.join(day_folder(leads, date), SUCCESS_FILE)
-    text = storage.read_text(place)
-    if text is None:
-        return None
+    place = _success_place(leads, date)
+    text = read_text(place)
+    return None if text is None else _parse_success(place, text)
+
+
+def _success_place(leads: str, date: dt.date) -> str:
+    return storage.join(inside(leads, _day_name(date)), SUCCESS_FILE)
+
+
+def _parse_success(place: str, text: str) -> dict[str, Any]:
     try:
-        success = json.loads(text)
+        success = parse_object(text)
+        check_success(success)
     except ValueError as exc:
-        raise PublishError(f"{place} is not JSON ({exc}); remove it to have the day published again") from exc
-    if not isinstance(success, dict) or not isinstance(success.get("files"), list):
-        raise PublishError(f"{place} does not list the day's files; remove it to have the day published again")
+        raise PublishError(
+            f"{place} is not what a run writes ({exc}); remove it to have the day published again"
+        ) from exc
     return success
 
 
@@ -81,7 +104,7 @@ def published_before(leads: str, date: dt.date, number: int = NUM_EARLIER) -> li
     for day in [day for day in storage.list_days(leads) if day < date][-number:]:
         try:
             success = read_success(leads, day)
-        except PublishError as exc:  # another day's trouble
+        except (PublishError, LinkError) as exc:  # another day's trouble
             logger.warning("%s; it is left out", exc)
             continue
         if success is not None and all(isinstance(success.get(name), int) for name in ("calls", REJECTED)):
@@ -98,8 +121,9 @@ def read_leads(leads: str, date: dt.date) -> pads.Dataset:
     success = read_success(leads, date)
     if success is None:
         raise PublishError(f"the leads of {date} are not published in {leads}")
-    filesystem, folder = storage.arrow_filesystem_of(day_folder(leads, date))
-    return pads.dataset([storage.join(folder, name) for name in success["files"]], filesystem=filesystem)
+    files = [inside(leads, _day_name(date), name) for name in success["files"]]
+    filesystem, _ = storage.arrow_filesystem_of(leads)
+    return pads.dataset([storage.arrow_filesystem_of(file)[1] for file in files], filesystem=filesystem)
 
 
 def publish_day(
@@ -109,6 +133,7 @@ def publish_day(
     schema: pa.Schema,
     num_calls: int,
     about: Mapping[str, Any],
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Rank the scored calls of a run and publish the day, in place of what was published of it before.
 
@@ -121,37 +146,139 @@ def publish_day(
         schema: of the parts.
         num_calls: calls in the manifest; every one must be in the parts.
         about: what else `_SUCCESS` says of the run.
+        check: raises `LockedError` where another run has taken the day over.
 
     Returns:
         What `_SUCCESS` says.
 
     Raises:
         PublishError: the parts are not the manifest's calls, each once.
+        LockedError: another run has taken the day over; nothing of this one is left.
         StorageError: a folder cannot be written.
     """
     scored_parts = open_parts(storage.join(run, PARTS_FOLDER), schema)
     keys = _read_keys(scored_parts, run)
     _check_complete(keys, num_calls)
     order, num_ranked = order_of_leads(keys)
-    publication = uuid.uuid4().hex[:8]
-    target, staged = _target_folder(leads, date, storage.join(run, f"day-{publication}"))
-    files = [
-        _write_file(storage.join(target, f"leads-{publication}-{number:05d}.parquet"), table)
-        for number, table in enumerate(_ranked_tables(scored_parts, order, num_ranked))
-    ]
-    success = {**_counts(keys), **about, "publication": publication, "files": files}
-    storage.write_text(storage.join(target, SUCCESS_FILE), json.dumps(success, indent=2) + "\n")
-    if staged:
-        storage.rename_folder(target, day_folder(leads, date))
-    delete_replaced(leads, date, files)
+    tables = _ranked_tables(scored_parts, order, num_ranked)
+    return publish_tables(leads, date, run, tables, {**_counts(keys), **about}, check)
+
+
+def publish_tables(
+    leads: str,
+    date: dt.date,
+    run: str,
+    tables: Iterable[pa.Table],
+    about: Mapping[str, Any],
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Publish tables as the files of a day; arguments, result and errors are those of `publish_day`."""
+    publication = new_publication()
+    runs, folder = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date))
+    begin(runs, date, publication)
+    target, staged = _target_folder(folder, storage.join(run, f"day-{publication}"))
+    try:
+        files = _write_files(target, publication, tables, run, check)
+        content = {**about, "publication": publication, "files": files}
+        success, gone = _install(leads, date, target if staged else None, content, check)
+    except LockedError:
+        # Raised before anything was swapped, so nothing names these files.
+        if staged:
+            storage.delete(target)
+            storage.remove_empty_folder(run)
+        delete_files(folder, [publication])
+        finish(runs, date, [publication])
+        raise
+    delete_files(folder, gone)
+    finish(runs, date, {publication} | gone)
     return success
 
 
-def delete_replaced(leads: str, date: dt.date, files: Collection[str]) -> None:
-    """Delete the files of a day that its `_SUCCESS` does not name."""
-    for file in storage.list_files(day_folder(leads, date), ".parquet"):
-        if file.rpartition("/")[2] not in files:
-            storage.delete(file)
+def tidy_day(leads: str, date: dt.date, check: Callable[[], None]) -> None:
+    """Delete what earlier publishers of a published day left that died before they were done."""
+    runs, folder, place = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date)), _success_place(leads, date)
+    left = begun(runs, date)
+    seen = conditional.see(place)
+    check()
+    if seen.text is None:
+        return
+    success = _parse_success(place, seen.text)
+    replaced = set(success.get("replaced", ()))
+    unfinished = (left - replaced - {success["publication"]}) & publications_in(folder).keys()
+    if unfinished:
+        # A publisher of theirs may be asleep before its swap against this very `_SUCCESS`: change it before files go.
+        replaced |= unfinished
+        text = _text_of({**success, "replaced": sorted(replaced)})
+        if not conditional.swap(place, seen, text, check):
+            raise PublishError(f"{place} has changed while the day was tidied; run the same command again")
+    delete_files(folder, replaced)
+    finish(runs, date, left)
+
+
+def _install(
+    leads: str, date: dt.date, staged: str | None, content: Mapping[str, Any], check: Callable[[], None]
+) -> tuple[dict[str, Any], set[str]]:
+    """Make the written files the day; the result is `_SUCCESS` and the publications whose files are to go.
+
+    The fencing rests on the order: look which publications are unfinished, read `_SUCCESS`, see that the day is still
+    ours, and only then swap against what was read. Who has lost the day fails in the check for good. Who loses it after
+    the check, asleep, fails in the swap, if anything newer was published meanwhile. And since no publication that was
+    unfinished before the check can win a swap after ours, its files may go once ours is won, and not before.
+    """
+    place, folder = _success_place(leads, date), day_folder(leads, date)
+    runs, own = inside(leads, RUNS_FOLDER), {content["publication"]}
+    left = begun(runs, date) - own
+    if staged and _rename_day(staged, folder, content, check):
+        return dict(content), left
+    for _ in range(MAX_SWAPS):
+        left = begun(runs, date) - own
+        seen = conditional.see(place)
+        before = {} if seen.text is None else _parse_success(place, seen.text)
+        gone = left | set(before.get("replaced", ())) | ({before["publication"]} if before else set())
+        standing = sorted(gone & publications_in(folder).keys())
+        success = {**content, **({"replaced": standing} if standing else {})}
+        if conditional.swap(place, seen, _text_of(success), check):
+            return success, gone
+    raise PublishError(f"{place} changed {MAX_SWAPS} times while it was to be replaced; run the same command again")
+
+
+def _rename_day(staged: str, folder: str, content: Mapping[str, Any], check: Callable[[], None]) -> bool:
+    """Make a staged folder the day, or move its files into the day that another run has published meanwhile.
+
+    The rename is a compare-and-swap by itself: it fails where a folder with files stands already.
+    """
+    storage.write_text(storage.join(staged, SUCCESS_FILE), _text_of(content))
+    check()
+    try:
+        if storage.rename_folder(staged, folder):
+            return True
+        for name in content["files"]:
+            storage.rename_folder(storage.join(staged, name), storage.join(folder, name))
+    except StorageError:
+        check()  # who took the day over has cleared this run's work away
+        raise
+    return False
+
+
+def _text_of(success: Mapping[str, Any]) -> str:
+    return json.dumps(success, indent=2) + "\n"
+
+
+def _write_files(
+    target: str, publication: str, tables: Iterable[pa.Table], run: str, check: Callable[[], None]
+) -> list[str]:
+    """Write the published files; the result is their names."""
+    files = []
+    storage.make_folder(target)
+    try:
+        for number, table in enumerate(tables):
+            check()  # a run that slept stops here, before it writes another file
+            files.append(file_name(publication, number))
+            storage.write_parquet(storage.join(target, files[-1]), table)
+    except (pa.ArrowException, OSError) as exc:
+        check()  # who took the day over has cleared this run's parts away
+        raise _unreadable(run, exc) from exc
+    return files
 
 
 def open_parts(folder: str, schema: pa.Schema) -> pads.Dataset:
@@ -167,10 +294,14 @@ def _read_keys(parts: pads.Dataset, run: str) -> pa.Table:
     try:
         return parts.to_table(columns=list(KEYS), cache_metadata=False)
     except (pa.ArrowException, OSError) as exc:
-        raise PublishError(
-            f"the parts in {run} cannot be read ({exc}); nothing was published; run the same command with --force to "
-            "score the day anew"
-        ) from exc
+        raise _unreadable(run, exc) from exc
+
+
+def _unreadable(run: str, error: Exception) -> PublishError:
+    return PublishError(
+        f"the parts in {run} cannot be read ({error}); nothing was published; run the same command with --force to "
+        "score the day anew"
+    )
 
 
 def _check_complete(keys: pa.Table, num_calls: int) -> None:
@@ -185,9 +316,8 @@ def _check_complete(keys: pa.Table, num_calls: int) -> None:
         )
 
 
-def _target_folder(leads: str, date: dt.date, staging: str) -> tuple[str, bool]:
+def _target_folder(folder: str, staging: str) -> tuple[str, bool]:
     """Where to write the day, and whether that is to be renamed: only a local day that no reader can see yet."""
-    folder = day_folder(leads, date)
     if storage.protocol_of(folder) == "file" and not storage.exists(folder):
         return staging, True
     return folder, False
@@ -203,12 +333,6 @@ def _ranked_tables(parts: pads.Dataset, order: npt.NDArray[np.int64], num_ranked
         ranks = np.arange(start + 1, start + 1 + len(rows))
         rank = pa.array(ranks, LEAD_RANK.type, mask=ranks > num_ranked)
         yield rows.append_column(LEAD_RANK, rank).select(schema.names).cast(schema)
-
-
-def _write_file(location: str, table: pa.Table) -> str:
-    storage.make_folder(location.rpartition("/")[0])
-    storage.write_parquet(location, table)
-    return location.rpartition("/")[2]
 
 
 def _counts(keys: pa.Table) -> dict[str, Any]:

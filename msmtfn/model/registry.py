@@ -20,9 +20,11 @@ from typing import Any, Final
 
 from msmtfn import storage
 from msmtfn.errors import ModelError
+from msmtfn.overlap import contains, is_place
+from msmtfn.untrusted import inside, parse_object, read_text
 
 CURRENT: Final = "current"
-VERSION: Final = re.compile(r"v\d{4,}")
+VERSION: Final = re.compile(r"v[0-9]{4,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,29 @@ def resolve_model(name: str) -> str:
     if last != CURRENT or (storage.protocol_of(name) == "file" and not Path(name.removeprefix("file://")).is_file()):
         return name
     current = read_current(root)
-    return name if current is None else storage.join(root, current.version)
+    return name if current is None else inside(root, current.version)
+
+
+def places_of_model(name: str) -> list[str]:
+    """List what a job reads of a model: its folder, and the whole registry where the name is `<root>/current`.
+
+    A name on the hub has no place.
+
+    Raises:
+        ModelError: `current` does not name a version.
+        StorageError: the storage refused.
+    """
+    if not is_place(name):
+        return []
+    place = resolve_model(name)
+    return [place] if place == name else [place, name.rstrip("/").rpartition("/")[0]]
+
+
+def is_in_registry(root: str, name: str) -> bool:
+    """Whether the name of a model is `<root>/current`, or a version of this registry."""
+    above, _, last = name.rstrip("/").rpartition("/")
+    named = last == CURRENT or VERSION.fullmatch(last) is not None
+    return named and is_place(name) and contains(above, root) and contains(root, above)
 
 
 def read_current(root: str) -> Current | None:
@@ -62,11 +86,11 @@ def read_current(root: str) -> Current | None:
         StorageError: the storage refused.
     """
     place = storage.join(root, CURRENT)
-    text = storage.read_text(place)
+    text = read_text(place)
     if text is None:
         return None
     try:
-        content = json.loads(text)
+        content = parse_object(text)
         current = Current(content["version"], tuple(content["before"]), tuple(content.get("left", ())))
         if not all(VERSION.fullmatch(name) for name in (current.version, *current.before, *current.left)):
             raise ValueError("a name is no version's")
@@ -157,7 +181,7 @@ def roll_back(root: str) -> Current:
 
 
 def _check_folder(root: str, version: str) -> None:
-    folder = storage.join(root, version)
+    folder = inside(root, version)
     if not storage.exists(storage.join(folder, "config.json")):
         raise ModelError(f"{folder} holds no model any more; promote another version")
 
@@ -170,7 +194,7 @@ def _write_current(root: str, current: Current) -> Current:
 
 def _read_record(place: str) -> dict[str, Any]:
     try:
-        record = json.loads(storage.read_text(place) or "")
+        record = parse_object(read_text(place) or "")
         if record["version"] != _stem(place):
             raise ValueError("it is of another version")
         return {"run": "", "decision": None, **record}

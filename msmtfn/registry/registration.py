@@ -17,6 +17,7 @@ from msmtfn.features.prepare import PrepareConfig
 from msmtfn.model.checkpoint import fetch_model, load_model, model_version
 from msmtfn.model.registry import add_version, list_records, promote, read_current, write_decision
 from msmtfn.registry.gate import Decision, GateConfig, decide
+from msmtfn.untrusted import inside
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def register(folder: Path, to: Registration) -> dict[str, Any]:
         JobError: the storage failed, or the held-out calls cannot be scored; calling this again resumes.
     """
     record = add_version(to.root, to.run)
-    storage.put_folder(folder, storage.join(to.root, record["version"]))
+    storage.put_folder(folder, inside(to.root, record["version"]))
     judged = _judge(to, folder)
     while True:
         present = read_current(to.root)

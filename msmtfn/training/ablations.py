@@ -210,7 +210,7 @@ def run_ablations(splits: Sequence[LabelledSplit], out: str, config: AblationCon
             if run is None:
                 number, total = len(runs) + 1, len(config.seeds) * len(config.only)
                 logger.info("run %d of %d: %s, seed %d", number, total, name, seed)
-                storage.delete(folder)
+                storage.delete(storage.join(folder, METRICS_NAME))
                 if identity in done:  # the full network already has this kind of augmentation
                     run = replace(done[identity], variant=name)
                 else:
@@ -219,7 +219,7 @@ def run_ablations(splits: Sequence[LabelledSplit], out: str, config: AblationCon
             done[identity] = run
             runs.append(run)
         storage.delete(work)  # only this seed's: an interrupted run may have left work of a later seed to resume
-    storage.delete(storage.join(out, "work"))
+    storage.remove_empty_folder(storage.join(out, "work"))
     return sorted(runs, key=lambda run: config.only.index(run.variant))
 
 

@@ -12,11 +12,12 @@ import pytest
 from msmtfn.calls.manifest import TURN
 from msmtfn.daily.day import DayPlan, ScoringConfig, finish_run, forget_runs, open_run, plan_day
 from msmtfn.daily.publish import read_success
-from msmtfn.errors import ManifestError, ModelError, StorageError
+from msmtfn.errors import LockedError, ManifestError, ModelError, StorageError
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.leads.ranking import LeadWeights
 from msmtfn.scoring.pipeline import PipelineConfig
+from msmtfn.untrusted import LinkError
 from tests.integration.job import DATE, write_manifest
 
 ROWS: list[dict[str, Any]] = [{"call_id": "a", "uri": "a.wav", "turns": None}, {"call_id": "a", "uri": "b.wav"}]
@@ -144,7 +145,7 @@ def test_to_force_is_one_run_until_the_day_is_published_again(
     day = tmp_path / "leads" / f"date={DATE}"
     day.mkdir(parents=True)
     works = []
-    for publication in ("one", "one", "two"):
+    for publication in ("00000001", "00000001", "00000002"):
         (day / "_SUCCESS").write_text(json.dumps({"run_id": first.run_id, "publication": publication, "files": []}))
         assert plan_day(DATE, str(manifests), leads, tiny_model, config).published is not None
         forced = plan_day(DATE, str(manifests), leads, tiny_model, config, force=True)
@@ -194,3 +195,41 @@ def test_a_column_that_polars_wrote_as_a_view_passes_through(tmp_path: Path, tin
     run = open_run(plan_of(manifests, tiny_model))
     assert run.task.schema.field("seller").type == pa.string()
     assert "manifest_date" in run.task.schema.names
+
+
+def test_only_folders_of_runs_of_the_day_are_forgotten(manifests: Path, tiny_model: Path, tmp_path: Path) -> None:
+    plan = plan_of(manifests, tiny_model)
+    runs = Path(open_run(plan).folder).parent
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "file").touch()
+    kept = [f"{DATE}-notes", f"{DATE}-0123456789ab-after-x", "2026-11-20-0123456789ab", f"x{DATE}-0123456789ab"]
+    for name in (*kept, f"{DATE}-0123456789ab-after-0123abcd"):
+        (runs / name).mkdir()
+    (runs / f"{DATE}-ba9876543210").symlink_to(theirs)
+    forget_runs(plan)
+    assert sorted(path.name for path in runs.iterdir()) == sorted([*kept, f"{DATE}-ba9876543210"])
+    assert (theirs / "file").exists()
+
+
+def test_a_run_that_lost_the_day_forgets_no_run(manifests: Path, tiny_model: Path) -> None:
+    plan = plan_of(manifests, tiny_model)
+    folder = Path(open_run(plan).folder)
+
+    def lost() -> None:
+        raise LockedError("another run has the day")
+
+    forget_runs(plan, lost)
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("linked", ["", "calls", "parts", "checkpoint"])
+def test_work_is_not_written_through_a_link(manifests: Path, tiny_model: Path, tmp_path: Path, linked: str) -> None:
+    plan = plan_of(manifests, tiny_model)
+    (tmp_path / "theirs").mkdir()
+    place = tmp_path / "leads" / "_runs" / plan.work / linked
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "theirs")
+    with pytest.raises(LinkError, match="is a symbolic link, and none below"):
+        open_run(plan)
+    assert list((tmp_path / "theirs").iterdir()) == []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import pytest
 from msmtfn import storage
 from msmtfn.daily import lock
 from msmtfn.daily.lock import LockTimes, lock_day
-from msmtfn.errors import LockedError
+from msmtfn.errors import LockedError, StorageError
 from tests.daily.parts import DATE
 
 TIMES = LockTimes(renew_sec=0.2, lease_sec=2.0)
@@ -133,3 +136,79 @@ def test_a_stopped_process_loses_the_day_and_does_not_get_it_back_when_it_wakes(
     finally:
         holder.kill()
         holder.wait()
+
+
+# ---- what others may have put there
+
+FAST = LockTimes(renew_sec=0.01, lease_sec=0.1)
+IN_THE_WAY: dict[str, Callable[[Path], object]] = {
+    "folder": Path.mkdir,
+    "dangling link": lambda path: path.symlink_to("missing"),
+    "pipe": os.mkfifo,
+    "link": lambda path: path.symlink_to(__file__),
+}
+
+
+def lock_file(leads: Path, number: str = "00000001") -> Path:
+    (leads / "_runs").mkdir(exist_ok=True)
+    return leads / "_runs" / f"lock-{DATE}-{number}.json"
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_a_lock_that_cannot_be_taken_is_an_error_in_one_line(tmp_path: Path, kind: str) -> None:
+    IN_THE_WAY[kind](lock_file(tmp_path))
+    with (
+        pytest.raises(StorageError, match=r"lock-2026-03-02-00000001\.json [^\n]+$"),
+        lock_day(str(tmp_path), DATE, FAST),
+    ):
+        pass
+    assert StorageError.exit_code == 1
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_a_folder_of_runs_that_is_none_is_an_error_in_one_line(tmp_path: Path, kind: str) -> None:
+    if kind == "folder":
+        (tmp_path / "_runs").write_text("a file")
+    else:
+        IN_THE_WAY[kind](tmp_path / "_runs")
+    with pytest.raises(StorageError, match=r"_runs[^\n]+$"), lock_day(str(tmp_path), DATE, FAST):
+        pass
+
+
+@pytest.mark.parametrize("number", ["abc", "-0000001", "", "1", "0000000000000001", "١٢٣٤٥٦٧٨", "99999999999999999999"])
+def test_a_file_with_an_odd_name_is_no_lock_and_stays(tmp_path: Path, number: str) -> None:
+    odd = lock_file(tmp_path, number)
+    odd.write_text("{}")
+    with lock_day(str(tmp_path), DATE, FAST) as check:
+        check()
+    assert odd.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "null",
+        "[" * 60_000,
+        '{"pid": ' * 8_000,
+        *(f'{{"machine": MACHINE, "pid": {pid}}}' for pid in ("true", "-1", "0", "1e400", "9" * 30, '"x"', "[]")),
+        '{"machine": {"a": ["b"]}, "pid": 1}',
+    ],
+)
+def test_a_lock_with_odd_content_has_an_unknown_holder_and_is_taken_over_after_a_lease(
+    tmp_path: Path, content: str
+) -> None:
+    lock_file(tmp_path).write_text(content.replace("MACHINE", json.dumps(lock._machine())))
+    started = time.monotonic()
+    with lock_day(str(tmp_path), DATE, FAST) as check:
+        check()
+    assert time.monotonic() - started >= FAST.lease_sec
+
+
+def test_a_holder_is_named_without_control_characters(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lock_file(tmp_path).write_text(json.dumps({"machine": "\x1b]0;evil\x07\nnext", "pid": "\x1b[31m"}))
+    caplog.set_level("INFO")
+    with lock_day(str(tmp_path), DATE, FAST):
+        pass
+    assert "process \\x1b[31m on \\x1b]0;evil\\x07\\nnext" in caplog.text
+    assert "\x1b" not in caplog.text

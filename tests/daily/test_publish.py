@@ -23,7 +23,7 @@ from msmtfn.errors import PublishError, StorageError
 from msmtfn.leads.schema import leads_schema, parts_schema
 from tests.daily.parts import ABOUT, DATE, SCHEMA, Row, publish, rejected, scored, write_parts
 
-STEPS = ("write_parquet", "write_text", "rename_folder", "delete")
+STEPS = ("write_parquet", "write_text", "rename_folder", "delete", "replace_text")
 """What changes the storage while a day is published."""
 
 FOUR_CALLS = [[scored(0, 10.0), scored(1, 90.0)], [scored(2, 50.0), rejected(3)]]
@@ -44,7 +44,7 @@ def dying(step):
         return step(*arguments)
     return run_step
 
-for name in ("write_parquet", "write_text", "rename_folder", "delete"):
+for name in ("write_parquet", "write_text", "rename_folder", "delete", "replace_text"):
     setattr(storage, name, dying(getattr(storage, name)))
 publish.ROWS_PER_FILE = 2
 publish.publish_day(leads, DATE, run, SCHEMA, 4, {**ABOUT, "run_id": "run-2"})
@@ -67,13 +67,18 @@ def files_of_the_day(leads: str) -> list[str]:
     return [file.rpartition("/")[2] for file in storage.list_files(day_folder(leads, DATE), ".parquet")]
 
 
+def records(leads: str) -> list[str]:
+    """Of publications that were begun and not finished."""
+    return storage.list_files(f"{leads}/_runs", ".json")
+
+
 def before_each_step(monkeypatch: pytest.MonkeyPatch, look: Callable[[str], None]) -> None:
     """Call `look` with the name of each step, before it is done."""
 
-    def looked_at(name: str, step: Callable[..., None]) -> Callable[..., None]:
-        def run_step(*arguments: Any) -> None:
+    def looked_at(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        def run_step(*arguments: Any) -> Any:
             look(name)
-            step(*arguments)
+            return step(*arguments)
 
         return run_step
 
@@ -299,7 +304,13 @@ def test_a_new_local_day_appears_whole(tmp_path: Path, monkeypatch: pytest.Monke
     run = write_parts(str(tmp_path), "run-1", FOUR_CALLS)
     before_each_step(monkeypatch, lambda step: there.append((step, day.exists())))
     success = publish_day(str(tmp_path), DATE, run, SCHEMA, 4, ABOUT)
-    assert there == [("write_parquet", False)] * 2 + [("write_text", False), ("rename_folder", False)]
+    assert there == [
+        ("write_text", False),  # the record of the publication
+        *[("write_parquet", False)] * 2,
+        ("write_text", False),
+        ("rename_folder", False),
+        ("delete", True),  # the record
+    ]
     assert sorted(file.name for file in day.iterdir()) == sorted([*success["files"], "_SUCCESS"])
 
 
@@ -313,7 +324,13 @@ def test_on_s3_success_is_written_after_the_files(s3: str, monkeypatch: pytest.M
         lambda step: seen.append((step, len(files_of_the_day(leads)), read_success(leads, DATE) is not None)),
     )
     publish_day(leads, DATE, run, SCHEMA, 4, ABOUT)
-    assert seen == [("write_parquet", 0, False), ("write_parquet", 1, False), ("write_text", 2, False)]
+    assert seen == [
+        ("write_text", 0, False),  # the record of the publication
+        ("write_parquet", 0, False),
+        ("write_parquet", 1, False),
+        ("replace_text", 2, False),
+        ("delete", 2, True),  # the record
+    ]
 
 
 def test_a_day_is_replaced_and_the_old_files_go(place: str) -> None:
@@ -386,7 +403,7 @@ def assert_whole(leads: str, run_id: str) -> None:
     assert column(leads, "lead_rank") == [1, 2, 3, None]
 
 
-@pytest.mark.parametrize(("dies_before", "readable"), [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2)])
+@pytest.mark.parametrize(("dies_before", "readable"), [(0, 1), (1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)])
 def test_a_publisher_killed_at_any_step_leaves_a_whole_day_and_the_next_cleans_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_before: int, readable: int
 ) -> None:
@@ -403,10 +420,11 @@ def test_a_publisher_killed_at_any_step_leaves_a_whole_day_and_the_next_cleans_u
     assert_whole(leads, f"run-{readable}")
     success = publish(leads, FOUR_CALLS, "run-2")
     assert files_of_the_day(leads) == success["files"]
+    assert records(leads) == []
     assert_whole(leads, "run-2")
 
 
-@pytest.mark.parametrize(("stops_before", "readable"), [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2)])
+@pytest.mark.parametrize(("stops_before", "readable"), [(0, 1), (1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)])
 def test_a_publisher_that_stops_at_any_step_leaves_a_whole_day(
     place: str, monkeypatch: pytest.MonkeyPatch, stops_before: int, readable: int
 ) -> None:
@@ -426,10 +444,11 @@ def test_a_publisher_that_stops_at_any_step_leaves_a_whole_day(
     assert_whole(place, f"run-{readable}")
     success = publish(place, FOUR_CALLS, "run-3")
     assert files_of_the_day(place) == success["files"]
+    assert records(place) == []
     assert_whole(place, "run-3")
 
 
-@pytest.mark.parametrize("stops_before", range(4))
+@pytest.mark.parametrize("stops_before", range(5))
 def test_a_publisher_that_stops_before_a_new_local_day_is_whole_shows_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_before: int
 ) -> None:

@@ -11,6 +11,7 @@ from msmtfn.daily.schedule import days_between, estimate_day, newest_unscored_da
 from msmtfn.errors import ManifestError
 
 TODAY = dt.date(2026, 3, 10)
+EMPTY = {"publication": "0123abcd", "files": []}
 
 
 def day(number: int) -> dt.date:
@@ -32,7 +33,7 @@ def leads(tmp_path: Path) -> Path:
 def publish(leads: Path, date: dt.date, **said: Any) -> None:
     folder = leads / f"date={date}"
     folder.mkdir(parents=True)
-    success = {"files": [], "calls": 100, "seconds": 50.0, "audio_hours": 2.0, "calls_resumed": 0, "rejected": 0}
+    success = {**EMPTY, "calls": 100, "seconds": 50.0, "audio_hours": 2.0, "calls_resumed": 0, "rejected": 0}
     (folder / "_SUCCESS").write_text(json.dumps(success | said))
 
 
@@ -94,7 +95,7 @@ def test_a_day_whose_success_says_little_tells_nothing(leads: Path) -> None:
     publish(leads, day(1))
     folder = leads / f"date={day(2)}"
     folder.mkdir()
-    (folder / "_SUCCESS").write_text(json.dumps({"files": [], "calls": 9, "rejected": 0}))
+    (folder / "_SUCCESS").write_text(json.dumps({**EMPTY, "calls": 9, "rejected": 0}))
     estimate = estimate_day(str(leads), TODAY, 400)
     assert estimate is not None
     assert estimate.num_days == 1

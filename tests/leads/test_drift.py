@@ -112,7 +112,7 @@ def test_a_day_without_the_column_language_is_one_of_unknown_language(leads: str
 
 
 def test_a_day_before_whose_success_is_broken_is_left_out(leads: str, model: Path) -> None:
-    for day, text in ((1, "{"), (28, '{"files": []}')):
+    for day, text in ((1, "{"), (28, '{"publication": "0123abcd", "files": []}')):
         folder = Path(leads) / f"date={DATE.replace(month=2, day=day)}"
         folder.mkdir(parents=True)
         (folder / "_SUCCESS").write_text(text)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from msmtfn import storage
-from msmtfn.errors import ModelError
+from msmtfn.errors import ModelError, StorageError
 from msmtfn.model.checkpoint import fetch_model, locate_model, model_version
 from msmtfn.model.registry import (
     add_version,
@@ -95,14 +95,25 @@ def test_what_somebody_went_back_from_is_remembered_until_it_is_promoted_by_hand
     assert promote(place, second).left == ()
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"version": "../elsewhere", "before": []}', '{"version": "v0001"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", '{"version": "v0001"}', '{"version":' * 100_000),
+        *('{"version": "../elsewhere", "before": []}', '{"version": "v0001", "before": ["../v0002"]}'),
+        *(
+            '{"version": "v٠٠٠١", "before": []}',
+            '{"version": ["v0001"], "before": []}',
+            '{"version": "v0001", "before": 3}',
+        ),
+    ],
+)
 def test_a_current_that_names_no_version_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "current").write_text(text)
     with pytest.raises(ModelError, match="does not name a version"):
         locate_model(str(tmp_path / "current"))
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"version": "v0002"}'])
+@pytest.mark.parametrize("text", ["", "{}", "[" * 100_000, '{"version": "v0002"}'])
 def test_a_broken_record_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
     (tmp_path / "v0001.json").write_text(text)
     with pytest.raises(ModelError, match=r"v0001\.json is no record of a version"):
@@ -127,3 +138,21 @@ def test_current_says_since_when(tmp_path: Path) -> None:
     promote(str(tmp_path), finish(str(tmp_path), "a"))
     said: dict[str, Any] = json.loads((tmp_path / "current").read_text())
     assert said["since"].startswith("20")
+
+
+def test_a_registry_is_not_followed_through_links(tmp_path: Path, tiny_model: Path) -> None:
+    root = tmp_path / "models"
+    first, second = (finish(str(root), run) for run in "ab")
+    promote(str(root), first)
+    storage.delete(str(root / second))
+    (root / second).symlink_to(tiny_model)
+    with pytest.raises(StorageError, match="v0002 is a symbolic link"):
+        promote(str(root), second)
+    storage.delete(str(root / first))
+    (root / first).symlink_to(tiny_model)
+    with pytest.raises(StorageError, match="v0001 is a symbolic link"):
+        resolve_model(str(root / "current"))
+    (root / "current").rename(tmp_path / "elsewhere")
+    (root / "current").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="current cannot be read: it is a symbolic link"):
+        resolve_model(str(root / "current"))

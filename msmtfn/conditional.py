@@ -1,0 +1,218 @@
+"""Compare-and-swap of small files: replace what was read, and nothing that was written after it.
+
+On S3 the server compares: a PUT with `If-Match` and the ETag that was read, or `If-None-Match: *` where there was no
+object. POSIX can compare only by the writers' agreement: they hold an exclusive `flock` while they compare and rename.
+The kernel gives the lock back when its holder dies. One who is stopped inside keeps it, which is as it must be, since
+nothing else can tell whether it will rename; so others give up after `WAIT_SEC`, and the file stays as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from msmtfn import storage
+from msmtfn.errors import LockedError, StorageError
+from msmtfn.untrusted import read_text
+
+logger = logging.getLogger(__name__)
+
+WAIT_SEC: Final = 30.0
+POLL_SEC: Final = 0.05
+MAX_OVERWRITTEN_BYTES: Final = 2**16
+_NO_FLOCK: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file as it was read.
+
+    Attributes:
+        text: its content; None where there was no file.
+        etag: of its version on S3.
+    """
+
+    text: str | None
+    etag: str | None = None
+
+
+def see(location: str) -> Seen:
+    """Read a file that is to be swapped.
+
+    Raises:
+        StorageError: the storage refused, or it is no small text file.
+    """
+    # The ETag first: what is written between the two makes the swap fail.
+    etag = storage.etag_of(location) if storage.protocol_of(location) == "s3" else None
+    return Seen(read_text(location), etag)
+
+
+def swap(location: str, seen: Seen, text: str, confirm: Callable[[], None] = lambda: None) -> bool:
+    """Write a file if it is still what was seen; of several that try at once, one succeeds.
+
+    Args:
+        location: of the file.
+        seen: as `see` gave it.
+        text: the new content, which no other writer writes.
+        confirm: called last before the comparison; what it raises keeps the file as it was.
+
+    Returns:
+        Whether it was written; if not, the file is another by now.
+
+    Raises:
+        LockedError: another process holds the file and does not let go.
+        StorageError: the storage refused; whether the file was written is not known.
+    """
+    if storage.protocol_of(location) == "s3":
+        confirm()
+        return storage.replace_text(location, text, seen.etag)
+    with exclusive(location):
+        confirm()
+        if read_text(location) != seen.text:
+            return False
+        storage.write_text(location, text)
+        return True
+
+
+@contextlib.contextmanager
+def exclusive(location: str) -> Iterator[None]:
+    """Keep all others who ask for the same from a local place.
+
+    Raises:
+        LockedError: another process keeps us from it for too long.
+        StorageError: the storage refused.
+    """
+    path = Path(location.removeprefix("file://"))
+    mutex = path.with_name(f".{path.name}.lock")
+    descriptor = _lock(mutex)
+    try:
+        yield
+    finally:
+        if os.fstat(descriptor).st_size == 0:  # ours is empty; unlinked while it is held, see `_is_current`
+            mutex.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def honours_conditions(folder: str) -> bool:
+    """Whether storage compares before it swaps, as an object shows that is written for that and deleted.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    probe = storage.join(folder, f"probe-{uuid.uuid4().hex}.json")
+    if storage.protocol_of(folder) == "file":
+        storage.make_folder(folder)
+        descriptor = _lock(Path(probe.removeprefix("file://")))
+        try:
+            return _try_flock(descriptor) is not None
+        finally:
+            Path(probe.removeprefix("file://")).unlink()
+            os.close(descriptor)
+    storage.write_text(probe, "first")
+    try:
+        etag = storage.etag_of(probe)
+        wins = storage.replace_text(probe, "second", etag)
+        return wins and not (storage.replace_text(probe, "third", etag) or storage.replace_text(probe, "fourth", None))
+    except StorageError as exc:
+        logger.warning("a conditional write was refused: %s", exc)
+        return False
+    finally:
+        storage.delete(probe)
+
+
+def warn_unless_conditional(folder: str) -> None:
+    """Say in the log where storage does not compare before it writes, which keeps two runs apart at the last moment."""
+    if not honours_conditions(folder):
+        logger.warning(
+            "the storage of %s has no conditional writes (%s): two runs at the very same moment could replace each "
+            "other's work; start one at a time",
+            folder,
+            "If-Match and If-None-Match" if storage.protocol_of(folder) == "s3" else "flock",
+        )
+
+
+def overwrite(location: str, text: str, is_ours: Callable[[str], bool]) -> bool:
+    """Write a file anew if it is there and is ours; it is never made again where somebody has deleted it.
+
+    Args:
+        location: of the file.
+        text: the new content, of the old one's length.
+        is_ours: says of the old content whether it may be replaced.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    if storage.protocol_of(location) == "s3":
+        seen = see(location)
+        return seen.text is not None and is_ours(seen.text) and storage.replace_text(location, text, seen.etag)
+    try:
+        descriptor = os.open(location.removeprefix("file://"), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise StorageError(f"{location} cannot be written: {exc.strerror}; see what is in its place") from exc
+    # In the file that was read, which a rename or an unlink by others turns into one that nobody sees.
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        if not is_ours((file.read(MAX_OVERWRITTEN_BYTES) or b"").decode(errors="replace")):
+            return False
+        os.pwrite(file.fileno(), text.encode(), 0)
+        return True
+
+
+def _lock(mutex: Path) -> int:
+    """Open and lock a file; the result is its descriptor."""
+    deadline = time.monotonic() + WAIT_SEC
+    while True:
+        try:
+            descriptor = os.open(mutex, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        except OSError as exc:
+            raise StorageError(
+                f"{mutex} cannot be locked: {exc.strerror}; see what is in its place, remove it"
+            ) from exc
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise StorageError(f"{mutex} cannot be locked: it is no file; remove it")
+        # A file system without flock compares all the same; only a writer at the very same moment is not noticed.
+        if _try_flock(descriptor) is not False and _is_current(mutex, descriptor):
+            return descriptor
+        os.close(descriptor)
+        if time.monotonic() >= deadline:
+            raise LockedError(
+                f"another process holds {mutex} and does not let go, since it is stopped perhaps; nothing was done; "
+                "wake or end it, and run the same command again"
+            )
+        time.sleep(POLL_SEC)
+
+
+def _try_flock(descriptor: int) -> bool | None:
+    """Whether an open file is locked by us now; None where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        if exc.errno in _NO_FLOCK:
+            return None
+        return False
+    return True
+
+
+def _is_current(mutex: Path, descriptor: int) -> bool:
+    """Whether the path still names the open file, and not one that came after it."""
+    try:
+        named = mutex.lstat()
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(descriptor)
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)

@@ -1,0 +1,100 @@
+"""One publication of a day: the names of its files, and the record that is written before the first of them.
+
+    <leads>/date=YYYY-MM-DD/leads-<publication>-NNNNN.parquet
+    <leads>/_runs/publication-YYYY-MM-DD-<publication>.json      until the publication is done
+
+By the record the next run finds what a publisher left that died or lost the day. Nothing is deleted from a day but
+files of a publication that a `_SUCCESS` or such a record names.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import uuid
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from msmtfn import storage
+
+PUBLICATION: Final = re.compile(r"[0-9a-f]{8}")
+PUBLISHED_FILE: Final = re.compile(r"leads-([0-9a-f]{8})-[0-9]{5,9}\.parquet")
+RUN: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})-[0-9a-f]{12}(-(after|retry)-[0-9a-f]{8})?")
+"""Name of a run's folder."""
+
+
+def new_publication() -> str:
+    """Return a name that no other publication has."""
+    return uuid.uuid4().hex[:8]
+
+
+def file_name(publication: str, number: int) -> str:
+    """Return the name of one file of a publication."""
+    return f"leads-{publication}-{number:05d}.parquet"
+
+
+def check_success(content: Mapping[str, Any]) -> None:
+    """Check the names in what `_SUCCESS` says, which become paths.
+
+    Raises:
+        ValueError: one is no name of ours.
+    """
+    publication, files, replaced = (content.get(name) for name in ("publication", "files", "replaced"))
+    if not isinstance(files, list):
+        raise ValueError("it does not list the day's files")
+    if not _is_publication(publication):
+        raise ValueError("its publication has no name of ours")
+    if not all(_publication_of(name) == publication for name in files) or len(set(files)) < len(files):
+        raise ValueError("it lists files that have no names of ours")
+    if replaced is not None and not (isinstance(replaced, list) and all(map(_is_publication, replaced))):
+        raise ValueError("the publications that it replaced have no names of ours")
+
+
+def begin(runs: str, date: dt.date, publication: str) -> None:
+    """Record a publication before its first file is written."""
+    storage.write_text(_record_of(runs, date, publication), json.dumps({"publication": publication}) + "\n")
+
+
+def begun(runs: str, date: dt.date) -> set[str]:
+    """Return the publications of a day that were begun and not finished."""
+    pattern = re.compile(rf"publication-{date.isoformat()}-([0-9a-f]{{8}})\.json")
+    names = [file.rpartition("/")[2] for file in storage.list_files(runs, ".json")]
+    return {found[1] for name in names if (found := pattern.fullmatch(name))}
+
+
+def finish(runs: str, date: dt.date, publications: Collection[str]) -> None:
+    """Delete the records of publications whose files are published, or gone."""
+    for publication in sorted(publications):
+        storage.delete(_record_of(runs, date, publication))
+
+
+def publications_in(folder: str) -> dict[str, list[str]]:
+    """Return the files in a day's folder that have names of ours, by publication."""
+    found: dict[str, list[str]] = {}
+    for file in storage.list_files(folder, ".parquet"):
+        publication = _publication_of(file.rpartition("/")[2])
+        if publication is not None:
+            found.setdefault(publication, []).append(file)
+    return found
+
+
+def delete_files(folder: str, publications: Collection[str]) -> None:
+    """Delete the files of some publications from a day's folder."""
+    if publications:
+        for publication, files in publications_in(folder).items():
+            for file in files if publication in publications else ():
+                storage.delete(file)
+
+
+def _record_of(runs: str, date: dt.date, publication: str) -> str:
+    return storage.join(runs, f"publication-{date.isoformat()}-{publication}.json")
+
+
+def _is_publication(name: object) -> bool:
+    return isinstance(name, str) and PUBLICATION.fullmatch(name) is not None
+
+
+def _publication_of(name: object) -> str | None:
+    found = PUBLISHED_FILE.fullmatch(name) if isinstance(name, str) else None
+    return None if found is None else found[1]

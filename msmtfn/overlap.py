@@ -1,0 +1,87 @@
+"""Refuse outputs that overlap inputs, before anything is written.
+
+Places are compared by where they lead, not by how they are spelled: symbolic links, bind mounts, `file://`, `..`,
+doubled and trailing slashes make no difference. An S3 key may hold `..` or an empty name, and some servers fold these,
+so an S3 place counts as both what it spells and what it folds to.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from msmtfn import storage
+from msmtfn.errors import UsageError
+
+
+class Place(NamedTuple):
+    """A location and the option that gave it."""
+
+    option: str
+    location: str
+
+
+def refuse_overlaps(inputs: Iterable[Place], outputs: Iterable[Place]) -> None:
+    """Check that no output is, contains or stands inside an input, and that no two outputs are the same place.
+
+    Raises:
+        UsageError: two of them overlap; the message names both options and both places as given.
+    """
+    outputs = list(outputs)
+    for output, given in itertools.product(outputs, list(inputs)):
+        if contains(output.location, given.location) or contains(given.location, output.location):
+            _refuse(output, given)
+    for output, other in itertools.combinations(outputs, 2):
+        if contains(output.location, other.location) and contains(other.location, output.location):
+            _refuse(output, other)
+
+
+def is_place(name: str) -> bool:
+    """Whether the name of a model is a location, rather than a name on the hub."""
+    return storage.is_absolute(name) or Path(name).expanduser().exists()
+
+
+def contains(folder: str, location: str) -> bool:
+    """Whether a location is a folder or stands anywhere below it, however the two are spelled."""
+    if storage.protocol_of(folder) != storage.protocol_of(location):
+        return False
+    if storage.protocol_of(folder) == "s3":
+        return any(storage.is_within(place, above) for place in _s3_forms(location) for above in _s3_forms(folder))
+    above, place = _local(folder), _local(location)
+    if storage.is_within(place, above):
+        return True
+    identity = _identity(above)
+    return identity is not None and identity in map(_identity, _upwards(place))
+
+
+def _refuse(output: Place, other: Place) -> None:
+    raise UsageError(
+        f"{output.option} {output.location} overlaps {other.option} {other.location}: they are the same place, or one "
+        f"is inside the other; give {output.option} a place of its own"
+    )
+
+
+def _local(location: str) -> str:
+    return os.path.realpath(storage.absolute(location))
+
+
+def _upwards(path: str) -> Iterator[str]:
+    return itertools.chain([path], map(str, Path(path).parents))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Device and inode, which a bind mount or a file system that ignores case gives to a second spelling too."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _s3_forms(location: str) -> set[str]:
+    names = [name for name in location.removeprefix("s3://").split("/") if name]
+    spelled = "s3://" + "/".join(names)
+    return {spelled, storage.resolve(spelled)}

@@ -1,0 +1,78 @@
+"""What lies in a shared folder is input like any other: read in bounds, and never followed out of its root."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from msmtfn import storage
+from msmtfn.errors import StorageError
+
+MAX_TEXT_BYTES: Final = 2**24
+
+
+class LinkError(StorageError):
+    """A symbolic link leads away from where the job works."""
+
+
+def inside(root: str, *names: str) -> str:
+    """Return the place of some names below a root, after seeing that no symbolic link leads away from there.
+
+    The root itself may be a link: who runs the job has named it. S3 has no links.
+
+    Raises:
+        LinkError: a name is a link.
+    """
+    if storage.protocol_of(root) == "file":
+        for number in range(1, len(names) + 1):
+            below = storage.join(root, *names[:number])
+            if Path(below.removeprefix("file://")).is_symlink():
+                raise LinkError(
+                    f"{below} is a symbolic link, and none below {root} is followed; put there what it leads to"
+                )
+    return storage.join(root, *names)
+
+
+def read_text(location: str, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
+    """Read a small text file that anybody may have written; None where there is none.
+
+    Raises:
+        StorageError: the storage refused, or it is a link, a folder, a pipe, too large, or not text.
+    """
+    try:
+        data = storage.read_at_most(location, max_bytes)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        reason = "it is a symbolic link" if exc.errno == errno.ELOOP else (exc.strerror or str(exc))
+        raise StorageError(
+            f"{location} cannot be read: {' '.join(reason.split())}; check the place, its permissions, the endpoint "
+            "and the credentials"
+        ) from exc
+    try:
+        return data.decode()
+    except UnicodeDecodeError as exc:
+        raise StorageError(f"{location} is not text in UTF-8; look what wrote it, or remove it") from exc
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ValueError: it is none, or is nested too deeply.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+    if not isinstance(content, dict):
+        raise ValueError("it is not an object")
+    return content
+
+
+def printable(text: object, max_characters: int = 80) -> str:
+    """Return a text of others with its control characters escaped, cut to one short line."""
+    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text)[:max_characters])
+    return shown + ("…" if len(str(text)) > max_characters else "")
