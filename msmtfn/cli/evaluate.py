@@ -36,7 +36,7 @@ from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.model.checkpoint import fetch_model, is_trained, load_model, model_version
 from msmtfn.model.registry import places_of_model
-from msmtfn.overlap import Place, refuse_overlaps
+from msmtfn.storage.overlap import Place, refuse_overlaps
 from msmtfn.training.ablations import AblationConfig, as_markdown, as_table, explain, run_ablations, tabulate
 
 LOG_INTERVAL_SEC: Final = 15.0

@@ -18,7 +18,6 @@ from rich.table import Table
 
 from msmtfn import storage
 from msmtfn.cli.command import EXIT_DONE, exit_code_of, print_result, start_log
-from msmtfn.conditional import warn_unless_conditional
 from msmtfn.corpora import demo_model
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day, tidy_up
@@ -32,8 +31,9 @@ from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, LockedError, UsageError
 from msmtfn.model.checkpoint import fetch_model, is_trained, locate_model
 from msmtfn.model.registry import places_of_model
-from msmtfn.overlap import Place, refuse_overlaps
-from msmtfn.untrusted import inside
+from msmtfn.storage.conditional import warn_unless_conditional
+from msmtfn.storage.overlap import Place, refuse_overlaps
+from msmtfn.storage.untrusted import inside
 
 DEMO: Final = "demo"
 DEMO_DATE: Final = dt.date(2026, 1, 5)

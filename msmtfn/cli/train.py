@@ -33,9 +33,9 @@ from msmtfn.model.checkpoint import Model, fetch_model, load_model, start_from_e
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.registry import CURRENT, is_in_registry, places_of_model, read_current
 from msmtfn.model.small import make_small_model
-from msmtfn.overlap import Place, is_place, refuse_overlaps
 from msmtfn.registry.gate import GateConfig
 from msmtfn.registry.registration import Registration, find_registered, register
+from msmtfn.storage.overlap import Place, is_place, refuse_overlaps
 from msmtfn.training.datasets import describe_calls
 from msmtfn.training.events import EpochDone, StepDone, TrainingEvent, TrainingStarted
 from msmtfn.training.recipe import SMALL_RECIPE

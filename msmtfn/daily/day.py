@@ -43,7 +43,7 @@ from msmtfn.model.checkpoint import Model, load_model, model_version, pack_netwo
 from msmtfn.rows import ROW_ID
 from msmtfn.scoring.counter import RunFigures
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask
-from msmtfn.untrusted import inside
+from msmtfn.storage.untrusted import inside
 
 logger = logging.getLogger(__name__)
 

@@ -27,10 +27,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from msmtfn import conditional, storage
+from msmtfn import storage
 from msmtfn.daily.publish import RUNS_FOLDER
 from msmtfn.errors import JobError, LockedError, StorageError
-from msmtfn.untrusted import inside, parse_object, printable, read_text
+from msmtfn.storage import conditional
+from msmtfn.storage.untrusted import inside, parse_object, printable, read_text
 
 logger = logging.getLogger(__name__)
 

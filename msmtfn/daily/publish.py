@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from msmtfn import conditional, storage
+from msmtfn import storage
 from msmtfn.daily.publication import (
     begin,
     begun,
@@ -35,7 +35,8 @@ from msmtfn.errors import LockedError, PublishError, StorageError
 from msmtfn.leads.ranking import order_of_leads
 from msmtfn.leads.schema import LEAD_RANK, REJECTED, SCORED, leads_schema
 from msmtfn.rows import ROW_ID
-from msmtfn.untrusted import LinkError, inside, parse_object, read_text
+from msmtfn.storage import conditional
+from msmtfn.storage.untrusted import LinkError, inside, parse_object, read_text
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from msmtfn import storage
 from msmtfn.errors import ModelError
-from msmtfn.overlap import contains, is_place
-from msmtfn.untrusted import inside, parse_object, read_text
+from msmtfn.storage.overlap import contains, is_place
+from msmtfn.storage.untrusted import inside, parse_object, read_text
 
 CURRENT: Final = "current"
 VERSION: Final = re.compile(r"v[0-9]{4,9}")

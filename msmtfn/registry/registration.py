@@ -17,7 +17,7 @@ from msmtfn.features.prepare import PrepareConfig
 from msmtfn.model.checkpoint import fetch_model, load_model, model_version
 from msmtfn.model.registry import add_version, list_records, promote, read_current, write_decision
 from msmtfn.registry.gate import Decision, GateConfig, decide
-from msmtfn.untrusted import inside
+from msmtfn.storage.untrusted import inside
 
 logger = logging.getLogger(__name__)
 

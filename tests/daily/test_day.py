@@ -17,7 +17,7 @@ from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.leads.ranking import LeadWeights
 from msmtfn.scoring.pipeline import PipelineConfig
-from msmtfn.untrusted import LinkError
+from msmtfn.storage.untrusted import LinkError
 from tests.integration.job import DATE, write_manifest
 
 ROWS: list[dict[str, Any]] = [{"call_id": "a", "uri": "a.wav", "turns": None}, {"call_id": "a", "uri": "b.wav"}]

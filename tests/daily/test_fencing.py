@@ -17,10 +17,11 @@ from typing import Any, Final, Protocol
 import pyarrow as pa
 import pytest
 
-from msmtfn import conditional, storage
+from msmtfn import storage
 from msmtfn.daily.publication import begun, publications_in
 from msmtfn.daily.publish import day_folder, publish_tables, read_success, run_folder, tidy_day
 from msmtfn.errors import JobError, LockedError
+from msmtfn.storage import conditional
 from tests.daily.parts import DATE
 
 STEPS: Final = ("list_files", "read_at_most", "write_text", "write_parquet", "rename_folder", "delete", "exists")

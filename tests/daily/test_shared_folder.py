@@ -13,7 +13,7 @@ from msmtfn.daily import publish as module
 from msmtfn.daily.publication import begin, begun, file_name, new_publication
 from msmtfn.daily.publish import day_folder, published_before, read_leads, read_success, tidy_day
 from msmtfn.errors import PublishError, StorageError
-from msmtfn.untrusted import LinkError
+from msmtfn.storage.untrusted import LinkError
 from tests.daily.parts import DATE, SCHEMA, publish, rejected, scored, write_parts
 
 CALLS = [[scored(0, 10.0), scored(1, 90.0), rejected(2)]]

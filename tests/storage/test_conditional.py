@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import s3fs
 
-from msmtfn import conditional, storage
-from msmtfn.conditional import Seen, exclusive, honours_conditions, see, swap
+from msmtfn import storage
 from msmtfn.errors import LockedError, StorageError
+from msmtfn.storage import conditional
+from msmtfn.storage.conditional import Seen, exclusive, honours_conditions, see, swap
 
 
 def test_what_was_seen_is_replaced_and_nothing_newer(place: str) -> None:

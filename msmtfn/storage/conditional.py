@@ -23,7 +23,7 @@ from typing import Final
 
 from msmtfn import storage
 from msmtfn.errors import LockedError, StorageError
-from msmtfn.untrusted import read_text
+from msmtfn.storage.untrusted import read_text
 
 logger = logging.getLogger(__name__)
 

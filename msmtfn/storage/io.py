@@ -1,8 +1,4 @@
-"""The one module that talks to storage: local folders and S3, through fsspec and s3fs.
-
-A location is a path, a `file://` or an `s3://` address. Endpoint and credentials of S3 come from the usual AWS
-environment and profiles (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, …).
-"""
+"""Read, write, list and delete, on local disks and S3."""
 
 from __future__ import annotations
 
@@ -17,139 +13,27 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
-import fsspec
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from fsspec import AbstractFileSystem
 
-from msmtfn.errors import StorageError, UsageError
+from msmtfn.errors import StorageError
+from msmtfn.storage.errors import LOST_STATUSES, FileTooLargeError, as_os_errors, explained, s3_answer, with_reason
+from msmtfn.storage.locations import (
+    arrow_filesystem_of,
+    filesystem_of,
+    join,
+    protocol_of,
+)
 
 logger = logging.getLogger(__name__)
 
-PROTOCOLS: Final = ("file", "s3")
+logger = logging.getLogger(__name__)
+
 DELETIONS_AT_ONCE: Final = 32
+
 DAY_PREFIX: Final = "date="
-S3_TIMEOUTS: Final = {"connect_timeout": 10, "read_timeout": 60}
-S3_RETRIES: Final = {"mode": "standard", "max_attempts": 10}
-"""How botocore bears a server that fails, throttles or does not answer, unless the environment says otherwise: up to
-nine more tries, in about a minute. A client for which a hundred of them were in vain stops trying again."""
-
-_RETRY_VARIABLES: Final = {"mode": "AWS_RETRY_MODE", "max_attempts": "AWS_MAX_ATTEMPTS"}
-_OUTAGE_CODES: Final = frozenset(
-    {
-        *("ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"),
-        *("RequestTimeTooSkewed", "TokenRefreshRequired", "RequestTimeout", "SlowDown", "TooManyRequests"),
-    }
-)
-_OUTAGE_STATUSES: Final = (429, 500, 502, 503, 504)
-_OUTAGE_ERRNOS: Final = frozenset(
-    {errno.ESTALE, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
-)
-_CLIENT_LIBRARIES: Final = ("botocore", "aiobotocore", "aiohttp")
-_LOST_STATUSES: Final = (409, 412)
-"""Another writer was there at the same moment, or before."""
-_MUTE_CODES: Final = ("400", "403")
-
-
-class FileTooLargeError(OSError):
-    """A file has more bytes than the caller will read; the message says how many."""
-
-
-class StorageOutageError(OSError):
-    """Storage as a whole fails, not this one file: it does not answer, is overloaded, or takes no credentials.
-
-    Attributes:
-        reason: the error's name, without the file's.
-    """
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-def protocol_of(location: str) -> str:
-    """`file` or `s3`.
-
-    Raises:
-        UsageError: another scheme.
-    """
-    scheme, separator, _ = location.partition("://")
-    protocol = scheme if separator else "file"
-    if protocol not in PROTOCOLS:
-        raise UsageError(f"{location} has the scheme {scheme}://; use a path, file:// or s3://")
-    return protocol
-
-
-def is_absolute(location: str) -> bool:
-    """Whether a location stands for itself, and not for a place under another one."""
-    return "://" in location or location.startswith("/")
-
-
-def absolute(location: str) -> str:
-    """The location with its scheme, or as an absolute path of this machine."""
-    if protocol_of(location) == "file":
-        return str(Path(location.removeprefix("file://")).expanduser().absolute())
-    return location.rstrip("/")
-
-
-def join(location: str, *names: str) -> str:
-    """A place under a location."""
-    return posixpath.join(location, *names)
-
-
-def resolve(location: str) -> str:
-    """Where a location leads: a place to compare with others, and to open.
-
-    `.` and `..` are taken away, and symbolic links of this machine are followed. S3 has no folders to go up from, so
-    there `..` takes the name before it away, and never the bucket.
-
-    Raises:
-        UsageError: another scheme than `file://` and `s3://`.
-        ValueError: a name that no file can have.
-    """
-    if protocol_of(location) == "file":
-        return os.path.realpath(location.removeprefix("file://"))
-    bucket, *names = location.removeprefix("s3://").split("/")
-    kept: list[str] = []
-    for name in names:
-        if name == "..":
-            del kept[-1:]
-        elif name != ".":
-            kept.append(name)
-    return "s3://" + "/".join([bucket, *kept])
-
-
-def is_within(location: str, folder: str) -> bool:
-    """Whether a place is a folder or stands below it, by whole names; both as `resolve` gives them."""
-    folder = folder.rstrip("/")
-    return location == folder or location.startswith(f"{folder}/")
-
-
-def filesystem_of(location: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a location and its path there, as fsspec has them."""
-    protocol = protocol_of(location)
-    path = location.removeprefix(f"{protocol}://")
-    # A kept listing would hide what other processes have written since.
-    return fsspec.filesystem(protocol, use_listings_cache=False, **_client_options(protocol)), path
-
-
-def _client_options(protocol: str) -> dict[str, Any]:
-    if protocol != "s3":
-        return {}
-    # What is given here would go before what the environment says.
-    retries = {name: value for name, value in S3_RETRIES.items() if _RETRY_VARIABLES[name] not in os.environ}
-    return {"config_kwargs": S3_TIMEOUTS | {"retries": retries}}
-
-
-def arrow_filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a location and its path there, as Arrow and Ray Data want them."""
-    filesystem, path = filesystem_of(location)
-    if protocol_of(location) == "file":
-        return pafs.LocalFileSystem(), path
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
 
 
 def size_of(location: str) -> int:
@@ -161,7 +45,7 @@ def size_of(location: str) -> int:
         OSError: the storage refused, or the location is a folder.
     """
     filesystem, path = filesystem_of(location)
-    with _as_os_errors(), _with_reason(filesystem, path):
+    with as_os_errors(), with_reason(filesystem, path):
         info = filesystem.info(path)
     if info["type"] != "file":
         raise IsADirectoryError(f"{location} is a folder")
@@ -171,7 +55,7 @@ def size_of(location: str) -> int:
 def read_bytes(location: str) -> bytes:
     """A file's content, whole; the errors are those of `size_of`."""
     filesystem, path = filesystem_of(location)
-    with _as_os_errors(), _with_reason(filesystem, path):
+    with as_os_errors(), with_reason(filesystem, path):
         data: bytes = filesystem.cat_file(path)
     return data
 
@@ -211,7 +95,7 @@ def open_for_reading(location: str) -> Iterator[IO[bytes]]:
         StorageError: there is no such file, or the storage refused, now or while it is read.
     """
     filesystem, path = filesystem_of(location)
-    with _explained(f"{location} cannot be read"), filesystem.open(path, "rb") as file:
+    with explained(f"{location} cannot be read"), filesystem.open(path, "rb") as file:
         yield file
 
 
@@ -224,7 +108,7 @@ def list_files(folder: str, suffix: str) -> list[str]:
         StorageError: the storage refused.
     """
     filesystem, path = filesystem_of(folder)
-    with _explained(f"{folder} cannot be listed"):
+    with explained(f"{folder} cannot be listed"):
         try:
             entries = filesystem.ls(path, detail=True)
         except FileNotFoundError:
@@ -245,7 +129,7 @@ def list_folders(folder: str) -> list[str]:
         StorageError: the storage refused.
     """
     filesystem, path = filesystem_of(folder)
-    with _explained(f"{folder} cannot be listed"):
+    with explained(f"{folder} cannot be listed"):
         try:
             entries = filesystem.ls(path.rstrip("/"), detail=True)
         except FileNotFoundError:
@@ -274,7 +158,7 @@ def list_days(root: str) -> list[dt.date]:
 def exists(location: str) -> bool:
     """Whether there is a file or folder."""
     filesystem, path = filesystem_of(location)
-    with _explained(f"{location} cannot be looked up"):
+    with explained(f"{location} cannot be looked up"):
         return bool(filesystem.exists(path))
 
 
@@ -284,7 +168,7 @@ def read_text(location: str) -> str | None:
     Raises:
         StorageError: the storage refused, or the file is not text.
     """
-    with _explained(f"{location} cannot be read"):
+    with explained(f"{location} cannot be read"):
         try:
             return read_bytes(location).decode()
         except FileNotFoundError:
@@ -300,7 +184,7 @@ def write_text(location: str, text: str) -> None:
         StorageError: the storage refused; the message says what to do.
     """
     filesystem, path = filesystem_of(location)
-    with _explained(f"{location} cannot be written"):
+    with explained(f"{location} cannot be written"):
         if protocol_of(location) == "s3":
             filesystem.pipe_file(path, text.encode())
             return
@@ -323,10 +207,10 @@ def create_text(location: str, text: str) -> bool:
         StorageError: the storage refused; the message says what to do.
     """
     filesystem, path = filesystem_of(location)
-    with _explained(f"{location} cannot be written"):
+    with explained(f"{location} cannot be written"):
         if protocol_of(location) == "s3":
             try:
-                with _as_os_errors():
+                with as_os_errors():
                     filesystem.pipe_file(path, text.encode(), mode="create")
             except OSError:
                 if not filesystem.exists(path):
@@ -352,7 +236,7 @@ def etag_of(location: str) -> str | None:
         StorageError: the storage refused.
     """
     filesystem, path = filesystem_of(location)
-    with _explained(f"{location} cannot be read"):
+    with explained(f"{location} cannot be read"):
         try:
             etag: str | None = filesystem.info(path).get("ETag")
         except FileNotFoundError:
@@ -376,13 +260,13 @@ def replace_text(location: str, text: str, etag: str | None) -> bool:
     """
     filesystem, path = filesystem_of(location)
     condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
-    with _explained(f"{location} cannot be written"):
+    with explained(f"{location} cannot be written"):
         try:
-            with _as_os_errors():
+            with as_os_errors():
                 filesystem.pipe_file(path, text.encode(), **condition)
         except OSError as exc:
             is_gone = isinstance(exc, FileNotFoundError) and etag is not None
-            if _s3_answer(exc)[0] not in _LOST_STATUSES and not is_gone:
+            if s3_answer(exc)[0] not in LOST_STATUSES and not is_gone:
                 raise
             # The client tries again when an answer is lost, and is refused then by its own first success.
             return read_text(location) == text
@@ -396,7 +280,7 @@ def write_parquet(location: str, table: pa.Table) -> None:
         StorageError: the storage refused; the message says what to do.
     """
     filesystem, path = arrow_filesystem_of(location)
-    with _explained(f"{location} cannot be written"):
+    with explained(f"{location} cannot be written"):
         pq.write_table(table, path, filesystem=filesystem, compression="zstd")
 
 
@@ -408,7 +292,7 @@ def make_folder(folder: str) -> None:
     """
     filesystem, path = filesystem_of(folder)
     if protocol_of(folder) == "file":
-        with _explained(f"{folder} cannot be written"):
+        with explained(f"{folder} cannot be written"):
             filesystem.makedirs(path, exist_ok=True)
 
 
@@ -421,7 +305,7 @@ def rename_folder(folder: str, target: str) -> bool:
     Raises:
         StorageError: the storage refused.
     """
-    with _explained(f"{folder} cannot become {target}"):
+    with explained(f"{folder} cannot become {target}"):
         try:
             Path(folder).rename(target)
         except OSError as exc:
@@ -438,7 +322,7 @@ def delete(location: str) -> None:
         StorageError: the storage refused.
     """
     filesystem, path = filesystem_of(location)
-    with _explained(f"{location} cannot be deleted"), contextlib.suppress(FileNotFoundError):
+    with explained(f"{location} cannot be deleted"), contextlib.suppress(FileNotFoundError):
         if protocol_of(location) == "file":
             filesystem.rm(path, recursive=True)
             return
@@ -466,7 +350,7 @@ def fetch_folder(location: str, target: Path, wanted: Callable[[str], bool]) -> 
         StorageError: the storage refused, or there is no such folder.
     """
     filesystem, path = filesystem_of(location)
-    with _explained(f"{location} cannot be read"):
+    with explained(f"{location} cannot be read"):
         names = [posixpath.basename(name) for name in filesystem.ls(path, detail=False)]
         for name in filter(wanted, names):
             filesystem.get_file(join(path, name), str(target / name))
@@ -480,7 +364,7 @@ def put_folder(source: Path, location: str) -> None:
     """
     filesystem, path = filesystem_of(location)
     make_folder(location)
-    with _explained(f"{location} cannot be written"):
+    with explained(f"{location} cannot be written"):
         for file in sorted(source.iterdir()):
             if file.is_file():
                 filesystem.put_file(str(file), join(path, file.name))
@@ -493,66 +377,5 @@ def write_bytes(location: str, data: bytes) -> None:
         StorageError: the storage refused; the message says what to do.
     """
     filesystem, path = filesystem_of(location)
-    with _explained(f"{location} cannot be written"):
+    with explained(f"{location} cannot be written"):
         filesystem.pipe_file(path, data)
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn what a storage library raises into one line that says what to do."""
-    try:
-        with _as_os_errors():
-            yield
-    except OSError as exc:
-        reason = " ".join((exc.strerror or str(exc) or type(exc).__name__).split())
-        raise StorageError(
-            f"{what}: {reason}; check the place, its permissions, the endpoint and the credentials"
-        ) from exc
-
-
-@contextlib.contextmanager
-def _as_os_errors() -> Iterator[None]:
-    """Raise the errors of S3's client (no credentials, no such endpoint), which share no base class, as Python's."""
-    try:
-        yield
-    except Exception as exc:
-        reason = _outage_reason(exc)
-        if reason is not None:
-            raise StorageOutageError(str(exc) or reason, reason) from exc
-        if not _is_of_client(exc):
-            raise
-        raise OSError(str(exc)) from exc
-
-
-@contextlib.contextmanager
-def _with_reason(filesystem: AbstractFileSystem, path: str) -> Iterator[None]:
-    """Where a HEAD was refused, whose answer has no body, let a GET tell why."""
-    try:
-        yield
-    except OSError as exc:
-        if _s3_answer(exc)[1] in _MUTE_CODES:
-            filesystem.cat_file(path, start=0, end=1)
-        raise
-
-
-def _outage_reason(exc: Exception) -> str | None:
-    """The name of an error for which storage as a whole is to blame; None for any other."""
-    status, code = _s3_answer(exc)
-    if status:
-        is_outage = status in _OUTAGE_STATUSES or code in _OUTAGE_CODES
-        return f"HTTP {status} {code}" if is_outage else None
-    is_outage = isinstance(exc, TimeoutError | ConnectionError) or getattr(exc, "errno", None) in _OUTAGE_ERRNOS
-    is_outage = is_outage or (_is_of_client(exc) and type(exc).__name__ != "ParamValidationError")
-    return type(exc).__name__ if is_outage else None
-
-
-def _s3_answer(exc: Exception) -> tuple[int, str]:
-    """Status and code of the answer that an error tells of; 0 where there was no answer."""
-    response = getattr(exc, "response", None) or getattr(exc.__cause__, "response", None)
-    if not isinstance(response, dict):
-        return 0, ""
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)), response.get("Error", {}).get("Code", "")
-
-
-def _is_of_client(exc: Exception) -> bool:
-    return type(exc).__module__.partition(".")[0] in _CLIENT_LIBRARIES

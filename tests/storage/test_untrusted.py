@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from msmtfn.errors import StorageError
-from msmtfn.untrusted import LinkError, inside, parse_object, printable, read_text
+from msmtfn.storage.untrusted import LinkError, inside, parse_object, printable, read_text
 
 
 def test_a_place_without_links_is_inside_whether_it_is_there_or_not(tmp_path: Path) -> None:
