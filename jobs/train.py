@@ -22,6 +22,7 @@ from rich.table import Table
 
 from msmtfn import storage
 from msmtfn.command import run_command
+from msmtfn.conditional import warn_unless_conditional
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import UsageError
@@ -155,6 +156,8 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
         console.print(f"this very run is registered already; nothing was done\n{_describe_version(target, known)}")
         return
     prepare, recipe = arguments.training.prepare, arguments.training.recipe
+    if arguments.register is not None:
+        warn_unless_conditional(target)
     started = time.monotonic()
     with start_engine(show_workers=False), _show_progress(console, recipe.max_epochs) as report:
         folder = train(run, arguments.training, report)
