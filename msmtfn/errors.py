@@ -97,7 +97,7 @@ class TrainingError(JobError):
     """Error of a training that cannot continue: the loss is not finite, or workers failed too often."""
 
 
-def trace_of(error: BaseException) -> str:
+def format_trace(error: BaseException) -> str:
     """Format the stack traces of an exception and of those it was raised from, without their messages, for the log.
 
     The messages are left out because that of an unexpected error may quote a transcript.

@@ -1,4 +1,4 @@
-from msmtfn.errors import trace_of
+from msmtfn.errors import format_trace
 
 SECRET = "my card number is four two"
 
@@ -18,7 +18,7 @@ def trace(number: int) -> str:
     try:
         fail(number)
     except ValueError as exc:
-        return trace_of(exc)
+        return format_trace(exc)
     raise AssertionError
 
 
@@ -40,4 +40,4 @@ def test_a_trace_starts_with_the_cause() -> None:
 def test_exceptions_that_cause_each_other_are_traced_once() -> None:
     one, other = ValueError(SECRET), KeyError(SECRET)
     one.__cause__, other.__cause__ = other, one
-    assert trace_of(one).count("raised in") == 2
+    assert format_trace(one).count("raised in") == 2

@@ -139,7 +139,7 @@ def iter_calls(manifest: Manifest) -> Iterator[pa.RecordBatch]:
                 yield pa.record_batch(columns, schema=manifest.schema)
 
 
-def turns_of(row: Sequence[Mapping[str, Any] | None] | None) -> list[Turn] | None:
+def parse_turns(row: Sequence[Mapping[str, Any] | None] | None) -> list[Turn] | None:
     """Return the turns of one call after checking them; None if the call has no transcript.
 
     Raises:

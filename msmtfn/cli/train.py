@@ -35,6 +35,7 @@ from msmtfn.model.registry import CURRENT, is_in_registry, places_of_model, read
 from msmtfn.model.small import make_small_model
 from msmtfn.registry.gate import GateConfig
 from msmtfn.registry.registration import Registration, find_registered, register
+from msmtfn.storage.conditional import warn_unless_conditional
 from msmtfn.storage.overlap import Place, is_place, refuse_overlaps
 from msmtfn.training.datasets import describe_calls
 from msmtfn.training.events import EpochDone, StepDone, TrainingEvent, TrainingStarted
@@ -167,6 +168,8 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
         console.print(f"this same run is registered already; nothing was done\n{_describe_version(target, registered)}")
         return
     prepare, recipe = arguments.training.prepare, arguments.training.recipe
+    if arguments.register is not None:
+        warn_unless_conditional(target)
     started = time.monotonic()
     with start_engine(show_workers=False), _show_progress(console, recipe.max_epochs) as report:
         folder = train(run, arguments.training, report)

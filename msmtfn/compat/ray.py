@@ -26,7 +26,7 @@ QUIET_LOGGERS: Final = ("ray._private.authentication.authentication_token_setup"
 """Loggers that warn on every run that authentication is on and that Ray's own progress bars are off."""
 
 
-def limit_waiting_blocks(context: DataContext, ratio: float) -> None:
+def limit_queued_blocks(context: DataContext, ratio: float) -> None:
     """Apply backpressure to a stage that runs ahead of the next one, even if the object store has room.
 
     By default Ray Data does so only when half of the object store is full. The threshold can otherwise be set only by

@@ -34,7 +34,7 @@ from msmtfn.daily.publish import (
     tidy_day,
 )
 from msmtfn.daily.retry import carry_over, count_retryable, rows_to_retry
-from msmtfn.errors import LockedError, trace_of
+from msmtfn.errors import LockedError, format_trace
 from msmtfn.features.prepare import INPUTS, PrepareConfig, Preparer
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.leads.drift import compare_day, describe_drift
@@ -235,7 +235,7 @@ def _compare(run: Run) -> dict[str, Any]:
         return compare_day(parts, plan.model_folder, published_before(plan.leads, plan.manifest.date))
     # A finished day is published whatever is wrong with what is only told beside it.
     except Exception as exc:
-        logger.error("%s: cannot be compared with the model and the days before: %s", plan.run_id, trace_of(exc))
+        logger.error("%s: cannot be compared with the model and the days before: %s", plan.run_id, format_trace(exc))
         return {"figures": {}, "moved": [], "error": type(exc).__name__}
 
 

@@ -49,6 +49,8 @@ def check_success(content: Mapping[str, Any]) -> None:
         raise ValueError("it lists files that have no names of ours")
     if replaced is not None and not (isinstance(replaced, list) and all(map(_is_publication, replaced))):
         raise ValueError("the publications that it replaced have no names of ours")
+    if publication in (replaced or ()):
+        raise ValueError("it replaces itself")
 
 
 def begin(runs: str, date: dt.date, publication: str) -> None:

@@ -21,9 +21,9 @@ from msmtfn import storage
 from msmtfn.calls.activity import ActivityConfig, detect_activity
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
 from msmtfn.calls.fetch import fetch_recording
-from msmtfn.calls.manifest import check_call, turns_of
+from msmtfn.calls.manifest import check_call, parse_turns
 from msmtfn.calls.rounds import Round, RoundsConfig, Turn, find_rounds
-from msmtfn.errors import CallError, RejectCode, trace_of
+from msmtfn.errors import CallError, RejectCode, format_trace
 from msmtfn.features.sandbox import UNSETTLED, GuardConfig
 from msmtfn.leads.schema import REJECTED, ROUND
 from msmtfn.model.config import MsmtFnConfig
@@ -158,7 +158,7 @@ class Preparer:
             CallError: the call cannot be scored.
         """
         uri = check_call(row["uri"], row["intent"], row["agent_channel"], row["row_error"])
-        turns = turns_of(row["turns"])
+        turns = parse_turns(row["turns"])
         data = fetch_recording(
             uri, self.manifest_root, self.allowed_prefixes, max_file_bytes=self.config.audio.max_file_bytes
         )
@@ -196,7 +196,7 @@ class Preparer:
                 return CallError(
                     RejectCode.AUDIO_OUT_OF_MEMORY, f"no memory; at most {limit} bytes are taken (--max-prepare-bytes)"
                 )
-            logger.error("row %d: could not be prepared: %s", row["row_id"], trace_of(exc))
+            logger.error("row %d: could not be prepared: %s", row["row_id"], format_trace(exc))
             return CallError(
                 RejectCode.INTERNAL_ERROR, f"{type(exc).__name__} while the call was prepared; see the log"
             )

@@ -17,7 +17,7 @@ import soundfile as sf
 from msmtfn import storage
 from msmtfn.calls.audio import decode_recording
 from msmtfn.calls.fetch import fetch_recording
-from msmtfn.calls.manifest import check_call, turns_of
+from msmtfn.calls.manifest import check_call, parse_turns
 from msmtfn.calls.rounds import Turn
 from msmtfn.corpora import demo_model
 from msmtfn.errors import CallError
@@ -192,7 +192,7 @@ class CallClassifier:
         audio = self._prepare.audio
         try:
             check_call(name, None, agent_channel, None)
-            checked = turns_of(None if turns is None else [_as_row(turn) for turn in turns])
+            checked = parse_turns(None if turns is None else [_as_row(turn) for turn in turns])
             if isinstance(recording, str):
                 # The caller names the file, so the folder that it stands in is allowed.
                 recording = fetch_recording(recording, recording.rpartition("/")[0], (), audio.max_file_bytes)

@@ -5,7 +5,8 @@
     <root>/current        names the version that scores, and those that did before it
 
 `current` is a small file and no link, since S3 has none: `<root>/current` is given wherever a model is, and leads to
-the version's folder. It is replaced in one step, so a job sees the one version or the other.
+the version's folder. It is replaced in one step, so a job sees the one version or the other, and only against what was
+read before, so of two promotions at the same instant one succeeds and the other ends with an error.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from msmtfn import storage
 from msmtfn.errors import ModelError
+from msmtfn.storage.conditional import Seen, see, swap
 from msmtfn.storage.overlap import contains, is_place
 from msmtfn.storage.untrusted import inside, parse_object, read_text
 
@@ -85,8 +87,10 @@ def read_current(root: str) -> Current | None:
         ModelError: the file does not name a version.
         StorageError: the storage refused.
     """
-    place = storage.join(root, CURRENT)
-    text = read_text(place)
+    return _parse_current(root, read_text(storage.join(root, CURRENT)))
+
+
+def _parse_current(root: str, text: str | None) -> Current | None:
     if text is None:
         return None
     try:
@@ -95,6 +99,7 @@ def read_current(root: str) -> Current | None:
         if not all(VERSION.fullmatch(name) for name in (current.version, *current.before, *current.left)):
             raise ValueError("a name is no version's")
     except (ValueError, KeyError, TypeError) as exc:
+        place = storage.join(root, CURRENT)
         raise ModelError(f"{place} does not name a version ({exc}); promote one to write it anew") from exc
     return current
 
@@ -144,11 +149,16 @@ def write_decision(root: str, record: Mapping[str, Any], decision: Mapping[str, 
     storage.write_text(_record_place(root, record["version"]), _as_text(content))
 
 
-def promote(root: str, version: str) -> Current:
+def promote(root: str, version: str, *, in_place_of: Sequence[str | None] | None = None) -> Current:
     """Make a version the current one; the same again does nothing.
 
+    Args:
+        root: of the models.
+        version: its name.
+        in_place_of: versions that it may follow, None standing for no version; any, if left out.
+
     Raises:
-        ModelError: there is no such version, or its folder is not complete.
+        ModelError: there is no such version, its folder is not complete, or another version became current meanwhile.
         StorageError: the storage refused.
     """
     records = {record["version"]: record for record in list_records(root)}
@@ -157,27 +167,33 @@ def promote(root: str, version: str) -> Current:
     if records[version]["decision"] is None:
         raise ModelError(f"{version} of {root} was never finished; give the command that trains it again")
     _check_folder(root, version)
-    current = read_current(root)
-    if current is None:
-        return _write_current(root, Current(version, ()))
-    if current.version == version:
+    seen = see(storage.join(root, CURRENT))
+    current = _parse_current(root, seen.text)
+    present = None if current is None else current.version
+    if current is not None and present == version:
         return current
+    if in_place_of is not None and present not in in_place_of:
+        raise _changed(root)
+    if current is None:
+        return _write_current(root, seen, Current(version, ()))
     left = tuple(name for name in current.left if name != version)
-    return _write_current(root, Current(version, (*current.before, current.version), left))
+    return _write_current(root, seen, Current(version, (*current.before, current.version), left))
 
 
 def roll_back(root: str) -> Current:
     """Make the version current that was so before.
 
     Raises:
-        ModelError: there is none, or its folder is gone.
+        ModelError: there is none, its folder is gone, or another version became current meanwhile.
         StorageError: the storage refused.
     """
-    current = read_current(root)
+    seen = see(storage.join(root, CURRENT))
+    current = _parse_current(root, seen.text)
     if current is None or not current.before:
         raise ModelError(f"{root} has no version that was current before; `list` shows all, `promote` takes any")
     _check_folder(root, current.before[-1])
-    return _write_current(root, Current(current.before[-1], current.before[:-1], (*current.left, current.version)))
+    last = Current(current.before[-1], current.before[:-1], (*current.left, current.version))
+    return _write_current(root, seen, last)
 
 
 def _check_folder(root: str, version: str) -> None:
@@ -186,10 +202,21 @@ def _check_folder(root: str, version: str) -> None:
         raise ModelError(f"{folder} holds no model any more; promote another version")
 
 
-def _write_current(root: str, current: Current) -> Current:
+def _write_current(root: str, seen: Seen, current: Current) -> Current:
+    """Name the current version, if `current` is still what was seen when that was decided."""
     content = {"version": current.version, "before": list(current.before), "left": list(current.left), "since": _now()}
-    storage.write_text(storage.join(root, CURRENT), _as_text(content))
+    if not swap(storage.join(root, CURRENT), seen, _as_text(content)):
+        raise _changed(root)
     return current
+
+
+def _changed(root: str) -> ModelError:
+    current = read_current(root)
+    name = "no version" if current is None else current.version
+    return ModelError(
+        f"another command has changed {storage.join(root, CURRENT)} at the same time, to {name}; nothing was done; see "
+        "`list`, and give the command again if it is still wanted"
+    )
 
 
 def _read_record(place: str) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _promote_if_passed(root: str, record: dict[str, Any]) -> dict[str, Any]:
             present,
         )
         return record
-    promote(root, record["version"])
+    promote(root, record["version"], in_place_of=(present,))
     promoted = {**decision, "promoted": True}
     write_decision(root, record, promoted)
     return {**record, "decision": promoted}

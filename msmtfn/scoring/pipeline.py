@@ -27,7 +27,7 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
 from msmtfn import storage
-from msmtfn.compat.ray import limit_waiting_blocks
+from msmtfn.compat.ray import limit_queued_blocks
 from msmtfn.errors import RejectCode, ScoringError
 from msmtfn.features.prepare import PREPARED, Preparer
 from msmtfn.features.sandbox import UNSETTLED, GuardedPreparer
@@ -292,7 +292,7 @@ def _configure_ray_data() -> None:
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     # Backpressure: no more calls are prepared than the scorers will soon need.
-    limit_waiting_blocks(context, WAITING_RATIO)
+    limit_queued_blocks(context, WAITING_RATIO)
     # Otherwise Ray Data warns every half minute that a network takes much memory.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
 

@@ -331,7 +331,7 @@ class Loop:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldCalls:
+class InMemoryCalls:
     """A source of calls that one process holds in memory."""
 
     training_calls: Sequence[LabelledCall]

@@ -16,7 +16,7 @@ import torch
 
 from msmtfn.calls.audio import decode_recording
 from msmtfn.calls.fetch import fetch_recording
-from msmtfn.calls.manifest import iter_calls, open_manifest, turns_of
+from msmtfn.calls.manifest import iter_calls, open_manifest, parse_turns
 from msmtfn.calls.rounds import find_rounds
 from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.features.sandbox import GuardedPreparer
@@ -83,7 +83,7 @@ def _step_by_step(preparer: Preparer, batch: pa.Table, seconds: dict[str, float]
                 data, sample_rate=preparer.network.encoder_sample_rate, config=preparer.config.audio, name=row["uri"]
             )
         with _timed(seconds, "rounds"):
-            turns = turns_of(row["turns"])
+            turns = parse_turns(row["turns"])
             rounds = find_rounds(recording.channels, recording.sample_rate, turns, None, preparer.rounds_config)
         with _timed(seconds, "cut"):
             preparer.cut_rounds(recording, rounds)

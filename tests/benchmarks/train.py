@@ -18,7 +18,7 @@ from msmtfn.model.network import MsmtFn
 from msmtfn.training.augmentation import AugmentationConfig
 from msmtfn.training.calls import LabelledCall, embedded_calls
 from msmtfn.training.embedding import Embedder
-from msmtfn.training.loop import HeldCalls, Loop
+from msmtfn.training.loop import InMemoryCalls, Loop
 from msmtfn.training.recipe import Recipe
 from tests.benchmarks.mix import draw_lengths, make_call
 
@@ -76,7 +76,7 @@ def measure_train(network: MsmtFn, num_calls: int, seed: int) -> list[dict[str, 
 def _seconds_of_step(network: MsmtFn, recipe: Recipe, calls: Sequence[LabelledCall]) -> float:
     recipe = replace(recipe, accumulation_steps=-(-len(calls) // recipe.batch_calls))
     intents = np.array([call.intent for call in calls])
-    loop = Loop(network, recipe, HeldCalls(calls, calls, 0), steps_per_epoch=2, training_intents=intents)
+    loop = Loop(network, recipe, InMemoryCalls(calls, calls, 0), steps_per_epoch=2, training_intents=intents)
     loop.learner.train()
     loop.step(calls[:1])
     started = time.perf_counter()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msmtfn import storage
-from msmtfn.calls.manifest import TURN, Manifest, check_call, iter_calls, open_manifest, turns_of
+from msmtfn.calls.manifest import TURN, Manifest, check_call, iter_calls, open_manifest, parse_turns
 from msmtfn.calls.rounds import Turn
 from msmtfn.errors import CallError, ManifestError, RejectCode, StorageError
 
@@ -523,12 +523,12 @@ def test_turns_are_kept_in_every_layout(
 
 
 def test_missing_turns_are_none_and_an_empty_list_stays_empty() -> None:
-    assert turns_of(None) is None
-    assert turns_of([]) == []
+    assert parse_turns(None) is None
+    assert parse_turns([]) == []
 
 
 def test_rows_become_turns_and_a_missing_text_becomes_empty() -> None:
-    assert turns_of([turn("agent", 0.0, 1.5, "hello"), turn("customer", 1.5, 1.5, None)]) == [
+    assert parse_turns([turn("agent", 0.0, 1.5, "hello"), turn("customer", 1.5, 1.5, None)]) == [
         Turn("agent", 0.0, 1.5, "hello"),
         Turn("customer", 1.5, 1.5, ""),
     ]
@@ -553,7 +553,7 @@ def test_rows_become_turns_and_a_missing_text_becomes_empty() -> None:
 )
 def test_a_bad_turn_rejects_its_row_with_its_number_and_without_its_text(broken: Row | None, problem: str) -> None:
     with pytest.raises(CallError, match=f"turn 1 .*{problem}") as caught:
-        turns_of([turn(text=SECRET), broken, turn(text=SECRET)])
+        parse_turns([turn(text=SECRET), broken, turn(text=SECRET)])
     assert caught.value.code == RejectCode.BAD_ROW
     assert SECRET[:4] not in caught.value.detail
     assert "\n" not in caught.value.detail

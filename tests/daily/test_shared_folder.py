@@ -115,6 +115,7 @@ def test_a_day_that_the_version_before_published_is_read_and_replaced(place: str
         {"publication": 12345678, "files": []},
         {"replaced": ["../x"], "files": []},
         {"replaced": "0123abcd", "files": []},
+        {"replaced": ["0123abcd"], "files": []},
     ],
 )
 def test_names_in_a_planted_success_are_refused(tmp_path: Path, planted: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from msmtfn import storage
 from msmtfn.errors import ModelError, StorageError
+from msmtfn.model import registry
 from msmtfn.model.checkpoint import fetch_model, locate_model, model_version
 from msmtfn.model.registry import (
     add_version,
@@ -156,3 +158,53 @@ def test_a_registry_is_not_followed_through_links(tmp_path: Path, tiny_model: Pa
     (root / "current").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="current cannot be read: it is a symbolic link"):
         resolve_model(str(root / "current"))
+
+
+def test_of_promotions_at_the_same_instant_one_wins_and_the_others_get_an_error(place: str) -> None:
+    versions = [finish(place, run) for run in "abcd"]
+    promote(place, versions[0])
+    ready = threading.Barrier(3)
+
+    def make_current(version: str) -> str:
+        ready.wait()
+        try:
+            return promote(place, version).version
+        except ModelError as exc:
+            return "" if "at the same time" in str(exc) else "another error"
+
+    for _ in range(5):
+        before = read_current(place)
+        assert before is not None
+        others = [version for version in versions if version != before.version]
+        with ThreadPoolExecutor(3) as pool:
+            won = [version for version in pool.map(make_current, others) if version]
+        after = read_current(place)
+        assert after is not None
+        assert after.version in won
+        assert len(after.before) == len(before.before) + len(won)  # none was overwritten unseen
+
+
+def test_a_version_that_was_compared_with_another_is_not_made_current(place: str) -> None:
+    first, second, third = (finish(place, run) for run in "abc")
+    promote(place, first, in_place_of=(None,))
+    promote(place, second, in_place_of=(first,))
+    with pytest.raises(ModelError, match=r"changed .*current at the same time, to v0002; nothing was done"):
+        promote(place, third, in_place_of=(first,))
+    assert promote(place, second, in_place_of=(first,)).version == second  # the same again
+
+
+def test_going_back_loses_against_a_promotion_at_the_same_time(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (finish(place, run) for run in "abc")
+    for version in (first, second):
+        promote(place, version)
+    check = registry._check_folder
+
+    def promote_meanwhile(root: str, version: str) -> None:
+        check(root, version)
+        monkeypatch.setattr(registry, "_check_folder", check)
+        promote(root, third)
+
+    monkeypatch.setattr(registry, "_check_folder", promote_meanwhile)
+    with pytest.raises(ModelError, match="at the same time, to v0003"):
+        roll_back(place)
+    assert resolve_model(storage.join(place, "current")) == storage.join(place, third)

@@ -15,7 +15,7 @@ from msmtfn.labels import INTENTS
 from msmtfn.model.network import MsmtFn
 from msmtfn.training.augmentation import AugmentationConfig
 from msmtfn.training.calls import LabelledCall
-from msmtfn.training.loop import HeldCalls, Loop
+from msmtfn.training.loop import InMemoryCalls, Loop
 from msmtfn.training.recipe import Recipe
 from tests.conftest import make_tiny_config, make_tiny_network
 
@@ -70,7 +70,7 @@ def make_loop(network: MsmtFn, recipe: Recipe, training: Sequence[LabelledCall],
     return Loop(
         network,
         recipe,
-        HeldCalls(training, validation, recipe.seed),
+        InMemoryCalls(training, validation, recipe.seed),
         steps_per_epoch=-(-len(training) // recipe.calls_per_step),
         training_intents=np.array([each.intent for each in training]),
         **options,

@@ -14,7 +14,7 @@ from msmtfn.model.losses import multi_task_loss
 from msmtfn.model.network import MsmtFn
 from msmtfn.training.calls import collate
 from msmtfn.training.events import StepDone
-from msmtfn.training.loop import HeldCalls, Loop, NotFiniteError
+from msmtfn.training.loop import InMemoryCalls, Loop, NotFiniteError
 from msmtfn.training.recipe import Recipe
 from tests.conftest import make_tiny_network
 from tests.training.loop_cases import (
@@ -233,7 +233,7 @@ def test_gradients_are_clipped_to_the_largest_norm() -> None:
 
 def test_every_epoch_yields_all_training_calls_once_in_another_order() -> None:
     calls = [call(number, 10) for number in range(20)]
-    held = HeldCalls(calls, [], seed=3)
+    held = InMemoryCalls(calls, [], seed=3)
     orders = [[each.call_id for step in held.training(epoch, 6) for each in step] for epoch in (0, 0, 1)]
     assert sorted(orders[0]) == sorted(each.call_id for each in calls)
     assert orders[0] == orders[1] != orders[2]

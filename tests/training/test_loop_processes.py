@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from msmtfn.training.loop import HeldCalls, Loop
+from msmtfn.training.loop import InMemoryCalls, Loop
 from msmtfn.training.recipe import Recipe
 from tests.training.loop_cases import (
     FIVE_CALLS,
@@ -43,7 +43,7 @@ def process(rank: int, folder: str) -> None:
         loop = Loop(
             network,
             two_process_recipe(frozen=frozen),
-            HeldCalls(share, share, 0),
+            InMemoryCalls(share, share, 0),
             steps_per_epoch=1,
             training_intents=np.array([each.intent for each in FIVE_CALLS]),
         )

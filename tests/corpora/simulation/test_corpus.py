@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
-from msmtfn.calls.manifest import check_call, iter_calls, open_manifest, turns_of
+from msmtfn.calls.manifest import check_call, iter_calls, open_manifest, parse_turns
 from msmtfn.calls.rounds import RoundsConfig, find_rounds
 from msmtfn.corpora.simulation.ceilings import compute_ceilings
 from msmtfn.corpora.simulation.corpus import CorpusError, make_call, write_corpus
@@ -74,7 +74,7 @@ def test_each_split_is_a_root_of_manifests_without_a_bad_row(calls: dict[str, li
     for rows in calls.values():
         for row in rows:
             check_call(row["uri"], row["intent"], row["agent_channel"], row["row_error"])
-            assert turns_of(row["turns"])
+            assert parse_turns(row["turns"])
 
 
 def test_the_manifest_does_not_give_the_latents_away(corpus: Path) -> None:
@@ -92,7 +92,7 @@ def test_every_recording_decodes_and_falls_into_the_rounds_that_were_planned(
         for row in rows:
             recording = decode(corpus, split, row)
             rounds = find_rounds(
-                recording.channels, 8_000, turns_of(row["turns"]), row["agent_channel"], RoundsConfig()
+                recording.channels, 8_000, parse_turns(row["turns"]), row["agent_channel"], RoundsConfig()
             )
             assert len(rounds) == len(latents[row["call_id"]]["rounds"])
             assert max(each.end_sec - each.start_sec for each in rounds) < 25
