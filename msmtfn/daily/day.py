@@ -18,7 +18,7 @@ import pyarrow as pa
 import msmtfn
 from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ERROR, Manifest, iter_calls, open_manifest
-from msmtfn.daily.leftovers import committed_ids, forget_crashed, score_left_over, settle_commits
+from msmtfn.daily.leftovers import committed_ids, forget_crashed, score_until_complete, settle_commits
 from msmtfn.daily.progress import Reporter
 from msmtfn.daily.publication import RUN
 from msmtfn.daily.publish import (
@@ -254,7 +254,7 @@ def _rates(passes: Sequence[RunFigures], seconds: float) -> dict[str, Any]:
 
 def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> list[RunFigures]:
     """Score what is left; the result is what each pass over it has done."""
-    return score_left_over(
+    return score_until_complete(
         run.task,
         Preparer(config.prepare, model.network.config, model.tokenizer, run.plan.manifest.root),
         pack_network(model.network),

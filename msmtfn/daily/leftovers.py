@@ -35,7 +35,7 @@ DETAIL: Final = "the work on this call alone failed every time: its process died
 PENDING: Final = ".pending.parquet"
 
 
-def score_left_over(
+def score_until_complete(
     task: ScoringTask,
     preparer: Preparer,
     network: PackedNetwork,

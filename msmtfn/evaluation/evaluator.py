@@ -26,7 +26,7 @@ from msmtfn.errors import TrainingDataError
 from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.evaluation.metrics import TaskMetrics, all_metrics
 from msmtfn.features.prepare import INPUTS, PREPARED, PrepareConfig, Preparer
-from msmtfn.features.sandbox import GuardedPreparer
+from msmtfn.features.sandbox import SandboxedPreparer
 from msmtfn.inference.scorer import CallRounds, Scorer, ScorerConfig, split_calls
 from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.schema import OUTCOME, SCORED
@@ -111,7 +111,7 @@ def evaluate_calls(
         TrainingDataError: no call can be scored, or there is no other round to shuffle with.
     """
     preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
-    guarded = GuardedPreparer(preparer, prepare.guard, [column.name for column in _LABELLED], PREPARED)
+    guarded = SandboxedPreparer(preparer, prepare.guard, [column.name for column in _LABELLED], PREPARED)
     batches = _prepare(split.rows, guarded, report)
     if shuffle != "none":
         batches = shuffle_rounds(list(batches), shuffle, seed)
@@ -181,7 +181,7 @@ def read_ceilings(corpus: str) -> dict[str, Any] | None:
     return content
 
 
-def _prepare(rows: pa.Table, preparer: GuardedPreparer, report: Report) -> Iterator[pa.Table]:
+def _prepare(rows: pa.Table, preparer: SandboxedPreparer, report: Report) -> Iterator[pa.Table]:
     for start in range(0, len(rows), BATCH_CALLS):
         batch = preparer.prepare_batch(rows.slice(start, BATCH_CALLS))
         report("prepared", min(start + BATCH_CALLS, len(rows)))

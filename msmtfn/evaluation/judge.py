@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from msmtfn import storage
-from msmtfn.daily.leftovers import forget_crashed, left_over, score_left_over, settle_commits
+from msmtfn.daily.leftovers import forget_crashed, left_over, score_until_complete, settle_commits
 from msmtfn.daily.publish import PARTS_FOLDER, open_parts
 from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.features.prepare import PrepareConfig, Preparer
@@ -62,5 +62,5 @@ def judge_split(
     forget_crashed(task)
     if len(left_over(task)):
         preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
-        score_left_over(task, preparer, pack_network(model.network), ScorerConfig(), PipelineConfig(), report)
+        score_until_complete(task, preparer, pack_network(model.network), ScorerConfig(), PipelineConfig(), report)
     return open_parts(task.parts, task.schema).to_table()

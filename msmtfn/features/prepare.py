@@ -24,7 +24,7 @@ from msmtfn.calls.fetch import fetch_recording
 from msmtfn.calls.manifest import check_call, parse_turns
 from msmtfn.calls.rounds import Round, RoundsConfig, Turn, find_rounds
 from msmtfn.errors import CallError, RejectCode, format_trace
-from msmtfn.features.sandbox import UNSETTLED, GuardConfig
+from msmtfn.features.sandbox import UNSETTLED, SandboxConfig
 from msmtfn.leads.schema import REJECTED, ROUND
 from msmtfn.model.config import MsmtFnConfig
 
@@ -71,7 +71,7 @@ class PrepareConfig:
     """Limits on recordings."""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
     """Detection of speech: in calls without turns, and for networks that remove silence."""
-    guard: GuardConfig = field(default_factory=GuardConfig)  # the name is part of run ids: do not rename it
+    guard: SandboxConfig = field(default_factory=SandboxConfig)  # the name is part of run ids: do not rename it
     """Limits on preparing one call."""
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ GRACE_SEC: Final = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GuardConfig:
+class SandboxConfig:
     """Limits on preparing one call."""
 
     max_prepare_sec: float = 600.0
@@ -76,11 +76,11 @@ class BatchPreparer(Protocol):
         """Return the pass-through columns `passthrough` of a batch together with the columns of the prepared calls."""
 
 
-class GuardedPreparer:
+class SandboxedPreparer:
     """Preparer that runs another preparer in a sandbox, a child process that may die."""
 
     def __init__(
-        self, preparer: BatchPreparer, config: GuardConfig, passthrough: Sequence[str], prepared: pa.Schema
+        self, preparer: BatchPreparer, config: SandboxConfig, passthrough: Sequence[str], prepared: pa.Schema
     ) -> None:
         """Wrap a preparer.
 
@@ -138,7 +138,7 @@ class GuardedPreparer:
 class _Child:
     """Child process that serves one sandboxed preparer."""
 
-    def __init__(self, preparer: GuardedPreparer) -> None:
+    def __init__(self, preparer: SandboxedPreparer) -> None:
         self.key = preparer.key
         self.connection, child_end = Pipe()
         with child_end:
@@ -207,7 +207,7 @@ _children: dict[bytes, _Child] = {}
 _lock = threading.Lock()
 
 
-def _child_for(preparer: GuardedPreparer) -> _Child:
+def _child_for(preparer: SandboxedPreparer) -> _Child:
     """Return a living child of this process that serves a preparer, starting one if necessary."""
     child = _children.get(preparer.key)
     if child is None or not child.is_alive:
@@ -216,7 +216,7 @@ def _child_for(preparer: GuardedPreparer) -> _Child:
     return child
 
 
-def _start_child(preparer: GuardedPreparer) -> _Child:
+def _start_child(preparer: SandboxedPreparer) -> _Child:
     """Start a child, with a second attempt if the first one dies while starting."""
     try:
         return _Child(preparer)

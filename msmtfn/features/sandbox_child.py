@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from msmtfn.errors import RejectCode
-from msmtfn.features.sandbox import BatchPreparer, GuardConfig, table_from_bytes, table_to_bytes
+from msmtfn.features.sandbox import BatchPreparer, SandboxConfig, table_from_bytes, table_to_bytes
 
 PROCESS_STATUS: Final = Path("/proc/self/status")
 
@@ -27,7 +27,7 @@ def serve(connection: Connection) -> None:
     """Prepare the calls received from the parent until it closes the connection."""
     with contextlib.suppress(EOFError, ConnectionError):
         preparer: BatchPreparer
-        config: GuardConfig
+        config: SandboxConfig
         preparer, passthrough, config = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our parent
         connection.send_bytes(b"")
         while True:

@@ -134,16 +134,16 @@ class MsmtFn(PreTrainedModel):
             Audio states (R, A, width of the audio encoder) and their mask (R, A), text states (R, T, width of the text
             encoder) and their mask (R, T). The mask of a modality that `config.modalities` excludes is all False.
         """
-        return *self.hear_rounds(waveforms, num_samples, padded=padded), *self.read_rounds(input_ids, num_tokens)
+        return *self.encode_audio(waveforms, num_samples, padded=padded), *self.encode_text(input_ids, num_tokens)
 
-    def hear_rounds(self, waveforms: Tensor, num_samples: Tensor, *, padded: bool = True) -> tuple[Tensor, Tensor]:
+    def encode_audio(self, waveforms: Tensor, num_samples: Tensor, *, padded: bool = True) -> tuple[Tensor, Tensor]:
         """Run the audio encoder, returning audio states and their mask as `embed_rounds` does."""
         if self.config.modalities == "text":  # unpadded, since even an empty round would be padded to the maximum
             waveforms, num_samples, padded = waveforms[:, :0], torch.zeros_like(num_samples), False
         states: tuple[Tensor, Tensor] = self.audio_encoder(waveforms, num_samples, padded=padded)
         return states
 
-    def read_rounds(self, input_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_text(self, input_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Run the text encoder, returning text states and their mask as `embed_rounds` does."""
         if self.config.modalities == "audio":
             input_ids, num_tokens = input_ids[:, :0], torch.zeros_like(num_tokens)

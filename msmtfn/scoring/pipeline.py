@@ -30,7 +30,7 @@ from msmtfn import storage
 from msmtfn.compat.ray import limit_queued_blocks
 from msmtfn.errors import RejectCode, ScoringError
 from msmtfn.features.prepare import PREPARED, Preparer
-from msmtfn.features.sandbox import UNSETTLED, GuardedPreparer
+from msmtfn.features.sandbox import UNSETTLED, SandboxedPreparer
 from msmtfn.inference.scorer import BATCH_CALLS, BATCH_CALLS_OF_GPU, Scorer, ScorerConfig
 from msmtfn.leads.schema import SCORED
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
@@ -208,7 +208,7 @@ def prepared_dataset(
     """
     # Ray 2.64 is to drop `ray_remote_args`, but there is no other way to limit the retries of the tasks.
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-    sandboxed = GuardedPreparer(preparer, preparer.config.guard, passthrough, PREPARED)
+    sandboxed = SandboxedPreparer(preparer, preparer.config.guard, passthrough, PREPARED)
     filesystem, path = storage.arrow_filesystem_of(calls)
     return (
         ray.data.read_parquet(path, filesystem=filesystem, partitioning=None)

@@ -120,7 +120,7 @@ class CallBatch:
         if _are_states(text):
             encoded_text = text, length_mask(text_lengths, text.shape[1])
         else:
-            encoded_text = network.read_rounds(text, text_lengths)
+            encoded_text = network.encode_text(text, text_lengths)
         vectors: Tensor = network.fusion(audio, length_mask(audio_lengths, audio.shape[1]), *encoded_text)
         return vectors
 

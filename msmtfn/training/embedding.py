@@ -75,11 +75,11 @@ class Embedder:
         batches = feed_rounds(groups, samples, tokens, self.network.config.text.pad_token_id, self.device)
         for group, batch in zip(groups, batches, strict=True):
             waveforms = batch.samples.float() / FULL_SCALE
-            encoded_audio = _unpad(*self.network.hear_rounds(waveforms, batch.num_samples, padded=False))
+            encoded_audio = _unpad(*self.network.encode_audio(waveforms, batch.num_samples, padded=False))
             for index, states in zip(group, encoded_audio, strict=True):
                 audio_states[index] = states
             if self.with_text:
-                encoded_text = _unpad(*self.network.read_rounds(batch.input_ids, batch.num_tokens))
+                encoded_text = _unpad(*self.network.encode_text(batch.input_ids, batch.num_tokens))
                 for index, states in zip(group, encoded_text, strict=True):
                     text_states[index] = states
         return audio_states, text_states

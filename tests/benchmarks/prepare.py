@@ -19,7 +19,7 @@ from msmtfn.calls.fetch import fetch_recording
 from msmtfn.calls.manifest import iter_calls, open_manifest, parse_turns
 from msmtfn.calls.rounds import find_rounds
 from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
-from msmtfn.features.sandbox import GuardedPreparer
+from msmtfn.features.sandbox import SandboxedPreparer
 from msmtfn.inference.scorer import BATCH_CALLS
 from msmtfn.model.small import make_small_model
 from tests.benchmarks.mix import DATE, draw_lengths, write_day
@@ -61,7 +61,7 @@ def measure_prepare(num_calls: int, seed: int) -> list[dict[str, Any]]:
 def _seconds_of(root: Path) -> Mapping[str, float]:
     model = make_small_model(0)
     preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
-    guarded = GuardedPreparer(preparer, preparer.config.guard, PASSED, PREPARED)
+    guarded = SandboxedPreparer(preparer, preparer.config.guard, PASSED, PREPARED)
     batches = [pa.Table.from_batches([batch]) for batch in _batches(root)]
     guarded.prepare_batch(batches[0])  # starts the child, and reads what it imports
     seconds: dict[str, float] = defaultdict(float)

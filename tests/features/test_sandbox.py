@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from msmtfn.errors import CallError, RejectCode
-from msmtfn.features.sandbox import UNSETTLED, GuardConfig, GuardedPreparer, end_children
+from msmtfn.features.sandbox import UNSETTLED, SandboxConfig, SandboxedPreparer, end_children
 
 ADDED = pa.schema(
     [
@@ -29,7 +29,7 @@ ADDED = pa.schema(
     ]
 )
 pa.array([0])  # pyarrow imports pandas at the first array: in the child as it starts, not within the time limit
-LIMITS = GuardConfig(max_prepare_sec=2.0, max_prepare_bytes=200 * 2**20)
+LIMITS = SandboxConfig(max_prepare_sec=2.0, max_prepare_bytes=200 * 2**20)
 MEGABYTE = 2**20
 
 
@@ -79,8 +79,8 @@ class MisbehavingPreparer:
 
 
 @pytest.fixture
-def sandboxed(tmp_path: Path) -> Iterator[GuardedPreparer]:
-    yield GuardedPreparer(MisbehavingPreparer(tmp_path), LIMITS, ["row_id"], ADDED)
+def sandboxed(tmp_path: Path) -> Iterator[SandboxedPreparer]:
+    yield SandboxedPreparer(MisbehavingPreparer(tmp_path), LIMITS, ["row_id"], ADDED)
     end_children()
     assert not sandbox_processes()
 
@@ -89,7 +89,7 @@ def sandbox_processes() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "msmtfn.features.sandbox_child" in child.cmdline()]
 
 
-def prepare(sandboxed: GuardedPreparer, *deeds: str) -> list[dict[str, Any]]:
+def prepare(sandboxed: SandboxedPreparer, *deeds: str) -> list[dict[str, Any]]:
     rows = sandboxed.prepare_batch(pa.table({"row_id": range(len(deeds)), "deed": deeds}))
     assert rows.schema.names == ["row_id", *ADDED.names]
     assert rows["row_id"].to_pylist() == list(range(len(deeds)))
@@ -97,7 +97,7 @@ def prepare(sandboxed: GuardedPreparer, *deeds: str) -> list[dict[str, Any]]:
     return result
 
 
-def test_calls_are_prepared_in_one_child_process(sandboxed: GuardedPreparer) -> None:
+def test_calls_are_prepared_in_one_child_process(sandboxed: SandboxedPreparer) -> None:
     rows = prepare(sandboxed, "nothing", "nothing") + prepare(sandboxed, "nothing")
     assert [row["samples"] for row in rows] == [[1, 2]] * 3
     assert len({row["pid"] for row in rows}) == 1
@@ -105,7 +105,7 @@ def test_calls_are_prepared_in_one_child_process(sandboxed: GuardedPreparer) -> 
 
 
 def test_a_call_that_crashes_its_process_is_tried_twice_and_then_unsettled(
-    sandboxed: GuardedPreparer, tmp_path: Path
+    sandboxed: SandboxedPreparer, tmp_path: Path
 ) -> None:
     before, crashing, after = prepare(sandboxed, "nothing", "exits", "nothing")
     assert (crashing["status"], crashing["error_code"], crashing["samples"]) == (UNSETTLED, "worker_crashed", [])
@@ -113,12 +113,14 @@ def test_a_call_that_crashes_its_process_is_tried_twice_and_then_unsettled(
     assert before["status"] is after["status"] is None
 
 
-def test_a_call_whose_process_dies_once_is_prepared(sandboxed: GuardedPreparer) -> None:
+def test_a_call_whose_process_dies_once_is_prepared(sandboxed: SandboxedPreparer) -> None:
     assert [row["status"] for row in prepare(sandboxed, "exits_once", "nothing")] == [None, None]
 
 
 @pytest.mark.parametrize("deed", ["loops", "hangs_in_c"])
-def test_a_call_that_hangs_is_rejected_after_the_time_limit(sandboxed: GuardedPreparer, deed: str, capfd: Any) -> None:
+def test_a_call_that_hangs_is_rejected_after_the_time_limit(
+    sandboxed: SandboxedPreparer, deed: str, capfd: Any
+) -> None:
     prepare(sandboxed, "nothing")
     started = time.monotonic()
     hanging, after = prepare(sandboxed, deed, "nothing")
@@ -130,7 +132,7 @@ def test_a_call_that_hangs_is_rejected_after_the_time_limit(sandboxed: GuardedPr
 
 
 def test_a_call_that_exceeds_the_memory_limit_is_rejected_and_the_next_gets_a_new_process(
-    sandboxed: GuardedPreparer, tmp_path: Path
+    sandboxed: SandboxedPreparer, tmp_path: Path
 ) -> None:
     before, greedy, after = prepare(sandboxed, "nothing", "exhausts_memory", "nothing")
     assert greedy["error_code"] == "audio_out_of_memory"
@@ -143,7 +145,7 @@ def test_the_child_exits_with_its_parent(tmp_path: Path) -> None:
     script = (
         "import os, pyarrow as pa, tests.features.test_sandbox as t; from pathlib import Path\n"
         f"preparer = t.MisbehavingPreparer(Path({str(tmp_path)!r}))\n"
-        "sandboxed = t.GuardedPreparer(preparer, t.LIMITS, ['row_id'], t.ADDED)\n"
+        "sandboxed = t.SandboxedPreparer(preparer, t.LIMITS, ['row_id'], t.ADDED)\n"
         "print(t.prepare(sandboxed, 'nothing')[0]['pid'], flush=True); os.kill(os.getpid(), 9)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
@@ -155,7 +157,7 @@ def test_the_child_exits_with_its_parent(tmp_path: Path) -> None:
     assert not psutil.pid_exists(pid)
 
 
-def test_a_child_that_dies_while_starting_is_replaced(sandboxed: GuardedPreparer, tmp_path: Path) -> None:
+def test_a_child_that_dies_while_starting_is_replaced(sandboxed: SandboxedPreparer, tmp_path: Path) -> None:
     def kill_first() -> None:
         while not (children := sandbox_processes()):
             time.sleep(0.001)
@@ -168,7 +170,7 @@ def test_a_child_that_dies_while_starting_is_replaced(sandboxed: GuardedPreparer
     assert row["status"] is None
 
 
-def test_a_child_that_cannot_start_raises_and_rejects_no_call(sandboxed: GuardedPreparer) -> None:
+def test_a_child_that_cannot_start_raises_and_rejects_no_call(sandboxed: SandboxedPreparer) -> None:
     sandboxed.task = b"no pickle"
     with pytest.raises(ChildProcessError, match=r"did not start \(1\)"):
         prepare(sandboxed, "nothing")
@@ -177,6 +179,6 @@ def test_a_child_that_cannot_start_raises_and_rejects_no_call(sandboxed: Guarded
 def test_invalid_limits_are_refused() -> None:
     for seconds in (0.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="max_prepare_sec"):
-            GuardConfig(max_prepare_sec=seconds)
+            SandboxConfig(max_prepare_sec=seconds)
     with pytest.raises(ValueError, match="max_prepare_bytes is 0"):
-        GuardConfig(max_prepare_bytes=0)
+        SandboxConfig(max_prepare_bytes=0)

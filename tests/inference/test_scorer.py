@@ -25,7 +25,7 @@ from msmtfn.leads.ranking import LeadWeights
 from msmtfn.leads.schema import OUTCOME, parts_schema
 from msmtfn.model.checkpoint import load_model
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.runtime.int8 import multiplies_rightly
+from msmtfn.model.runtime.int8 import int8_matmul_is_exact
 
 PASSTHROUGH = [pa.field("call_id", pa.string()), pa.field("tags", pa.list_(pa.string()))]
 SCHEMA = parts_schema(PASSTHROUGH)
@@ -435,7 +435,7 @@ def test_int8_is_refused_except_for_unpadded_encoding_on_a_cpu(options: dict[str
 
 
 @pytest.mark.parametrize("has_bf16", [False, True])
-@pytest.mark.skipif(not multiplies_rightly(), reason="the CPU has no VNNI")
+@pytest.mark.skipif(not int8_matmul_is_exact(), reason="the CPU has no VNNI")
 def test_int8_gives_nearly_the_probabilities_of_fp32(
     make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch, *, has_bf16: bool
 ) -> None:

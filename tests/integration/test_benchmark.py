@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from msmtfn.model.runtime.int8 import multiplies_rightly
+from msmtfn.model.runtime.int8 import int8_matmul_is_exact
 from tests.integration.job import ROOT
 
 
 @pytest.mark.slow
 def test_encode_measures_both_encodings_of_the_same_calls_and_the_faster_in_fewer_bits(tmp_path: Path) -> None:
-    fewer_bits = ["bf16", "int8"] if multiplies_rightly() else ["bf16"]
+    fewer_bits = ["bf16", "int8"] if int8_matmul_is_exact() else ["bf16"]
     command = [sys.executable, "-m", "tests.benchmarks", "encode", "--network", "demo"]
     command += ["--round-sec", "2", "40", "--num-calls", "2", "--json", str(tmp_path / "figures.json")]
     command += ["--device", "cpu", *(f"--{precision}" for precision in fewer_bits)]

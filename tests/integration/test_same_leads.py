@@ -17,7 +17,7 @@ from msmtfn.corpora import demo_model
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.publish import read_leads
 from msmtfn.labels import TASKS
-from msmtfn.model.runtime.int8 import multiplies_rightly
+from msmtfn.model.runtime.int8 import int8_matmul_is_exact
 from tests.integration.job import DATE, run_job, write_manifest
 
 
@@ -75,7 +75,7 @@ def test_the_leads_of_the_demo_are_those_of_the_plain_way_and_in_fewer_bits_near
     plain = leads_of(tmp_path / "plain", *options, "--encoding", "padded")
     assert largest_difference(fast, plain) < 1e-4
     assert [row["lead_rank"] for row in fast] == [row["lead_rank"] for row in plain]
-    for precision in ("bf16", "int8") if multiplies_rightly() else ("bf16",):
+    for precision in ("bf16", "int8") if int8_matmul_is_exact() else ("bf16",):
         rough = leads_of(tmp_path / precision, *options, "--precision", precision, "--device", "cpu")
         assert largest_difference(fast, rough) <= 0.02
         same = [one["intent_predicted"] == other["intent_predicted"] for one, other in zip(fast, rough, strict=True)]

@@ -23,7 +23,7 @@ from msmtfn.daily.day import Run, ScoringConfig, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_leads
 from msmtfn.errors import ScoringError, StorageError, UsageError
 from msmtfn.features.prepare import PrepareConfig, PreparedCall, Preparer
-from msmtfn.features.sandbox import MAX_ATTEMPTS, GuardConfig
+from msmtfn.features.sandbox import MAX_ATTEMPTS, SandboxConfig
 from msmtfn.inference.scorer import BATCH_CALLS, Scorer, ScorerConfig
 from msmtfn.model.checkpoint import PackedNetwork, load_model, pack_network
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringActor, fit_to_cpus, score_calls
@@ -230,7 +230,7 @@ def test_only_calls_that_crash_or_hang_or_run_out_of_memory_are_rejected(
     run: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(tiny_model)
-    limits = GuardConfig(max_prepare_sec=10.0, max_prepare_bytes=MEGABYTES_300)
+    limits = SandboxConfig(max_prepare_sec=10.0, max_prepare_bytes=MEGABYTES_300)
     preparer = MisbehavingPreparer(
         PrepareConfig(guard=limits), model.network.config, model.tokenizer, run.plan.manifest.root
     )

@@ -86,13 +86,13 @@ def test_text_with_cached_audio_states_is_augmented_in_training_and_not_in_valid
     states = [rng.normal(size=(3, 24)).astype(np.float16)]
     calls = [LabelledCall(f"c{number}", number, EmbeddedRounds(states, [np.full(4, 7, np.int32)])) for number in (0, 1)]
     lengths: list[tuple[bool, list[int]]] = []
-    original = network.read_rounds
+    original = network.encode_text
 
     def read(input_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
         lengths.append((network.training, num_tokens.tolist()))
         return original(input_ids, num_tokens)
 
-    network.read_rounds = read  # type: ignore[method-assign]
+    network.encode_text = read  # type: ignore[method-assign]
     recipe = make_recipe(frozen="audio", batch_calls=2, samples_per_batch=100_000)
     make_loop(network, recipe, calls, augmenter=TextRemover()).run_epoch()
     assert lengths == [(True, [0, 0]), (False, [4, 4])]

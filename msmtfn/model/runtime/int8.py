@@ -49,7 +49,7 @@ class Int8Linear(nn.Module):
     """Linear layer in int8, accurate to about 1 %, for inference."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        if not multiplies_rightly():
+        if not int8_matmul_is_exact():
             raise UsageError(
                 "this machine's CPU has no VNNI, without which int8 products overflow; choose another --precision"
             )
@@ -103,7 +103,7 @@ def _int8_matmul(codes: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor) -
 
 
 @cache
-def multiplies_rightly() -> bool:
+def int8_matmul_is_exact() -> bool:
     """Return whether int8 products of the largest codes are exact on this CPU.
 
     Without VNNI, oneDNN's instructions add pairs of products in 16 bits, which saturate.

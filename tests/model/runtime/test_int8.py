@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.runtime.int8 import ROWS_PER_CHUNK, Int8Linear, multiplies_rightly
+from msmtfn.model.runtime.int8 import ROWS_PER_CHUNK, Int8Linear, int8_matmul_is_exact
 from msmtfn.model.runtime.precision import cast_to_bf16_, merge_weight_norm, quantize_encoders
 
-needs_vnni = pytest.mark.skipif(not multiplies_rightly(), reason="the CPU has no VNNI")
+needs_vnni = pytest.mark.skipif(not int8_matmul_is_exact(), reason="the CPU has no VNNI")
 
 
 def random_states(*shape: int) -> Tensor:
