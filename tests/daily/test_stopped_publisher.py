@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from msmtfn import conditional, storage
+from msmtfn import storage
 from msmtfn.daily import publish as module
 from msmtfn.daily.lock import LockTimes, lock_day
 from msmtfn.daily.publication import publications_in
 from msmtfn.daily.publish import day_folder, publish_day, read_leads, read_success, run_folder, tidy_day
 from msmtfn.errors import LockedError
+from msmtfn.storage import conditional
 from tests.daily.parts import ABOUT, DATE, SCHEMA, publish, rejected, scored, write_parts
 
 TIMES = LockTimes(renew_sec=0.2, lease_sec=1.5)
