@@ -28,7 +28,7 @@ class Estimate:
 
 
 def newest_unscored_day(manifests: str, leads: str) -> dt.date | None:
-    """The newest day that has a folder of manifests and no published leads; None where all are published.
+    """Return the newest day that has a manifest folder but no published leads; None if all are published.
 
     Raises:
         ManifestError: there is no day at all.
@@ -54,7 +54,7 @@ def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int =
 
 
 def days_between(manifests: str, first: dt.date | None, last: dt.date | None) -> list[dt.date]:
-    """The days of a range, both ends included, that have a folder of manifests, in order.
+    """Return the days of a range, both ends included, that have a manifest folder, in order.
 
     Raises:
         ManifestError: there is none.

@@ -23,7 +23,7 @@ BEST_COLUMNS: Final = ("lead_rank", "call_id", "lead_score", "intent_predicted",
 
 
 def best_leads(leads: str, date: dt.date, number: int = NUM_BEST) -> pa.Table:
-    """The best leads of a published day, best first, with `BEST_COLUMNS`."""
+    """Return the best leads of a published day, best first, with `BEST_COLUMNS`."""
     try:
         rows = read_leads(leads, date).to_table(columns=list(BEST_COLUMNS), filter=pc.field("lead_rank") <= number)
     except (OSError, pa.ArrowException) as exc:
