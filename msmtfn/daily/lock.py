@@ -1,12 +1,12 @@
-"""One run a day at a time: a lock beside the leads that outlives no dead run.
+"""Lock a day, so that one run at a time works on it; the lock of a dead run expires.
 
-A lock is a file that its holder writes anew every few seconds. Who wants it watches it for a lease: a lock that changes
-has a living holder; one that does not is left behind and is taken over. No clocks are compared. Locks are numbered, and
-the highest number holds: taking over is to create the next number, which the storage grants to one only, and a holder
-that was merely asleep finds that it has lost the day before it publishes anything.
+A lock is a file next to the leads that its holder rewrites every few seconds. Another run that wants the day watches
+the file for the length of a lease: if it changes, the holder is alive; if not, the lock is abandoned and is taken over.
+No clocks are compared. Locks are numbered, and the highest number is valid. A run takes over by creating the next
+number, which the storage lets only one run do. A holder that was merely suspended notices the loss before it publishes.
 
-Numbers begin anew once the day is free, so every holder writes a name of its own into its lock (`owner`). It renews
-only what bears that name and never makes a lock again that is gone: once lost, a day stays lost for its old holder.
+Numbering restarts once the day is free, so every holder writes a unique name (`owner`) into its lock. It renews only a
+lock with that name and never recreates a deleted one: a holder that has lost a day cannot get it back.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Whether a day's calls are still like those that the model was made on, and whether more are rejected than before.
+"""Detect drift: calls unlike those that the model was trained on, and a higher share of rejects than before.
 
 The model's folder keeps histograms of its own calls (`distribution.json`). A day's calls are counted in the same bins,
-and the two are compared by the population stability index, PSI = sum over bins of (p - q) ln(p / q). By the usual
-reading nothing has moved up to 0.1, and from 0.2 on something has. For n and m calls of one and the same population PSI
-is about (1/n + 1/m) times a chi-square of B - 1 degrees of freedom (Yurdakul, "Statistical properties of the population
-stability index", 2018), which in small days is more than that, so the threshold is the larger of the two.
+and the two are compared by the population stability index, PSI = sum over bins of (p - q) ln(p / q). By
+convention, PSI below 0.1 means no change, and 0.2 or more a significant one. For n and m calls of the same population,
+PSI is about (1/n + 1/m) times a chi-square of B - 1 degrees of freedom (Yurdakul, "Statistical properties of the
+population stability index", 2018), which exceeds 0.2 on small days, so the threshold is the larger of the two.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def list_days(root: str) -> list[dt.date]:
 
 
 def exists(location: str) -> bool:
-    """Whether there is a file or folder."""
+    """Return True if there is a file or folder at a location."""
     filesystem, path = filesystem_of(location)
     with explained(f"{location} cannot be looked up"):
         return bool(filesystem.exists(path))
@@ -176,7 +176,7 @@ def read_text(location: str) -> str | None:
 
 
 def write_text(location: str, text: str) -> None:
-    """Write a small file, whole or not at all: a reader never sees a part of it.
+    """Write a small file, whole or not at all: readers never see a partial file.
 
     Raises:
         StorageError: the storage refused; the message says what to do.
@@ -196,7 +196,7 @@ def write_text(location: str, text: str) -> None:
 
 
 def create_text(location: str, text: str) -> bool:
-    """Write a small file where there is none; of several that try at once, one succeeds.
+    """Create a small file if there is none; of several concurrent writers, one succeeds.
 
     Returns:
         Whether it was written; if not, there was one already.
