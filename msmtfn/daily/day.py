@@ -1,4 +1,4 @@
-"""One day from its manifest to its leads: plan, score, publish; and go on where an earlier run stopped."""
+"""Score one day: plan the run, score the calls, publish the leads; resume where an earlier run stopped."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from msmtfn.storage.untrusted import inside
 logger = logging.getLogger(__name__)
 
 NOT_PUBLISHED: Final = ("turns",)
-"""Columns of the manifest that stay out of the leads: the transcript is long and nobody's business there."""
+"""Columns of the manifest that stay out of the leads: the transcript is long and confidential."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,25 +63,25 @@ class ScoringConfig:
     """How the work is spread."""
 
     def fingerprint(self) -> str:
-        """Of the options that change a result, as JSON."""
+        """Return the options that change a result, as JSON."""
         scorer = {"lead_weights": asdict(self.scorer.lead_weights), "precision": self.scorer.precision}
         return json.dumps({"prepare": asdict(self.prepare), **scorer}, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
 class DayPlan:
-    """What is to be done for a day.
+    """Plan of a run for one day.
 
     Attributes:
-        manifest: of the day.
-        leads: the root of all leads.
-        model: its name, as it was given.
-        model_folder: of the model, on this machine.
-        model_version: of its content.
-        run_id: the day, and a fingerprint of all that decides the result.
-        work: name of the folder of the run's work in progress.
-        published: what `_SUCCESS` says, where this very run is published already and nothing is to be done.
-        retried: what `_SUCCESS` says of the day whose rejects are to be scored again; None for a whole day.
+        manifest: the day's manifest.
+        leads: root folder of all leads.
+        model: name of the model as the caller gave it.
+        model_folder: local folder of the model.
+        model_version: fingerprint of the model's content.
+        run_id: the day, and a fingerprint of everything that decides the result.
+        work: name of the folder that holds the run's work in progress.
+        published: content of `_SUCCESS` if this run is already published and nothing is left to do; else None.
+        retried: content of `_SUCCESS` of the day whose rejects are scored again; None to score the whole day.
     """
 
     manifest: Manifest
@@ -97,14 +97,14 @@ class DayPlan:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that is ready to go on.
+    """Run that is ready to start or resume.
 
     Attributes:
-        plan: what it is to do.
-        folder: where its work in progress stands.
-        task: for the graph.
-        model: to score with; None where every call is scored already.
-        resumed: calls that an earlier run of the same plan has scored.
+        plan: plan of the run.
+        folder: folder of its work in progress.
+        task: task for the scoring pipeline.
+        model: model to score with; None if every call is already scored.
+        resumed: number of calls that an earlier run of the same plan has scored.
     """
 
     plan: DayPlan
@@ -125,21 +125,21 @@ def plan_day(
     force: bool = False,
     retry_rejected: bool = False,
 ) -> DayPlan:
-    """Look at a day's manifest, model and leads, without touching anything.
+    """Plan a day's run from its manifest, model and leads, without writing anything.
 
     Args:
         date: the day.
-        manifests: the root of all manifests.
-        leads: the root of all leads.
-        model_folder: of the model, on this machine.
-        config: how the day is scored.
-        model: its name, as it was given.
-        force: plan to score the day again where it is published; the same plan until that is done.
-        retry_rejected: plan to score again, of a day that is published, the rejects that could succeed now; the same
-            plan until that is done.
+        manifests: root folder of all manifests.
+        leads: root folder of all leads.
+        model_folder: local folder of the model.
+        config: the scoring options.
+        model: name of the model as the caller gave it.
+        force: score the day again even if it is published; the plan stays the same until that is done.
+        retry_rejected: score again the rejects of a published day that could succeed now; the plan stays the same
+            until that is done.
 
     Raises:
-        JobError: of the manifest, the model or the leads folder.
+        JobError: the manifest, the model or the leads folder cannot be used.
     """
     leads = storage.absolute(leads)
     manifest = open_manifest(manifests, date, reserved=RESERVED | set(INPUTS.names))
@@ -157,15 +157,15 @@ def plan_day(
 
 
 def count_done(plan: DayPlan) -> int:
-    """Calls of a plan that an earlier run has scored and not published; nothing is touched."""
+    """Count the calls of a plan that an earlier run has scored but not published, without writing anything."""
     task = _task_of(plan, _run_folder(plan), plan.manifest.num_rows)
     return len(committed_ids(task))
 
 
 def open_run(plan: DayPlan) -> Run:
-    """Make ready for a day's run, or for going on with one: its folder, its copy of the manifest, the model.
+    """Prepare a day's run, new or resumed: its folder, its copy of the manifest, the model.
 
-    Nothing of it needs Ray, so that what can be wrong is seen at once.
+    This does not need Ray, so that errors show before the cluster starts.
 
     Raises:
         JobError: the leads folder cannot be written, or the model cannot be loaded.
@@ -184,19 +184,19 @@ def open_run(plan: DayPlan) -> Run:
 def finish_run(
     run: Run, config: ScoringConfig, report: Reporter, check: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Score the calls of a run that are left, and publish the day; Ray must be up where there are any.
+    """Score the remaining calls of a run and publish the day; Ray must be running if any call remains.
 
     Args:
-        run: what to do.
-        config: how.
-        report: told, every so often, how far the run is.
-        check: raises `LockedError` where another run has taken the day over, which keeps the day as it was.
+        run: the run to finish.
+        config: the scoring options.
+        report: callback that receives the progress.
+        check: raises `LockedError` if another run has taken the day over; the day then stays unchanged.
 
     Returns:
-        What `_SUCCESS` says.
+        The content of `_SUCCESS`.
 
     Raises:
-        JobError: the day could not be published; the same command goes on where this one stopped.
+        JobError: the day could not be published; the same command resumes where this one stopped.
     """
     started = time.monotonic()
     plan, task = run.plan, run.task
@@ -228,32 +228,32 @@ def finish_run(
 
 
 def _compare(run: Run) -> dict[str, Any]:
-    """What has moved."""
+    """Compare the day with the model's own calls and the days before; an error is logged, not raised."""
     plan = run.plan
     try:
         parts = open_parts(run.task.parts, run.task.schema)
         return compare_day(parts, plan.model_folder, published_before(plan.leads, plan.manifest.date))
-    # A finished day is published whatever is wrong with what is only told beside it.
+    # The comparison is only informative, so its failure must not keep a finished day from being published.
     except Exception as exc:
         logger.error("%s: cannot be compared with the model and the days before: %s", plan.run_id, format_trace(exc))
         return {"figures": {}, "moved": [], "error": type(exc).__name__}
 
 
 def _rates(passes: Sequence[RunFigures], seconds: float) -> dict[str, Any]:
-    """The figures of what was scored in so many seconds; none where nothing was."""
+    """Return the throughput figures of the passes, which took `seconds`; empty if there was no pass."""
     if not passes:
         return {}
     startup = passes[0].startup_sec or 0.0
-    stages = {stage: round(sum(each.stage_sec[stage] for each in passes), 3) for stage in passes[0].stage_sec}
+    stages = {stage: round(sum(figures.stage_sec[stage] for figures in passes), 3) for stage in passes[0].stage_sec}
     return {
         "startup_seconds": round(startup, 3),
         "stage_seconds": stages,
-        "calls_per_sec": round(sum(each.done for each in passes) / max(seconds - startup, 1e-3), 3),
+        "calls_per_sec": round(sum(figures.done for figures in passes) / max(seconds - startup, 1e-3), 3),
     }
 
 
 def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> list[RunFigures]:
-    """Score what is left; the result is what each pass over it has done."""
+    """Score the remaining calls and return the figures of each pass."""
     return score_until_complete(
         run.task,
         Preparer(config.prepare, model.network.config, model.tokenizer, run.plan.manifest.root),
@@ -265,17 +265,17 @@ def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> l
 
 
 def tidy_up(plan: DayPlan, check: Callable[[], None] = lambda: None) -> None:
-    """Delete what a run left that published the day and died before its last steps."""
+    """Delete the files left by a run that published the day but died before it cleaned up."""
     if plan.published is not None:
         tidy_day(plan.leads, plan.manifest.date, check)
         forget_runs(plan, check)
 
 
 def forget_runs(plan: DayPlan, check: Callable[[], None] = lambda: None) -> None:
-    """Drop the work in progress of every run of the day, with its copy of the manifest.
+    """Delete the work in progress of every run of the day, including the copies of the manifest.
 
-    Folders that have no name of a run stay, and so do all where another run has taken the day over meanwhile: they are
-    listed before the check, so that none of them is the other run's.
+    Folders whose names are not those of runs are kept. If another run has taken the day over, all are kept: the
+    folders are listed before the check, so none of them can belong to the other run.
     """
     names = [folder.rpartition("/")[2] for folder in storage.list_folders(inside(plan.leads, RUNS_FOLDER))]
     runs = [name for name in names if (found := RUN.fullmatch(name)) and found[1] == plan.manifest.date.isoformat()]
@@ -289,10 +289,10 @@ def forget_runs(plan: DayPlan, check: Callable[[], None] = lambda: None) -> None
 
 
 def _run_folder(plan: DayPlan) -> str:
-    """The run's folder, in which no link leads elsewhere."""
+    """Return the run's folder, after checking that no symbolic link in it leads elsewhere."""
     task = _task_of(plan, run_folder(plan.leads, plan.work), plan.manifest.num_rows)
-    for place in (task.calls, task.parts, task.checkpoint):
-        inside(plan.leads, RUNS_FOLDER, plan.work, place.rpartition("/")[2])
+    for folder in (task.calls, task.parts, task.checkpoint):
+        inside(plan.leads, RUNS_FOLDER, plan.work, folder.rpartition("/")[2])
     return run_folder(plan.leads, plan.work)
 
 
@@ -310,16 +310,16 @@ def _task_of(plan: DayPlan, run: str, num_calls: int) -> ScoringTask:
 
 
 def _take_snapshot(plan: DayPlan, run: str) -> ScoringTask:
-    """Copy the manifest into the run's folder, so that every run of it sees the same rows under the same ids.
+    """Copy the manifest into the run's folder, so that a resumed run sees the same rows under the same ids.
 
-    Of a day whose rejects are tried again only these are copied, numbered anew, and all other calls are carried over
-    from what is published.
+    If the plan retries the rejects of a day, only these rows are copied, with new numbers; all other calls are carried
+    over from the published leads.
     """
     task = _task_of(plan, run, plan.manifest.num_rows)
     marker = storage.join(run, "calls.json")
-    said = storage.read_text(marker)
-    if said is not None:
-        return replace(task, num_calls=json.loads(said)["calls"])
+    snapshot = storage.read_text(marker)
+    if snapshot is not None:
+        return replace(task, num_calls=json.loads(snapshot)["calls"])
     storage.make_folder(task.calls)
     storage.make_folder(task.parts)
     batches = iter_calls(plan.manifest)

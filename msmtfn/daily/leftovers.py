@@ -1,8 +1,8 @@
-"""The calls that a pass of the graph left over, because a process died with them or storage failed.
+"""Retry the calls that a pass of the pipeline did not commit, because a process died or storage failed.
 
-The engine drops a block whose worker dies again and again, and goes on; the graph leaves out a call that kills the
-process in which it is prepared, or whose recording storage does not give. What is not committed is tried once more, a
-call at a time; what kills its process again is rejected then, so that such a call costs itself only.
+Ray Data drops a block whose worker dies repeatedly and continues; the pipeline skips a call that kills the process that
+prepares it, or whose recording the storage does not deliver. Calls that are not committed are tried once more, one at a
+time. A call that kills its process again is rejected, so that it does not affect other calls.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ def score_until_complete(
     config: PipelineConfig,
     report: Callable[[int, int], None],
 ) -> list[RunFigures]:
-    """Score what is not committed, so that every call is; Ray must be up.
+    """Score until every call of a task is committed; Ray must be running.
 
-    What its worker dies of, or storage does not give, is tried once more, alone. What its worker dies of again is
-    rejected; where storage still fails, so does the job.
+    A call whose worker died, or whose recording could not be fetched, is tried once more, alone. If its worker dies
+    again, it is rejected; if storage still fails, the job fails.
 
     Args:
-        task: what to read and where to write.
-        preparer: makes the network's inputs.
-        network: to score with.
-        scorer: how it is run.
-        config: how the work is spread.
-        report: told, every so often, how many of the task's calls are done, and how many of this run's rejected.
+        task: the calls to read and the folders to write.
+        preparer: prepares the network's inputs.
+        network: the network to score with.
+        scorer: options of the network.
+        config: options of the pipeline.
+        report: callback that receives the number of the task's calls done and the number rejected by this run.
 
     Returns:
-        What each pass has done.
+        The figures of each pass.
 
     Raises:
-        ScoringError: the engine gave up, or so many processes died that it is not the calls.
-        StorageError: storage does not give recordings.
+        ScoringError: Ray Data gave up, or too many processes died for the calls to be the cause.
+        StorageError: storage does not deliver recordings.
     """
     passes: list[RunFigures] = []
     left = left_over(task)
@@ -69,10 +69,10 @@ def score_until_complete(
     for alone in (False, True):
         done_before = task.num_calls - len(left)
 
-        def tell(done: int, rejected: int, before: int = done_before) -> None:
+        def report_total(done: int, rejected: int, before: int = done_before) -> None:
             report(min(before + done, task.num_calls), rejected)
 
-        figures = score_calls(task, preparer, network, scorer, config, tell, alone=alone, num_left=len(left))
+        figures = score_calls(task, preparer, network, scorer, config, report_total, alone=alone, num_left=len(left))
         passes.append(figures)
         left = left_over(task)
         if not len(left):
@@ -93,7 +93,7 @@ def score_until_complete(
 
 
 def committed_ids(task: ScoringTask) -> npt.NDArray[np.int64]:
-    """Row ids of the calls that are scored and committed, by the engine's notes; 8 MB a million calls."""
+    """Return the row ids of the committed calls, from Ray Data's checkpoint; 8 MB per million calls."""
     filesystem, _ = storage.arrow_filesystem_of(task.checkpoint)
     notes = [file for file in storage.list_files(task.checkpoint, ".parquet") if not file.endswith(PENDING)]
     paths = [storage.arrow_filesystem_of(file)[1] for file in notes]
@@ -105,10 +105,10 @@ def committed_ids(task: ScoringTask) -> npt.NDArray[np.int64]:
 
 
 def settle_commits(task: ScoringTask) -> None:
-    """Finish the commits that a killed run was in the midst of.
+    """Finish the commits that a killed run had begun.
 
-    S3 has no rename: a note is committed by a copy and a deletion. Between the two it stands there as pending and as
-    committed, and the engine would take the calls' part away as pending and leave them out as committed.
+    S3 has no rename, so Ray Data commits a checkpoint file by a copy and a deletion. Between them, the file is both
+    pending and committed: Ray Data would delete the calls' part as pending, and skip the calls as committed.
     """
     notes = set(storage.list_files(task.checkpoint, ".parquet"))
     for note in notes:
@@ -117,12 +117,12 @@ def settle_commits(task: ScoringTask) -> None:
 
 
 def left_over(task: ScoringTask) -> npt.NDArray[np.int64]:
-    """Row ids of the calls that are not committed."""
+    """Return the row ids of the calls that are not committed."""
     return np.setdiff1d(np.arange(task.num_calls), committed_ids(task))
 
 
 def forget_crashed(task: ScoringTask) -> None:
-    """Drop the rejects that an earlier run wrote in the place of its left-over calls: they get another chance."""
+    """Delete the rejects that an earlier run wrote for crashed calls, so that these calls are tried again."""
     storage.delete(storage.join(task.parts, CRASHED_PART))
 
 
@@ -130,7 +130,7 @@ def reject_crashed(task: ScoringTask, row_ids: npt.NDArray[np.int64]) -> None:
     """Write a reject into the parts for each of the given calls."""
     filesystem, calls = storage.arrow_filesystem_of(task.calls)
     rows = pads.dataset(calls, filesystem=filesystem).to_table(filter=pc.field(ROW_ID).isin(pa.array(row_ids)))
-    said = {
+    outcome = {
         "status": REJECTED,
         "error_code": str(RejectCode.WORKER_CRASHED),
         "error_detail": DETAIL,
@@ -141,7 +141,7 @@ def reject_crashed(task: ScoringTask, row_ids: npt.NDArray[np.int64]) -> None:
     columns = [
         rows[field.name].cast(field.type)
         if field.name in rows.schema.names
-        else pa.array([said.get(field.name)] * len(rows), field.type)
+        else pa.array([outcome.get(field.name)] * len(rows), field.type)
         for field in task.schema
     ]
     storage.write_parquet(storage.join(task.parts, CRASHED_PART), pa.table(columns, schema=task.schema))

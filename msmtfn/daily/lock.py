@@ -1,12 +1,12 @@
-"""One run a day at a time: a lock beside the leads that outlives no dead run.
+"""Lock a day, so that one run at a time works on it; the lock of a dead run expires.
 
-A lock is a file that its holder writes anew every few seconds. Who wants it watches it for a lease: a lock that changes
-has a living holder; one that does not is left behind and is taken over. No clocks are compared. Locks are numbered, and
-the highest number holds: taking over is to create the next number, which the storage grants to one only, and a holder
-that was merely asleep finds that it has lost the day before it publishes anything.
+A lock is a file next to the leads that its holder rewrites every few seconds. Another run that wants the day watches
+the file for the length of a lease: if it changes, the holder is alive; if not, the lock is abandoned and is taken over.
+No clocks are compared. Locks are numbered, and the highest number is valid. A run takes over by creating the next
+number, which the storage lets only one run do. A holder that was merely suspended notices the loss before it publishes.
 
-Numbers begin anew once the day is free, so every holder writes a name of its own into its lock (`owner`). It renews
-only what bears that name and never makes a lock again that is gone: once lost, a day stays lost for its old holder.
+Numbering restarts once the day is free, so every holder writes a unique name (`owner`) into its lock. It renews only a
+lock with that name and never recreates a deleted one: a holder that has lost a day cannot get it back.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ logger = logging.getLogger(__name__)
 
 RENEW_SEC: Final = 5.0
 LEASE_SEC: Final = 30.0
-"""A lock that does not change for so long has no living holder."""
+"""Time after which an unchanged lock counts as abandoned."""
 POLL_SEC: Final = 1.0
 MAX_ATTEMPTS: Final = 5
-"""Times that a lock is created in vain although none is seen, before something else is taken to be in its place."""
+"""Number of failed attempts to create a lock, although none is visible, before the path counts as blocked."""
 CONTENT_LENGTH: Final = 511
 MAX_LOCK_BYTES: Final = 2**16
-MAX_PID: Final = 2**22  # of Linux
+MAX_PID: Final = 2**22  # Linux's upper limit (PID_MAX_LIMIT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +56,7 @@ class LockTimes:
 
 @dataclass(frozen=True, slots=True)
 class _Locks:
-    """The locks of a day: the files of a folder whose names begin so."""
+    """The locks of a day: the files of a folder whose names start with a prefix."""
 
     folder: str
     prefix: str
@@ -65,7 +65,7 @@ class _Locks:
         return storage.join(self.folder, f"{self.prefix}{number:08d}.json")
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the locks, the holder's last; a file with an odd name is none."""
+        """Return the numbers of the locks, the holder's last; files with other names are ignored."""
         pattern = re.compile(rf"{re.escape(self.prefix)}([0-9]{{8,15}})\.json")
         names = [file.rpartition("/")[2] for file in storage.list_files(self.folder, ".json")]
         numbers = sorted(int(found[1]) for name in names if (found := pattern.fullmatch(name)))
@@ -77,12 +77,12 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
     """Hold a day.
 
     Args:
-        leads: the root of all leads.
+        leads: root folder of all leads.
         date: the day.
-        times: of the lock; all who share it must have the same.
+        times: interval and lease of the lock; all runs on the same leads must use the same.
 
     Yields:
-        A check, to be made before the day is published: it raises `LockedError` where another run took the day over.
+        A check to call before the day is published: it raises `LockedError` if another run took the day over.
 
     Raises:
         LockedError: another run is at work on the day.
@@ -110,14 +110,14 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
     finally:
         released.set()
         renewer.join()
-        # What cannot be released now is left behind, and taken over after a lease.
+        # A lock that cannot be released now expires after a lease, and the next run takes it over.
         with contextlib.suppress(JobError):
             if _is_of(owner, read_text(locks.place(number), MAX_LOCK_BYTES)):
                 storage.delete(locks.place(number))
 
 
 def _acquire(locks: _Locks, owner: str, date: dt.date, times: LockTimes) -> int:
-    """The number of a new lock that is ours."""
+    """Create a lock and return its number."""
     for _ in range(MAX_ATTEMPTS):
         numbers = locks.numbers()
         if numbers:
@@ -159,14 +159,14 @@ def _wait_until_left_behind(place: str, date: dt.date, times: LockTimes) -> None
 
 def _renew(place: str, owner: str, released: threading.Event, times: LockTimes) -> None:
     while not released.wait(times.renew_sec):
-        # A storage that is away for a while costs the lock only if it lasts for a lease. And if the day is taken over,
-        # the check before publishing will say so.
+        # A storage outage shorter than a lease does not cost the lock. If the day is taken over, the check before
+        # publishing raises.
         with contextlib.suppress(JobError):
             conditional.overwrite(place, _content(owner), partial(_is_of, owner))
 
 
 def _content(owner: str) -> str:
-    """What a lock says, always of the same length, so that it can be overwritten."""
+    """Return a lock's content, always of the same length, so that it can be overwritten in place."""
     about = {"machine": _machine(), "pid": os.getpid(), "owner": owner, "renewed_at": time.time()}
     return json.dumps(about).ljust(CONTENT_LENGTH) + "\n"
 
@@ -176,7 +176,7 @@ def _is_of(owner: str, text: str | None) -> bool:
 
 
 def _parse(text: str | None) -> dict[str, Any]:
-    """What a lock says of its holder; nothing where it cannot be understood."""
+    """Return a lock's description of its holder; empty if it cannot be parsed."""
     try:
         return parse_object(text or "")
     except ValueError:
@@ -184,7 +184,7 @@ def _parse(text: str | None) -> dict[str, Any]:
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this very machine and is no more; so a rerun after a kill need not wait."""
+    """Return True if the holder was a process of this machine that has ended, so that a rerun need not wait."""
     pid = holder.get("pid")
     if holder.get("machine") != _machine() or type(pid) is not int or not 0 < pid <= MAX_PID:
         return False
@@ -203,6 +203,6 @@ def _name(holder: dict[str, Any]) -> str:
 
 
 def _machine() -> str:
-    """Names the machine, and among its containers the one whose processes we see."""
+    """Return the machine's name and the PID namespace of this process, which differs between containers."""
     spaces = Path("/proc/self/ns/pid")
     return f"{socket.gethostname()} {spaces.readlink() if spaces.exists() else ''}"

@@ -1,4 +1,4 @@
-"""From a run's parts to the published day.
+"""Publish a day from the parts of its run.
 
 A day is published as files whose names no other publication has, and then its `_SUCCESS`, which names them, in one
 atomic step. The rule of reading: read `_SUCCESS`, then the files that it lists; where one of them is gone, the day has
@@ -44,16 +44,16 @@ SUCCESS_FILE: Final = "_SUCCESS"
 RUNS_FOLDER: Final = "_runs"
 PARTS_FOLDER: Final = "parts"
 ROWS_PER_FILE: Final = 200_000
-"""Of a published file: some 100 MB in memory, so that a day of any size is published in little."""
+"""Rows of a published file, about 100 MB in memory, so that memory does not grow with the size of the day."""
 MAX_SWAPS: Final = 10
-"""Times that `_SUCCESS` may change under a run that holds the day; once is unheard of."""
+"""Number of swaps to try before giving up; the holder of a day normally needs one."""
 NUM_EARLIER: Final = 14
-"""Published days before a day that it is measured by."""
+"""Number of earlier days that a day is compared with."""
 KEYS: Final = (ROW_ID, "call_id", "status", "lead_score", "error_code", "duration_sec")
 
 
 def day_folder(leads: str, date: dt.date) -> str:
-    """Where a day's leads are published."""
+    """Return the folder in which a day's leads are published."""
     return storage.join(leads, _day_name(date))
 
 
@@ -62,15 +62,15 @@ def _day_name(date: dt.date) -> str:
 
 
 def run_folder(leads: str, run_id: str) -> str:
-    """Where a run keeps its work in progress."""
+    """Return the folder of a run's work in progress."""
     return storage.join(leads, RUNS_FOLDER, run_id)
 
 
 def read_success(leads: str, date: dt.date) -> dict[str, Any] | None:
-    """What `_SUCCESS` says of a published day; None where none is.
+    """Return the content of `_SUCCESS` of a day; None if the day is not published.
 
     Raises:
-        PublishError: there is one that cannot be understood.
+        PublishError: `_SUCCESS` is not what a run writes.
         StorageError: the storage refused.
     """
     place = _success_place(leads, date)
@@ -94,18 +94,18 @@ def _parse_success(place: str, text: str) -> dict[str, Any]:
 
 
 def published_before(leads: str, date: dt.date, number: int = NUM_EARLIER) -> list[dict[str, Any]]:
-    """What `_SUCCESS` says of the newest days published before a day, the oldest first.
+    """Return the content of `_SUCCESS` of the last days published before a day, oldest first.
 
     Args:
         leads: the root of all leads.
         date: the day.
-        number: of days with a folder that are looked at.
+        number: maximum number of day folders to read.
     """
     published = []
     for day in [day for day in storage.list_days(leads) if day < date][-number:]:
         try:
             success = read_success(leads, day)
-        except (PublishError, LinkError) as exc:  # another day's trouble
+        except (PublishError, LinkError) as exc:  # must not keep this day from being published
             logger.warning("%s; it is left out", exc)
             continue
         if success is not None and all(isinstance(success.get(name), int) for name in ("calls", REJECTED)):
@@ -114,7 +114,7 @@ def published_before(leads: str, date: dt.date, number: int = NUM_EARLIER) -> li
 
 
 def read_leads(leads: str, date: dt.date) -> pads.Dataset:
-    """The leads of a published day, by the rule of reading.
+    """Open the leads of a published day: the files that `_SUCCESS` lists.
 
     Raises:
         PublishError: the day is not published.
@@ -143,17 +143,17 @@ def publish_day(
     Args:
         leads: the root of all leads.
         date: the day.
-        run: the run's folder, in which its parts stand.
-        schema: of the parts.
+        run: the run's folder, which holds its parts.
+        schema: schema of the parts.
         num_calls: calls in the manifest; every one must be in the parts.
-        about: what else `_SUCCESS` says of the run.
-        check: raises `LockedError` where another run has taken the day over.
+        about: further fields for `_SUCCESS`.
+        check: raises `LockedError` if another run has taken the day over.
 
     Returns:
-        What `_SUCCESS` says.
+        The content of `_SUCCESS`.
 
     Raises:
-        PublishError: the parts are not the manifest's calls, each once.
+        PublishError: the parts do not hold every call of the manifest exactly once.
         LockedError: another run has taken the day over; nothing of this one is left.
         StorageError: a folder cannot be written.
     """
@@ -196,7 +196,7 @@ def publish_tables(
 
 
 def tidy_day(leads: str, date: dt.date, check: Callable[[], None]) -> None:
-    """Delete what earlier publishers of a published day left that died before they were done."""
+    """Delete the files left by publishers of a published day that died before they finished."""
     runs, folder, place = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date)), _success_place(leads, date)
     left = begun(runs, date)
     seen = conditional.see(place)
@@ -219,7 +219,7 @@ def tidy_day(leads: str, date: dt.date, check: Callable[[], None]) -> None:
 def _install(
     leads: str, date: dt.date, staged: str | None, content: Mapping[str, Any], check: Callable[[], None]
 ) -> tuple[dict[str, Any], set[str]]:
-    """Make the written files the day; the result is `_SUCCESS` and the publications whose files are to go.
+    """Install the written files as the day; return `_SUCCESS` and the publications whose files are to be deleted.
 
     The fencing rests on the order: look which publications are unfinished, read `_SUCCESS`, see that the day is still
     ours, and only then swap against what was read. Who has lost the day fails in the check for good. Who loses it after
@@ -268,7 +268,7 @@ def _text_of(success: Mapping[str, Any]) -> str:
 def _write_files(
     target: str, publication: str, tables: Iterable[pa.Table], run: str, check: Callable[[], None]
 ) -> list[str]:
-    """Write the published files; the result is their names."""
+    """Write the published files and return their names."""
     files = []
     storage.make_folder(target)
     try:
@@ -283,7 +283,7 @@ def _write_files(
 
 
 def open_parts(folder: str, schema: pa.Schema) -> pads.Dataset:
-    """A run's parts, none for a day without calls; they are many files: scan them without keeping their metadata."""
+    """Open a run's parts. There may be many files, so scan them with `cache_metadata=False`."""
     filesystem, path = storage.arrow_filesystem_of(folder)
     names = [file.rpartition("/")[2] for file in storage.list_files(folder, ".parquet")]
     return pads.dataset(
@@ -306,7 +306,7 @@ def _unreadable(run: str, error: Exception) -> PublishError:
 
 
 def _check_complete(keys: pa.Table, num_calls: int) -> None:
-    """Every row of the manifest ends in the leads exactly once."""
+    """Check that every row of the manifest is in the parts exactly once."""
     ids = keys[ROW_ID].to_numpy()
     times = np.bincount(ids, minlength=num_calls)
     lost, doubled = int((times[:num_calls] == 0).sum()), int((times > 1).sum())
@@ -318,14 +318,14 @@ def _check_complete(keys: pa.Table, num_calls: int) -> None:
 
 
 def _target_folder(folder: str, staging: str) -> tuple[str, bool]:
-    """Where to write the day, and whether that is to be renamed: only a local day that no reader can see yet."""
+    """Return the folder to write to, and True if it is to be renamed: a new local day that readers cannot see yet."""
     if storage.protocol_of(folder) == "file" and not storage.exists(folder):
         return staging, True
     return folder, False
 
 
 def _ranked_tables(parts: pads.Dataset, order: npt.NDArray[np.int64], num_ranked: int) -> Iterator[pa.Table]:
-    """The leads in order, a published file at a time; one table without a row for a day without a call."""
+    """Yield the leads in order, one table per published file; an empty table for a day without calls."""
     schema = leads_schema(parts.schema)
     for start in range(0, max(len(order), 1), ROWS_PER_FILE):
         ids = pa.array(order[start : start + ROWS_PER_FILE])

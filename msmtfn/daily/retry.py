@@ -1,4 +1,4 @@
-"""The rejects of a published day that could succeed now, and how the rest of the day is carried over."""
+"""Select the rejects of a published day that could succeed now, and carry the rest of the day over."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from msmtfn.rows import ROW_ID
 from msmtfn.scoring.pipeline import ScoringTask
 
 RETRYABLE: Final = (RejectCode.AUDIO_NOT_FOUND, RejectCode.AUDIO_TIMEOUT, RejectCode.WORKER_CRASHED)
-"""A recording that was late, a storage that was slow, a machine that failed; what is wrong with a recording stays."""
+"""Reasons that may be temporary: a late recording, slow storage, a failed machine."""
 
 _IS_RETRYABLE: Final = pc.is_in(pc.field("error_code"), pa.array([str(code) for code in RETRYABLE]))
 
 
 def count_retryable(success: Mapping[str, Any]) -> int:
-    """Rejects of a day, by its `_SUCCESS`, that could succeed now."""
+    """Count the rejects in the content of `_SUCCESS` that could succeed now."""
     return sum(success["rejected_by_reason"].get(str(code), 0) for code in RETRYABLE)
 
 
 def rows_to_retry(batches: Iterable[pa.RecordBatch], leads: pads.Dataset) -> Iterator[pa.RecordBatch]:
-    """Of a manifest's rows those to be scored again, numbered anew from 0.
+    """Yield the rows of a manifest that are to be scored again, renumbered from 0.
 
     Args:
-        batches: of the manifest.
-        leads: the published day.
+        batches: batches of the manifest.
+        leads: the published leads of the day.
     """
     call_ids = leads.to_table(columns=["call_id"], filter=_IS_RETRYABLE)["call_id"].combine_chunks()
     next_id = 0
     for batch in batches:
-        # Of rows with one id the first was looked for; the others are `bad_row` and stay so.
+        # Of rows with the same id only the first was fetched; the others were rejected as `bad_row` and remain so.
         wanted = pc.and_(pc.is_in(batch.column("call_id"), call_ids), pc.is_null(batch.column(ROW_ERROR)))
         chosen = batch.filter(wanted)
         ids = pa.array(np.arange(next_id, next_id + len(chosen)))

@@ -1,4 +1,4 @@
-"""Which days are due, and how long one will take by what earlier ones took."""
+"""Find the days that are due, and estimate a day's duration from earlier days."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msmtfn.errors import ManifestError
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a day is expected to cost.
+    """Expected cost of a day.
 
     Attributes:
         seconds: from the start of the scoring to the published day.
@@ -28,7 +28,7 @@ class Estimate:
 
 
 def newest_unscored_day(manifests: str, leads: str) -> dt.date | None:
-    """The newest day that has a folder of manifests and no published leads; None where all are published.
+    """Return the newest day that has a manifest folder but no published leads; None if all are published.
 
     Raises:
         ManifestError: there is no day at all.
@@ -41,7 +41,7 @@ def newest_unscored_day(manifests: str, leads: str) -> dt.date | None:
 
 
 def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int = NUM_EARLIER) -> list[dt.date]:
-    """Of the days with manifests right before a day those that have no leads: they came late, or failed.
+    """Return the days just before a day that have a manifest but no leads, because they came late or failed.
 
     Args:
         manifests: the root of all manifests.
@@ -54,7 +54,7 @@ def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int =
 
 
 def days_between(manifests: str, first: dt.date | None, last: dt.date | None) -> list[dt.date]:
-    """The days of a range, both ends included, that have a folder of manifests, in order.
+    """Return the days of a range, both ends included, that have a manifest folder, in order.
 
     Raises:
         ManifestError: there is none.
@@ -72,7 +72,7 @@ def days_between(manifests: str, first: dt.date | None, last: dt.date | None) ->
 
 
 def estimate_day(leads: str, date: dt.date, num_calls: int) -> Estimate | None:
-    """Tell from the days published before what so many calls will cost.
+    """Estimate the cost of a number of calls from the days published before.
 
     The stages are taken to start, and then a call to cost, as on the median day. Days that were finished by a second
     run, whose seconds are not those of all calls, are left out.

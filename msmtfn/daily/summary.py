@@ -1,4 +1,4 @@
-"""What is said of a published day: to the person at the terminal, and to the log."""
+"""Summarise a published day on the terminal and in the log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BEST_COLUMNS: Final = ("lead_rank", "call_id", "lead_score", "intent_predicted",
 
 
 def best_leads(leads: str, date: dt.date, number: int = NUM_BEST) -> pa.Table:
-    """The best leads of a published day, best first, with `BEST_COLUMNS`."""
+    """Return the best leads of a published day, best first, with `BEST_COLUMNS`."""
     try:
         rows = read_leads(leads, date).to_table(columns=list(BEST_COLUMNS), filter=pc.field("lead_rank") <= number)
     except (OSError, pa.ArrowException) as exc:
@@ -34,7 +34,7 @@ def best_leads(leads: str, date: dt.date, number: int = NUM_BEST) -> pa.Table:
 
 
 def summarize(leads: str, date: dt.date, success: Mapping[str, Any], *, is_trained: bool) -> RenderableType:
-    """Tell what became of a day.
+    """Summarise the outcome of a day.
 
     Args:
         leads: the root of all leads.
@@ -71,7 +71,7 @@ def summarize(leads: str, date: dt.date, success: Mapping[str, Any], *, is_train
 
 
 def compare_with_labels(leads: str, date: dt.date, number: int = NUM_BEST) -> str | None:
-    """How the ranking of a day compares with the labels of its calls; None where few have one."""
+    """Compare the ranking of a day with the labels of its calls; None if too few have one."""
     dataset = read_leads(leads, date)
     if "intent" not in dataset.schema.names:
         return None

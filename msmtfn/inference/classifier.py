@@ -1,4 +1,4 @@
-"""The front door for notebooks: a model that scores a recording, without a manifest, a cluster or a command line."""
+"""Score recordings from Python, for example in a notebook, without a manifest, a cluster or the command line."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def load_model(name_or_folder: str | os.PathLike[str]) -> Model:
 
 
 class CallClassifier:
-    """Scores recordings of calls in this process.
+    """Classifier that scores recordings of calls in this process.
 
     The scores are those of the nightly job for the same recording, transcript and model.
 
@@ -133,7 +133,7 @@ class CallClassifier:
 
         Args:
             path: a file, or an `s3://` URI.
-            turns: the transcript; without it the network hears the call and reads nothing.
+            turns: the transcript; without it the network uses the audio only.
             agent_channel: 0 or 1, the agent's channel of a two-channel recording; None where it is unknown.
 
         Returns:
@@ -147,7 +147,7 @@ class CallClassifier:
         return self._score([self._prepared(_location(path), turns, agent_channel)])[0]
 
     def score_files(self, paths: Iterable[str | os.PathLike[str]]) -> list[CallScore]:
-        """Score recordings without transcripts, some at a time, in the order of the paths.
+        """Score recordings without transcripts, in batches, in the order of the paths.
 
         Example:
             >>> scores = classifier.score_files(["a.wav", "b.mp3"])
@@ -219,25 +219,25 @@ class CallClassifier:
             probabilities={
                 task: dict(zip(classes, outcome[task].tolist(), strict=True)) for task, classes in TASKS.items()
             },
-            rounds=tuple((each.start_sec, each.end_sec) for each in call.rounds),
+            rounds=tuple((round_.start_sec, round_.end_sec) for round_ in call.rounds),
             duration_sec=call.duration_sec,
         )
 
 
 def _location(path: str | os.PathLike[str]) -> str:
-    """Where a path leads: the caller may name a link."""
+    """Resolve a path; symbolic links are followed, since the caller chose the path."""
     return storage.resolve(storage.absolute(os.fspath(path)))
 
 
 def _as_row(turn: TurnLike) -> Mapping[str, Any]:
-    """A turn as a row of the manifest has it."""
+    """Return a turn in the form of a manifest row."""
     if isinstance(turn, Turn):
         return {name: getattr(turn, name) for name in ("speaker", "start_sec", "end_sec", "text")}
     return {name: turn.get(name) for name in ("speaker", "start_sec", "end_sec", "text")}
 
 
 def _as_wav(waveform: npt.NDArray[Any], sample_rate: int) -> bytes:
-    """Samples as the content of a WAV file, so that they are checked and resampled as those of a file are."""
+    """Encode samples as a WAV file, so that they are checked and resampled like those of a file."""
     channels = waveform[None] if waveform.ndim == 1 else waveform
     if channels.ndim != 2 or len(channels) not in (1, 2):  # noqa: PLR2004
         raise ValueError(f"waveform has the shape {waveform.shape}; give (S,), or (C, S) with one or two channels")

@@ -1,10 +1,10 @@
-"""Whether a day's calls are still like those that the model was made on, and whether more are rejected than before.
+"""Detect drift: calls unlike those that the model was trained on, and a higher share of rejects than before.
 
 The model's folder keeps histograms of its own calls (`distribution.json`). A day's calls are counted in the same bins,
-and the two are compared by the population stability index, PSI = sum over bins of (p - q) ln(p / q). By the usual
-reading nothing has moved up to 0.1, and from 0.2 on something has. For n and m calls of one and the same population PSI
-is about (1/n + 1/m) times a chi-square of B - 1 degrees of freedom (Yurdakul, "Statistical properties of the population
-stability index", 2018), which in small days is more than that, so the threshold is the larger of the two.
+and the two are compared by the population stability index, PSI = sum over bins of (p - q) ln(p / q). By
+convention, PSI below 0.1 means no change, and 0.2 or more a significant one. For n and m calls of the same population,
+PSI is about (1/n + 1/m) times a chi-square of B - 1 degrees of freedom (Yurdakul, "Statistical properties of the
+population stability index", 2018), which exceeds 0.2 on small days, so the threshold is the larger of the two.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOISE_DEVIATIONS: Final = 6.0
 """Above the mean of what chance does to PSI: with some ten figures a night, about one false alarm a year."""
 NUM_BINS, NUM_BINS_OF_FEW, FEW_CALLS = 10, 5, 500
 NUM_VALUES: Final = 20
-"""Of a category; rarer ones count together."""
+"""Maximum number of values of a category; rarer ones are counted together."""
 SMOOTHING: Final = 0.5
 LEAST_MORE_REJECTS: Final = 0.02
 REJECT_DEVIATIONS: Final = 4.0
@@ -46,12 +46,12 @@ COLUMNS: Final = ("status", "five", *NUMBERS, "num_tokens", LANGUAGE)
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How many calls fall in each bin of one figure.
+    """Number of calls in each bin of one figure.
 
     Attributes:
-        edges: inner edges of the bins of a number, ascending; a value on an edge is in the bin above it.
-        values: of a category; what is none of them is in the last bin.
-        counts: one more than there are edges or values.
+        edges: inner edges of the bins of a number, ascending; a value on an edge belongs to the bin above it.
+        values: values of a category; all other values share the last bin.
+        counts: number of calls in each bin, one more than there are edges or values.
     """
 
     edges: list[float]
@@ -59,11 +59,11 @@ class Histogram:
     counts: list[int]
 
     def check(self) -> None:
-        """See that the bins are bins.
+        """Check that edges, values and counts fit together.
 
         Raises:
-            ValueError: they are not.
-            TypeError: something is of another type.
+            ValueError: they do not.
+            TypeError: a value has the wrong type.
         """
         if len(self.counts) != len(self.edges or self.values) + 1 or not sum(self.counts) > 0:
             raise ValueError("a histogram has no counts, or another number of them than of bins")
@@ -71,7 +71,7 @@ class Histogram:
             raise ValueError("the bins of a histogram are none")
 
     def count(self, column: pa.ChunkedArray) -> Histogram:
-        """The bins of this one with the calls of a column; nulls are left out."""
+        """Count the values of a column in the bins of this histogram; nulls are left out."""
         column = column.drop_null()
         if self.values:
             places = pc.index_in(column, pa.array(self.values, pa.string())).fill_null(len(self.values))
@@ -82,7 +82,7 @@ class Histogram:
         return Histogram(self.edges, self.values, counts.tolist())
 
     def plus(self, other: Histogram) -> Histogram:
-        """The calls of both, which have the same bins."""
+        """Return the sum of two histograms with the same bins."""
         return Histogram(self.edges, self.values, np.add(self.counts, other.counts).tolist())
 
 
@@ -91,22 +91,22 @@ Distribution = dict[str, Histogram]
 
 
 def describe(calls: pa.Table) -> Distribution:
-    """The distribution of the calls that a model was made on.
+    """Return the distribution of the calls that a model was trained on.
 
     Args:
-        calls: with those of `COLUMNS` that are to be described; every call was scored or prepared.
+        calls: scored or prepared calls with any of `COLUMNS`.
     """
     return {name: _histogram_of(column) for name, column in _figures(calls).items() if len(column.drop_null())}
 
 
 def write_distribution(distribution: Distribution, folder: Path) -> None:
-    """Keep a distribution in a model's folder."""
+    """Write a distribution to a model's folder."""
     content = {name: asdict(histogram) for name, histogram in distribution.items()}
     (folder / DISTRIBUTION_FILE).write_text(json.dumps({"figures": content}, indent=1) + "\n", encoding="utf-8")
 
 
 def read_distribution(folder: Path) -> Distribution:
-    """What a model's folder keeps; nothing where it keeps none, or it cannot be understood."""
+    """Read the distribution in a model's folder; empty if there is none or it cannot be parsed."""
     path = folder / DISTRIBUTION_FILE
     if not path.exists():
         return {}
@@ -122,13 +122,15 @@ def read_distribution(folder: Path) -> Distribution:
 
 
 def stability_index(reference: Sequence[int], day: Sequence[int]) -> float:
-    """PSI of two histograms with the same bins, each bin half a call fuller so that none is empty."""
+    """Return the PSI of two histograms with the same bins, with half a call added to each bin so that none is empty."""
     p, q = (_shares(counts) for counts in (day, reference))
     return float(((p - q) * np.log(p / q)).sum())
 
 
 def threshold_of(reference: Sequence[int], day: Sequence[int]) -> float:
-    """PSI above which something has moved, for histograms of so many calls."""
+    """Return the PSI above which a figure counts as moved, given the two histograms' numbers of calls."""
+    # Without drift, PSI / (1/n + 1/m) is approximately chi-squared with bins - 1 degrees of freedom (Yurdakul 2018),
+    # hence mean `freedom` and variance 2 * `freedom`; n and m are the two numbers of calls.
     freedom = len(reference) - 1
     noise = freedom + NOISE_DEVIATIONS * math.sqrt(2 * freedom)
     return max(MOVED_PSI, noise * (1 / sum(reference) + 1 / sum(day)))
@@ -140,7 +142,7 @@ def compare_day(parts: pads.Dataset, model_folder: Path, before: Iterable[Mappin
     Args:
         parts: the scored calls of the day.
         model_folder: folder of the model.
-        before: what `_SUCCESS` says of the days published before.
+        before: contents of `_SUCCESS` of the days published before.
 
     Returns:
         For `_SUCCESS`: each figure's `psi`, its `threshold` and whether it `moved`; the share of rejects likewise; and
@@ -148,7 +150,7 @@ def compare_day(parts: pads.Dataset, model_folder: Path, before: Iterable[Mappin
     """
     schema = parts.schema
     reference = read_distribution(model_folder)
-    day = {name: Histogram(each.edges, each.values, [0] * len(each.counts)) for name, each in reference.items()}
+    day = {name: Histogram(bins.edges, bins.values, [0] * len(bins.counts)) for name, bins in reference.items()}
     calls = rejected = 0
     for batch in parts.to_batches(columns=[name for name in COLUMNS if name in schema.names], cache_metadata=False):
         rows = pa.Table.from_batches([batch])
@@ -161,7 +163,7 @@ def compare_day(parts: pads.Dataset, model_folder: Path, before: Iterable[Mappin
                 day[name] = day[name].plus(day[name].count(column))
     figures = {name: _compare(reference[name].counts, day[name].counts) for name in reference if sum(day[name].counts)}
     rejects = compare_rejects(calls, rejected, before)
-    moved = [name for name, said in (figures | {"rejected": rejects}).items() if said["moved"]]
+    moved = [name for name, result in (figures | {"rejected": rejects}).items() if result["moved"]]
     return {"figures": figures, "rejected": rejects, "moved": moved}
 
 
@@ -187,14 +189,14 @@ def compare_rejects(calls: int, rejected: int, before: Iterable[Mapping[str, Any
 
 
 def describe_drift(drift: Mapping[str, Any]) -> str | None:
-    """What has moved, in one line for people; None where nothing has."""
+    """Describe in one line what has moved; None if nothing has."""
     words = [f"not known what ({drift['error']}, see the log)"] if "error" in drift else []
     for name in drift["moved"]:
         if name == "rejected":
-            said = drift["rejected"]
+            rejects = drift["rejected"]
             words.append(
-                f"share of rejects {100 * said['share']:.1f} %, {100 * said['share_before']:.1f} % in the "
-                f"{said['days']} days before"
+                f"share of rejects {100 * rejects['share']:.1f} %, {100 * rejects['share_before']:.1f} % in the "
+                f"{rejects['days']} days before"
             )
         else:
             words.append(f"{name} (PSI {drift['figures'][name]['psi']:.2f} to the model's own calls)")
@@ -213,7 +215,7 @@ def _shares(counts: Sequence[int]) -> npt.NDArray[np.float64]:
 
 
 def _figures(calls: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """The figures of calls, by name; those whose columns there are."""
+    """Return the figures of calls by name, for the columns that exist."""
     figures: dict[str, pa.ChunkedArray] = {name: calls[name] for name in NUMBERS if name in calls.schema.names}
     if "five" in calls.schema.names:
         for place, intent in enumerate(INTENTS):
@@ -229,12 +231,12 @@ def _figures(calls: pa.Table) -> dict[str, pa.ChunkedArray]:
 def _histogram_of(column: pa.ChunkedArray) -> Histogram:
     column = column.drop_null()
     if pa.types.is_string(column.type):
-        by_count = sorted(pc.value_counts(column).to_pylist(), key=lambda each: (-each["counts"], each["values"]))
-        values = [each["values"] for each in by_count[:NUM_VALUES]]
+        by_count = sorted(pc.value_counts(column).to_pylist(), key=lambda entry: (-entry["counts"], entry["values"]))
+        values = [entry["values"] for entry in by_count[:NUM_VALUES]]
         return Histogram([], values, [0] * (len(values) + 1)).count(column)
     numbers = column.to_numpy()
     bins = NUM_BINS if len(numbers) >= FEW_CALLS else NUM_BINS_OF_FEW
     edges = np.unique(np.quantile(numbers[np.isfinite(numbers)], np.linspace(0, 1, bins + 1)[1:-1]))
     if pa.types.is_integer(column.type):
-        edges = np.unique([*edges, numbers.max() + 1])  # what is more than ever before has a bin of its own
+        edges = np.unique([*edges, numbers.max() + 1])  # values above the largest one so far get a bin of their own
     return Histogram(edges.tolist(), [], [0] * (len(edges) + 1)).count(column)

@@ -1,4 +1,4 @@
-"""How good a lead is, and which is rung back first."""
+"""Compute lead scores and rank the leads."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from msmtfn.rows import ROW_ID
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeadWeights:
-    """What a call of each intent is worth, from 0 (nothing) to 1 (ring back first)."""
+    """Value of a call of each intent, from 0 (no value) to 1 (call back first)."""
 
     weight_a: float = 1.0
-    """Worth of a call that is surely A, very positive."""
+    """Value of a call that is certainly A, very positive."""
     weight_b: float = 0.6
-    """Worth of a call that is surely B, neutral and receptive."""
+    """Value of a call that is certainly B, neutral and receptive."""
     weight_c: float = 0.2
-    """Worth of a call that is surely C, a little impatient and negative."""
+    """Value of a call that is certainly C, a little impatient and negative."""
     weight_d: float = 0.0
-    """Worth of a call that is surely D, an explicit refusal."""
+    """Value of a call that is certainly D, an explicit refusal."""
     weight_e: float = 0.0
-    """Worth of a call that is surely E, without intent or not relevant."""
+    """Value of a call that is certainly E, without intent or not relevant."""
 
     def __post_init__(self) -> None:
         """Check the weights.
@@ -42,13 +42,13 @@ class LeadWeights:
 
 
 def lead_scores(five: npt.NDArray[np.float32], weights: LeadWeights) -> npt.NDArray[np.float32]:
-    """Weighted mean of the five probabilities of calls (C, 5), on a scale from 0 to 100, as (C,)."""
+    """Return the mean of the weights under the probabilities (C, 5) of calls, scaled to 0 to 100, as (C,)."""
     scores: npt.NDArray[np.float64] = 100.0 * five.astype(np.float64) @ np.array(astuple(weights))
     return scores.astype(np.float32)
 
 
 def order_of_leads(keys: pa.Table) -> tuple[npt.NDArray[np.int64], int]:
-    """Put a day's calls in the order of their publication.
+    """Sort a day's calls into the order in which they are published.
 
     Args:
         keys: `row_id`, `call_id`, `status` and `lead_score` of every call, in any order.

@@ -1,6 +1,6 @@
 """The columns of the leads, declared once.
 
-What a run has scored so far stands in parts: the leads without their rank, and with the number of the manifest's row.
+A run writes its results as parts: the leads without their rank, but with the row number in the manifest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OUTCOME: Final = pa.schema(
         ("scored_at", pa.timestamp("us", tz="UTC")),
     ]
 )
-"""What scoring adds to a call."""
+"""Columns that scoring adds to a call."""
 
 LEAD_RANK: Final = pa.field("lead_rank", pa.int32())
 RESERVED: Final = frozenset({*OUTCOME.names, LEAD_RANK.name, "date"})
@@ -43,12 +43,12 @@ RESERVED: Final = frozenset({*OUTCOME.names, LEAD_RANK.name, "date"})
 
 
 def parts_schema(passed: Iterable[pa.Field]) -> pa.Schema:
-    """The schema of a run's parts, given the columns that pass through, `call_id` among them."""
+    """Return the schema of a run's parts, given the columns that pass through, including `call_id`."""
     return pa.schema([pa.field(ROW_ID, pa.int64()), *passed, *OUTCOME])
 
 
 def leads_schema(parts: pa.Schema) -> pa.Schema:
-    """The schema of the published leads, given that of the parts."""
+    """Return the schema of the published leads, given the schema of the parts."""
     fields = [field for field in parts if field.name != ROW_ID]
     after = [field.name for field in fields].index("lead_score") + 1
     return pa.schema([*fields[:after], LEAD_RANK, *fields[after:]])

@@ -31,12 +31,12 @@ VERSION: Final = re.compile(r"v[0-9]{4,9}")
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The version that scores.
+    """Version that scores.
 
     Attributes:
         version: its name.
         before: names of the versions that were current before it, the latest last.
-        left: names of the versions that somebody went back from; none is promoted again but by hand.
+        left: names of the versions that were rolled back; they are promoted again by hand only.
     """
 
     version: str
@@ -45,7 +45,7 @@ class Current:
 
 
 def resolve_model(name: str) -> str:
-    """The place of a model: what `<root>/current` leads to, or the name itself where it is no such file.
+    """Return the location of a model: the target of `<root>/current`, or the name itself if it is no such file.
 
     Raises:
         ModelError: the file does not name a version.
@@ -74,14 +74,14 @@ def places_of_model(name: str) -> list[str]:
 
 
 def is_in_registry(root: str, name: str) -> bool:
-    """Whether the name of a model is `<root>/current`, or a version of this registry."""
+    """Return True if a model's name is `<root>/current` or a version of this registry."""
     above, _, last = name.rstrip("/").rpartition("/")
     named = last == CURRENT or VERSION.fullmatch(last) is not None
     return named and is_place(name) and contains(above, root) and contains(root, above)
 
 
 def read_current(root: str) -> Current | None:
-    """Which version is current; None where none was promoted.
+    """Return the current version; None if none was promoted.
 
     Raises:
         ModelError: the file does not name a version.
@@ -105,7 +105,7 @@ def _parse_current(root: str, text: str | None) -> Current | None:
 
 
 def list_records(root: str) -> list[dict[str, Any]]:
-    """The records of all versions, in order.
+    """Return the records of all versions, in order.
 
     Raises:
         ModelError: one cannot be understood.
@@ -116,13 +116,13 @@ def list_records(root: str) -> list[dict[str, Any]]:
 
 
 def add_version(root: str, run: str) -> dict[str, Any]:
-    """The record of the version that a run of training fills: the one that it has begun already, or a new one.
+    """Return the version's record for a training run: the one it began earlier, or a new one.
 
-    Of several runs at once each gets a version of its own.
+    Concurrent runs get different versions.
 
     Args:
-        root: of the models; made where there is none.
-        run: what tells the run from all others.
+        root: root folder of the models; created if missing.
+        run: unique identifier of the run.
 
     Raises:
         ModelError: a record cannot be understood.
@@ -140,7 +140,7 @@ def add_version(root: str, run: str) -> dict[str, Any]:
 
 
 def write_decision(root: str, record: Mapping[str, Any], decision: Mapping[str, Any]) -> None:
-    """Keep what was decided about a version beside it.
+    """Write the decision about a version to its record.
 
     Raises:
         StorageError: the storage refused.
@@ -150,12 +150,12 @@ def write_decision(root: str, record: Mapping[str, Any], decision: Mapping[str, 
 
 
 def promote(root: str, version: str, *, in_place_of: Sequence[str | None] | None = None) -> Current:
-    """Make a version the current one; the same again does nothing.
+    """Make a version the current one; does nothing if it already is.
 
     Args:
-        root: of the models.
-        version: its name.
-        in_place_of: versions that it may follow, None standing for no version; any, if left out.
+        root: root folder of the models.
+        version: name of the version.
+        in_place_of: versions that it may replace, where None stands for no version; by default any.
 
     Raises:
         ModelError: there is no such version, its folder is not complete, or another version became current meanwhile.
@@ -181,7 +181,7 @@ def promote(root: str, version: str, *, in_place_of: Sequence[str | None] | None
 
 
 def roll_back(root: str) -> Current:
-    """Make the version current that was so before.
+    """Make the previous version current again.
 
     Raises:
         ModelError: there is none, its folder is gone, or another version became current meanwhile.
@@ -203,7 +203,7 @@ def _check_folder(root: str, version: str) -> None:
 
 
 def _write_current(root: str, seen: Seen, current: Current) -> Current:
-    """Name the current version, if `current` is still what was seen when that was decided."""
+    """Write the current version, provided that `current` has not changed since it was read."""
     content = {"version": current.version, "before": list(current.before), "left": list(current.left), "since": _now()}
     if not swap(storage.join(root, CURRENT), seen, _as_text(content)):
         raise _changed(root)

@@ -35,11 +35,11 @@ _NO_FLOCK: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file as it was read.
+    """Content and version of a file when it was read.
 
     Attributes:
         text: its content; None where there was no file.
-        etag: of its version on S3.
+        etag: ETag of that version on S3.
     """
 
     text: str | None
@@ -52,7 +52,7 @@ def see(location: str) -> Seen:
     Raises:
         StorageError: the storage refused, or it is no small text file.
     """
-    # The ETag first: what is written between the two makes the swap fail.
+    # The ETag comes first, so that a write between the two reads makes the swap fail.
     etag = storage.etag_of(location) if storage.protocol_of(location) == "s3" else None
     return Seen(read_text(location), etag)
 
@@ -61,8 +61,8 @@ def swap(location: str, seen: Seen, text: str, confirm: Callable[[], None] = lam
     """Write a file if it is still what was seen; of several that try at once, one succeeds.
 
     Args:
-        location: of the file.
-        seen: as `see` gave it.
+        location: location of the file.
+        seen: result of `see`.
         text: the new content, which no other writer writes.
         confirm: called last before the comparison; what it raises keeps the file as it was.
 
@@ -86,7 +86,7 @@ def swap(location: str, seen: Seen, text: str, confirm: Callable[[], None] = lam
 
 @contextlib.contextmanager
 def exclusive(location: str) -> Iterator[None]:
-    """Keep all others who ask for the same from a local place.
+    """Hold an exclusive lock on a local file.
 
     Raises:
         LockedError: another process keeps us from it for too long.
@@ -104,7 +104,7 @@ def exclusive(location: str) -> Iterator[None]:
 
 
 def honours_conditions(folder: str) -> bool:
-    """Whether storage compares before it swaps, as an object shows that is written for that and deleted.
+    """Return True if the storage honours conditional writes, tested on a probe object that is deleted afterwards.
 
     Raises:
         StorageError: the storage refused.
@@ -131,7 +131,7 @@ def honours_conditions(folder: str) -> bool:
 
 
 def warn_unless_conditional(folder: str) -> None:
-    """Say in the log where storage does not compare before it writes, which keeps two runs apart at the last moment."""
+    """Log a warning if the storage has no conditional writes, the last safeguard between two concurrent runs."""
     if not honours_conditions(folder):
         logger.warning(
             "the storage of %s has no conditional writes (%s): two runs at the very same moment could replace each "
@@ -142,12 +142,12 @@ def warn_unless_conditional(folder: str) -> None:
 
 
 def overwrite(location: str, text: str, is_ours: Callable[[str], bool]) -> bool:
-    """Write a file anew if it is there and is ours; it is never made again where somebody has deleted it.
+    """Overwrite a file if it exists and is ours; a deleted file is never created again.
 
     Args:
-        location: of the file.
-        text: the new content, of the old one's length.
-        is_ours: says of the old content whether it may be replaced.
+        location: location of the file.
+        text: the new content, as long as the old.
+        is_ours: returns True if the old content may be replaced.
 
     Returns:
         Whether it was written.
@@ -173,7 +173,7 @@ def overwrite(location: str, text: str, is_ours: Callable[[str], bool]) -> bool:
 
 
 def _lock(mutex: Path) -> int:
-    """Open and lock a file; the result is its descriptor."""
+    """Open and lock a file and return its descriptor."""
     deadline = time.monotonic() + WAIT_SEC
     while True:
         try:
@@ -198,7 +198,7 @@ def _lock(mutex: Path) -> int:
 
 
 def _try_flock(descriptor: int) -> bool | None:
-    """Whether an open file is locked by us now; None where the file system has no locks."""
+    """Try to lock an open file; return True on success, None if the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
@@ -209,7 +209,7 @@ def _try_flock(descriptor: int) -> bool | None:
 
 
 def _is_current(mutex: Path, descriptor: int) -> bool:
-    """Whether the path still names the open file, and not one that came after it."""
+    """Return True if the path still names the open file, and not a newer one."""
     try:
         named = mutex.lstat()
     except FileNotFoundError:

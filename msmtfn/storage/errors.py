@@ -1,4 +1,4 @@
-"""What storage libraries raise, as Python's errors, as an outage, or as one line that says what to do."""
+"""Translate the errors of storage libraries to Python's errors, to an outage, or to one line that says what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OUTAGE_ERRNOS: Final = frozenset(
 _CLIENT_LIBRARIES: Final = ("botocore", "aiobotocore", "aiohttp")
 
 LOST_STATUSES: Final = (409, 412)
-"""Another writer was there at the same moment, or before."""
+"""HTTP statuses of a conditional write that lost against another writer."""
 
 _MUTE_CODES: Final = ("400", "403")
 
@@ -50,7 +50,7 @@ class StorageOutageError(OSError):
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn what a storage library raises into one line that says what to do."""
+    """Turn an error of a storage library into one line that says what to do."""
     try:
         with as_os_errors():
             yield
@@ -77,7 +77,7 @@ def as_os_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def with_reason(filesystem: AbstractFileSystem, path: str) -> Iterator[None]:
-    """Where a HEAD was refused, whose answer has no body, let a GET tell why."""
+    """Repeat a refused HEAD, whose answer has no body, as a GET, whose error names the reason."""
     try:
         yield
     except OSError as exc:
@@ -87,7 +87,7 @@ def with_reason(filesystem: AbstractFileSystem, path: str) -> Iterator[None]:
 
 
 def _outage_reason(exc: Exception) -> str | None:
-    """The name of an error for which storage as a whole is to blame; None for any other."""
+    """Return the name of an error that means an outage of the storage; None for any other."""
     status, code = s3_answer(exc)
     if status:
         is_outage = status in _OUTAGE_STATUSES or code in _OUTAGE_CODES
@@ -98,7 +98,7 @@ def _outage_reason(exc: Exception) -> str | None:
 
 
 def s3_answer(exc: Exception) -> tuple[int, str]:
-    """Status and code of the answer that an error tells of; 0 where there was no answer."""
+    """Return the HTTP status and error code of the answer behind an error; status 0 if there was no answer."""
     response = getattr(exc, "response", None) or getattr(exc.__cause__, "response", None)
     if not isinstance(response, dict):
         return 0, ""

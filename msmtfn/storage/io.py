@@ -29,15 +29,13 @@ from msmtfn.storage.locations import (
 
 logger = logging.getLogger(__name__)
 
-logger = logging.getLogger(__name__)
-
 DELETIONS_AT_ONCE: Final = 32
 
 DAY_PREFIX: Final = "date="
 
 
 def size_of(location: str) -> int:
-    """Bytes of a file.
+    """Return the size of a file in bytes.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -53,7 +51,7 @@ def size_of(location: str) -> int:
 
 
 def read_bytes(location: str) -> bytes:
-    """A file's content, whole; the errors are those of `size_of`."""
+    """Read a whole file; the errors are those of `size_of`."""
     filesystem, path = filesystem_of(location)
     with as_os_errors(), with_reason(filesystem, path):
         data: bytes = filesystem.cat_file(path)
@@ -61,7 +59,7 @@ def read_bytes(location: str) -> bytes:
 
 
 def read_at_most(location: str, limit: int) -> bytes:
-    """A file's content, whole, if it is no longer than `limit`.
+    """Read a whole file if it has at most `limit` bytes.
 
     Nothing is followed and nothing is waited for: a symbolic link in the last place, a pipe or a device is an error.
 
@@ -89,7 +87,7 @@ def _check_size(size: int, limit: int) -> None:
 
 @contextlib.contextmanager
 def open_for_reading(location: str) -> Iterator[IO[bytes]]:
-    """A file to read and seek in.
+    """Open a file for reading and seeking.
 
     Raises:
         StorageError: there is no such file, or the storage refused, now or while it is read.
@@ -100,7 +98,7 @@ def open_for_reading(location: str) -> Iterator[IO[bytes]]:
 
 
 def list_files(folder: str, suffix: str) -> list[str]:
-    """The files that stand in a folder, sorted; hidden ones (`_…`, `.…`) and those in folders below are left out.
+    """List the files directly in a folder, sorted; hidden ones (`_…`, `.…`) and those in subfolders are left out.
 
     A folder that does not exist has none.
 
@@ -123,7 +121,7 @@ def list_files(folder: str, suffix: str) -> list[str]:
 
 
 def list_folders(folder: str) -> list[str]:
-    """The folders that stand in a folder, sorted; one that does not exist has none.
+    """List the folders directly in a folder, sorted; empty if the folder does not exist.
 
     Raises:
         StorageError: the storage refused.
@@ -139,7 +137,7 @@ def list_folders(folder: str) -> list[str]:
 
 
 def list_days(root: str) -> list[dt.date]:
-    """The days that have a folder `date=YYYY-MM-DD` in a root, in order; a folder of another name is no day.
+    """List the days that have a folder `date=YYYY-MM-DD` in a root, in order; other folders are ignored.
 
     Raises:
         StorageError: the storage refused.
@@ -156,14 +154,14 @@ def list_days(root: str) -> list[dt.date]:
 
 
 def exists(location: str) -> bool:
-    """Whether there is a file or folder."""
+    """Return True if there is a file or folder at a location."""
     filesystem, path = filesystem_of(location)
     with explained(f"{location} cannot be looked up"):
         return bool(filesystem.exists(path))
 
 
 def read_text(location: str) -> str | None:
-    """A small file's text, or None where there is no such file.
+    """Read a small text file; None if it does not exist.
 
     Raises:
         StorageError: the storage refused, or the file is not text.
@@ -178,7 +176,7 @@ def read_text(location: str) -> str | None:
 
 
 def write_text(location: str, text: str) -> None:
-    """Write a small file, whole or not at all: a reader never sees a part of it.
+    """Write a small file, whole or not at all: readers never see a partial file.
 
     Raises:
         StorageError: the storage refused; the message says what to do.
@@ -198,7 +196,7 @@ def write_text(location: str, text: str) -> None:
 
 
 def create_text(location: str, text: str) -> bool:
-    """Write a small file where there is none; of several that try at once, one succeeds.
+    """Create a small file if there is none; of several concurrent writers, one succeeds.
 
     Returns:
         Whether it was written; if not, there was one already.
@@ -230,7 +228,7 @@ def create_text(location: str, text: str) -> bool:
 
 
 def etag_of(location: str) -> str | None:
-    """The ETag of an S3 object's present version; None where there is no object.
+    """Return the ETag of an S3 object's current version; None if there is no object.
 
     Raises:
         StorageError: the storage refused.
@@ -268,7 +266,7 @@ def replace_text(location: str, text: str, etag: str | None) -> bool:
             is_gone = isinstance(exc, FileNotFoundError) and etag is not None
             if s3_answer(exc)[0] not in LOST_STATUSES and not is_gone:
                 raise
-            # The client tries again when an answer is lost, and is refused then by its own first success.
+            # If an answer is lost, the client retries, and the retry is refused because the first attempt succeeded.
             return read_text(location) == text
     return True
 
@@ -285,7 +283,7 @@ def write_parquet(location: str, table: pa.Table) -> None:
 
 
 def make_folder(folder: str) -> None:
-    """Make a folder and those above it; S3 has none to make.
+    """Create a folder and its parents; does nothing on S3, which has no folders.
 
     Raises:
         StorageError: the storage refused; the message says what to do.
@@ -297,10 +295,10 @@ def make_folder(folder: str) -> None:
 
 
 def rename_folder(folder: str, target: str) -> bool:
-    """Give a local folder or file its final name, in one step.
+    """Rename a local folder or file atomically.
 
     Returns:
-        Whether it has it; if not, a folder that is not empty has the name already.
+        False if a folder that is not empty already has the name.
 
     Raises:
         StorageError: the storage refused.
@@ -316,7 +314,7 @@ def rename_folder(folder: str, target: str) -> bool:
 
 
 def delete(location: str) -> None:
-    """Delete a file, or a folder with all that is in it; what is not there is no error.
+    """Delete a file, or a folder with its contents; a missing one is no error.
 
     Raises:
         StorageError: the storage refused.
@@ -326,25 +324,25 @@ def delete(location: str) -> None:
         if protocol_of(location) == "file":
             filesystem.rm(path, recursive=True)
             return
-        # Not s3fs's `rm`: it takes names for patterns, and does not tell what the server refused to delete.
+        # s3fs's `rm` treats names as patterns and does not report what the server refused to delete.
         with ThreadPoolExecutor(DELETIONS_AT_ONCE) as pool:
             list(pool.map(filesystem.rm_file, filesystem.find(path)))
 
 
 def remove_empty_folder(folder: str) -> None:
-    """Remove a local folder that holds nothing; S3 has none to remove."""
+    """Remove a local folder if it is empty; does nothing on S3, which has no folders."""
     if protocol_of(folder) == "file":
         with contextlib.suppress(OSError):
             Path(folder.removeprefix("file://")).rmdir()
 
 
 def fetch_folder(location: str, target: Path, wanted: Callable[[str], bool]) -> None:
-    """Copy the wanted files that stand in a folder to a local one.
+    """Copy the wanted files of a folder, without subfolders, to a local one.
 
     Args:
         location: the folder.
         target: the local folder, which must exist.
-        wanted: says of a file's name whether it is copied.
+        wanted: returns True for the names of the files to copy.
 
     Raises:
         StorageError: the storage refused, or there is no such folder.
@@ -357,7 +355,7 @@ def fetch_folder(location: str, target: Path, wanted: Callable[[str], bool]) -> 
 
 
 def put_folder(source: Path, location: str) -> None:
-    """Copy the files that stand in a local folder to a place, which is made.
+    """Copy the files of a local folder, without subfolders, to a location, which is created.
 
     Raises:
         StorageError: the storage refused.

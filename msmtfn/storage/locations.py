@@ -21,14 +21,14 @@ PROTOCOLS: Final = ("file", "s3")
 S3_TIMEOUTS: Final = {"connect_timeout": 10, "read_timeout": 60}
 
 S3_RETRIES: Final = {"mode": "standard", "max_attempts": 10}
-"""How botocore bears a server that fails, throttles or does not answer, unless the environment says otherwise: up to
-nine more tries, in about a minute. A client for which a hundred of them were in vain stops trying again."""
+"""Retries of botocore if a server fails, throttles or does not answer, unless the environment sets others: up to nine,
+within about a minute. A client stops retrying after about a hundred retries in vain."""
 
 _RETRY_VARIABLES: Final = {"mode": "AWS_RETRY_MODE", "max_attempts": "AWS_MAX_ATTEMPTS"}
 
 
 def protocol_of(location: str) -> str:
-    """`file` or `s3`.
+    """Return the protocol of a location, `file` or `s3`.
 
     Raises:
         UsageError: another scheme.
@@ -41,27 +41,27 @@ def protocol_of(location: str) -> str:
 
 
 def is_absolute(location: str) -> bool:
-    """Whether a location stands for itself, and not for a place under another one."""
+    """Return True if a location is complete, rather than relative to another one."""
     return "://" in location or location.startswith("/")
 
 
 def absolute(location: str) -> str:
-    """The location with its scheme, or as an absolute path of this machine."""
+    """Return a location with its scheme, or as an absolute local path."""
     if protocol_of(location) == "file":
         return str(Path(location.removeprefix("file://")).expanduser().absolute())
     return location.rstrip("/")
 
 
 def join(location: str, *names: str) -> str:
-    """A place under a location."""
+    """Join names to a location with slashes."""
     return posixpath.join(location, *names)
 
 
 def resolve(location: str) -> str:
-    """Where a location leads: a place to compare with others, and to open.
+    """Resolve a location, so that it can be compared with others and opened.
 
-    `.` and `..` are taken away, and symbolic links of this machine are followed. S3 has no folders to go up from, so
-    there `..` takes the name before it away, and never the bucket.
+    `.` and `..` are removed, and local symbolic links are followed. S3 has no parent folders, so there `..` removes the
+    name before it, but never the bucket.
 
     Raises:
         UsageError: another scheme than `file://` and `s3://`.
@@ -80,29 +80,29 @@ def resolve(location: str) -> str:
 
 
 def is_within(location: str, folder: str) -> bool:
-    """Whether a place is a folder or stands below it, by whole names; both as `resolve` gives them."""
+    """Return True if a resolved location is a resolved folder or below it, comparing whole names."""
     folder = folder.rstrip("/")
     return location == folder or location.startswith(f"{folder}/")
 
 
 def filesystem_of(location: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a location and its path there, as fsspec has them."""
+    """Return the fsspec file system of a location, and its path there."""
     protocol = protocol_of(location)
     path = location.removeprefix(f"{protocol}://")
-    # A kept listing would hide what other processes have written since.
+    # A cached listing would hide files that other processes have written since.
     return fsspec.filesystem(protocol, use_listings_cache=False, **_client_options(protocol)), path
 
 
 def _client_options(protocol: str) -> dict[str, Any]:
     if protocol != "s3":
         return {}
-    # What is given here would go before what the environment says.
+    # Options given here would override the environment's.
     retries = {name: value for name, value in S3_RETRIES.items() if _RETRY_VARIABLES[name] not in os.environ}
     return {"config_kwargs": S3_TIMEOUTS | {"retries": retries}}
 
 
 def arrow_filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a location and its path there, as Arrow and Ray Data want them."""
+    """Return the Arrow file system of a location, and its path there, for Arrow and Ray Data."""
     filesystem, path = filesystem_of(location)
     if protocol_of(location) == "file":
         return pafs.LocalFileSystem(), path

@@ -40,12 +40,12 @@ def refuse_overlaps(inputs: Iterable[Place], outputs: Iterable[Place]) -> None:
 
 
 def is_place(name: str) -> bool:
-    """Whether the name of a model is a location, rather than a name on the hub."""
+    """Return True if a model's name is a location, rather than a name on the hub."""
     return storage.is_absolute(name) or Path(name).expanduser().exists()
 
 
 def contains(folder: str, location: str) -> bool:
-    """Whether a location is a folder or stands anywhere below it, however the two are spelled."""
+    """Return True if a location is a folder or anywhere below it, however the two are spelled."""
     if storage.protocol_of(folder) != storage.protocol_of(location):
         return False
     if storage.protocol_of(folder) == "s3":
@@ -73,7 +73,7 @@ def _upwards(path: str) -> Iterator[str]:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Device and inode, which a bind mount or a file system that ignores case gives to a second spelling too."""
+    """Return device and inode, which are the same for every path to a folder (bind mounts, case-insensitive names)."""
     try:
         status = Path(path).stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""What lies in a shared folder is input like any other: read in bounds, and never followed out of its root."""
+"""Read files of shared folders as untrusted input: with size limits, and without following links out of the root."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MAX_TEXT_BYTES: Final = 2**24
 
 
 class LinkError(StorageError):
-    """A symbolic link leads away from where the job works."""
+    """Symbolic link that leads out of the job's folders."""
 
 
 def inside(root: str, *names: str) -> str:
-    """Return the place of some names below a root, after seeing that no symbolic link leads away from there.
+    """Join names to a root, after checking that none of them is a symbolic link.
 
-    The root itself may be a link: who runs the job has named it. S3 has no links.
+    The root itself may be a link, since the operator chose it. S3 has no links.
 
     Raises:
         LinkError: a name is a link.
@@ -36,7 +36,7 @@ def inside(root: str, *names: str) -> str:
 
 
 def read_text(location: str, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
-    """Read a small text file that anybody may have written; None where there is none.
+    """Read a small text file that anybody may have written; None if there is none.
 
     Raises:
         StorageError: the storage refused, or it is a link, a folder, a pipe, too large, or not text.
@@ -73,6 +73,6 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def printable(text: object, max_characters: int = 80) -> str:
-    """Return a text of others with its control characters escaped, cut to one short line."""
-    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text)[:max_characters])
+    """Return untrusted text with its control characters escaped, cut to one short line."""
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text)[:max_characters])
     return shown + ("…" if len(str(text)) > max_characters else "")

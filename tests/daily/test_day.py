@@ -52,9 +52,7 @@ def test_another_manifest_makes_another_run(manifests: Path, tiny_model: Path) -
     assert plan_of(manifests, tiny_model).run_id != before
 
 
-def test_an_option_that_changes_results_makes_another_run_and_one_of_speed_does_not(
-    manifests: Path, tiny_model: Path
-) -> None:
+def test_only_options_that_change_results_change_the_run_id(manifests: Path, tiny_model: Path) -> None:
     before = plan_of(manifests, tiny_model).run_id
     worth = ScoringConfig(scorer=ScorerConfig(lead_weights=LeadWeights(weight_b=0.5)))
     speed = ScoringConfig(pipeline=PipelineConfig(batch_calls=3), scorer=ScorerConfig(samples_per_batch=1))
@@ -78,7 +76,7 @@ def test_a_run_keeps_its_own_copy_of_the_manifest(manifests: Path, tiny_model: P
     ]
 
 
-def test_a_copy_that_was_cut_short_is_made_anew(manifests: Path, tiny_model: Path) -> None:
+def test_an_incomplete_copy_of_the_manifest_is_replaced(manifests: Path, tiny_model: Path) -> None:
     run = open_run(plan_of(manifests, tiny_model))
     (Path(run.folder) / "calls.json").unlink()
     (copy,) = Path(run.task.calls).iterdir()
@@ -92,7 +90,7 @@ def test_the_transcript_stays_out_of_the_parts(manifests: Path, tiny_model: Path
     assert schema.names[:3] == ["row_id", "call_id", "uri"]
 
 
-def test_what_an_earlier_run_did_can_be_forgotten(manifests: Path, tiny_model: Path) -> None:
+def test_the_work_of_an_earlier_run_can_be_deleted(manifests: Path, tiny_model: Path) -> None:
     plan = plan_of(manifests, tiny_model)
     folder = Path(open_run(plan).folder)
     forget_runs(plan)
@@ -100,7 +98,7 @@ def test_what_an_earlier_run_did_can_be_forgotten(manifests: Path, tiny_model: P
     assert not folder.exists()
 
 
-def test_what_is_wrong_is_seen_before_the_engine_starts(manifests: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_errors_show_before_ray_starts(manifests: Path, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="2026-11-20"):
         plan_day(DATE.replace(day=20), str(manifests), str(tmp_path / "leads"), tiny_model, ScoringConfig())
     with pytest.raises(ModelError, match=r"config\.json"):
@@ -110,7 +108,7 @@ def test_what_is_wrong_is_seen_before_the_engine_starts(manifests: Path, tiny_mo
         open_run(plan_of(manifests, tiny_model))
 
 
-def test_a_day_that_cannot_be_compared_is_published_all_the_same(
+def test_a_day_that_cannot_be_compared_is_still_published(
     manifests: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     transcript = "a card number"
@@ -135,7 +133,7 @@ def test_a_column_with_the_name_of_an_inner_one_passes_through_under_another(tmp
     assert (copied["manifest_tokens"], copied["manifest_lead_rank"]) == (7, 3)
 
 
-def test_to_force_is_one_run_until_the_day_is_published_again(
+def test_force_is_the_same_run_until_the_day_is_published_again(
     manifests: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     leads = str(tmp_path / "leads")
@@ -155,7 +153,7 @@ def test_to_force_is_one_run_until_the_day_is_published_again(
     assert first.work not in works
 
 
-def test_where_recordings_may_stand_decides_the_result(manifests: Path, tiny_model: Path) -> None:
+def test_the_allowed_locations_of_recordings_change_the_run_id(manifests: Path, tiny_model: Path) -> None:
     allowed = ScoringConfig(prepare=PrepareConfig(allowed_prefixes=("s3://bucket/calls",)))
     leads = str(manifests.parent / "leads")
     runs = {
@@ -176,7 +174,7 @@ def test_a_commit_that_was_cut_short_is_finished(manifests: Path, tiny_model: Pa
     assert sorted(path.name for path in notes.iterdir()) == ["a.parquet", "b.pending.parquet"]
 
 
-def test_bytes_that_are_no_text_cost_only_themselves(tmp_path: Path, tiny_model: Path) -> None:
+def test_bytes_that_are_not_text_affect_only_their_own_row(tmp_path: Path, tiny_model: Path) -> None:
     bad = pa.array([b"a", b"\xb9\xfa"], pa.binary()).view(pa.string())
     turns = pa.array([None, [{"speaker": "agent", "start_sec": 0.0, "end_sec": 1.0, "text": "a"}]], pa.list_(TURN))
     manifests = write_manifest(tmp_path / "manifests", [])

@@ -233,7 +233,7 @@ def interleavings(make_world: MakeWorld) -> Iterator[tuple[bool, int, int, int]]
                 yield is_replaced, first, second, WOKEN_FOR
 
 
-def test_who_sleeps_past_the_lease_at_any_step_neither_wins_nor_harms_the_newer_publication(
+def test_a_publisher_that_sleeps_past_its_lease_neither_wins_nor_harms_the_newer_publication(
     make_world: MakeWorld,
 ) -> None:
     cases = 0
@@ -263,7 +263,7 @@ def test_who_sleeps_past_the_lease_at_any_step_neither_wins_nor_harms_the_newer_
     assert cases > 1000
 
 
-def test_who_is_killed_at_any_step_leaves_nothing_after_the_next_run(make_world: MakeWorld) -> None:
+def test_a_publisher_killed_at_any_step_leaves_nothing_after_the_next_run(make_world: MakeWorld) -> None:
     for is_replaced in (False, True):
         for first in range(count_steps(make_world, is_replaced=is_replaced) + 1):
             for is_tidied in (False, True):
@@ -281,7 +281,7 @@ def test_who_is_killed_at_any_step_leaves_nothing_after_the_next_run(make_world:
                 world.assert_tidy()
 
 
-def test_who_sleeps_while_the_day_is_tidied_does_not_bring_deleted_files_back(make_world: MakeWorld) -> None:
+def test_a_publisher_that_sleeps_while_the_day_is_tidied_does_not_restore_deleted_files(make_world: MakeWorld) -> None:
     for first in range(count_steps(make_world, is_replaced=True) + 1):
         world = make_world(is_replaced=True)
         asleep = world.publisher("a")

@@ -69,7 +69,7 @@ def test_a_run_that_ends_with_an_error_leaves_no_lock(place: str) -> None:
     assert files(place) == []
 
 
-def test_of_many_that_want_a_day_at_once_one_gets_it(place: str) -> None:
+def test_one_of_many_concurrent_runs_gets_the_day(place: str) -> None:
     held = threading.Barrier(4, timeout=60)
 
     def want(_: int) -> bool:

@@ -100,7 +100,7 @@ def test_a_day_has_the_schema_of_the_leads_whatever_the_parts_held(place: str) -
     assert table(place).schema.equals(leads_schema(SCHEMA))
 
 
-def test_a_call_keeps_all_that_was_said_of_it(place: str) -> None:
+def test_a_published_call_keeps_all_its_columns(place: str) -> None:
     said = {
         "five": {"A": 0.5, "B": 0.25, "C": 0.125, "D": 0.125, "E": 0.0},
         "two": {"ABC": 0.75, "DE": 0.25},
@@ -187,7 +187,7 @@ def test_a_day_without_a_scored_call_is_published(place: str) -> None:
 # ---- what is said of it
 
 
-def test_success_counts_the_calls_and_says_what_it_was_told(place: str) -> None:
+def test_success_counts_the_calls_and_keeps_the_given_fields(place: str) -> None:
     calls = [
         scored(0, 1.0),
         rejected(1, "bad_row"),
@@ -263,7 +263,7 @@ def test_calls_that_are_missing_or_doubled_publish_nothing(
     assert not storage.exists(day_folder(place, DATE))
 
 
-def test_what_was_published_before_stays_when_a_call_is_missing(place: str) -> None:
+def test_the_published_day_stays_when_a_call_is_missing(place: str) -> None:
     before = publish(place, FOUR_CALLS)
     with pytest.raises(PublishError, match="1 are missing"):
         publish(place, FOUR_CALLS, "run-2", num_calls=5)

@@ -46,7 +46,7 @@ def test_the_newest_day_without_leads_is_due(manifests: Path, leads: Path) -> No
     assert newest_unscored_day(str(manifests), str(leads)) is None
 
 
-def test_days_right_before_that_have_no_leads_are_told(manifests: Path, leads: Path) -> None:
+def test_days_just_before_without_leads_are_reported(manifests: Path, leads: Path) -> None:
     assert other_unscored_days(str(manifests), str(leads), day(5)) == [day(2), day(3)]
     assert other_unscored_days(str(manifests), str(leads), day(5), number=1) == [day(3)]
     publish(leads, day(3))
@@ -77,7 +77,7 @@ def test_a_day_is_expected_to_cost_what_the_median_day_before_it_cost(leads: Pat
     assert (estimate.seconds, estimate.audio_hours, estimate.num_days) == (200.0, 8.0, 3)
 
 
-def test_what_does_not_depend_on_the_calls_is_expected_once(leads: Path) -> None:
+def test_fixed_costs_are_expected_once(leads: Path) -> None:
     publish(leads, day(1), seconds=30.0, startup_seconds=20.0)
     estimate = estimate_day(str(leads), TODAY, 400)
     assert estimate is not None

@@ -47,7 +47,7 @@ def test_files_of_others_stay_when_a_day_is_published_replaced_and_tidied(place:
     assert read_leads(place, DATE).count_rows() == 3
 
 
-def test_what_a_dead_publisher_left_goes_with_the_next_publication(place: str) -> None:
+def test_files_of_a_dead_publisher_are_deleted_by_the_next_publication(place: str) -> None:
     publish(place, CALLS)
     orphan = new_publication()
     begin(f"{place}/_runs", DATE, orphan)
@@ -57,7 +57,7 @@ def test_what_a_dead_publisher_left_goes_with_the_next_publication(place: str) -
     assert begun(f"{place}/_runs", DATE) == set()
 
 
-def test_what_a_dead_publisher_left_goes_when_there_is_nothing_else_to_do(place: str) -> None:
+def test_files_of_a_dead_publisher_are_deleted_even_if_nothing_is_left_to_score(place: str) -> None:
     success = publish(place, CALLS)
     orphan = new_publication()
     for publication in (orphan, success["publication"]):  # the one died before, the other after its _SUCCESS

@@ -75,7 +75,7 @@ def start_and_stop(leads: str, run: str, stops_before: int) -> subprocess.Popen[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_replaced", [False, True])
-def test_who_was_stopped_past_the_lease_harms_no_newer_publication(
+def test_a_publisher_stopped_past_its_lease_does_not_harm_a_newer_publication(
     place: str, monkeypatch: pytest.MonkeyPatch, is_replaced: bool
 ) -> None:
     monkeypatch.setattr(module, "ROWS_PER_FILE", 2)

@@ -61,7 +61,7 @@ def test_a_day_without_leads_has_no_table(place: str) -> None:
     assert "best leads" not in said
 
 
-def test_a_day_without_calls_is_told(place: str) -> None:
+def test_a_day_without_calls_is_reported(place: str) -> None:
     said = said_of(place, publish(place, []))
     assert "calls     0" in said
     assert "best leads" not in said
@@ -73,7 +73,7 @@ def test_large_numbers_are_easy_to_read(tmp_path: Any) -> None:
     assert "calls     1,234,567" in said
 
 
-def test_an_untrained_model_is_told_plainly(place: str) -> None:
+def test_an_untrained_model_is_reported(place: str) -> None:
     success = publish(place, [[scored(0, 1.0)]])
     note = "The model is untrained: its scores and this ranking mean nothing."
     assert note in said_of(place, success, is_trained=False)

@@ -92,7 +92,7 @@ def test_a_day_of_the_same_calls_has_not_moved(leads: str, model: Path, number: 
         ("language", "language", lambda rng, number: rng.choice(["zh", "en"], number)),
     ],
 )
-def test_what_moved_is_named_and_nothing_else(leads: str, model: Path, name: str, moved: str, draw: Any) -> None:
+def test_only_the_figures_that_moved_are_named(leads: str, model: Path, name: str, moved: str, draw: Any) -> None:
     drift = compare(leads, draw_calls(300, 1, **{name: draw}), model)
     assert drift["moved"] == [moved]
     assert f"{moved} (PSI " in str(describe_drift(drift))
@@ -187,7 +187,7 @@ def test_in_large_days_the_usual_reading_counts() -> None:
     ("calls", "rejects", "moved"),
     [(1000, 19, False), (1000, 29, False), (1000, 60, True), (20, 1, False), (20, 8, True), (0, 0, False)],
 )
-def test_more_rejects_than_before_are_told_from_chance(calls: int, rejects: int, moved: bool) -> None:
+def test_a_rise_of_rejects_is_distinguished_from_chance(calls: int, rejects: int, moved: bool) -> None:
     before = [{"calls": 1000, "rejected": 10}] * 14
     said = compare_rejects(calls, rejects, before)
     assert said["moved"] is moved
@@ -198,12 +198,12 @@ def test_after_days_without_a_reject_one_is_no_drift() -> None:
     assert not compare_rejects(100, 1, [{"calls": 1000, "rejected": 0}])["moved"]
 
 
-def test_that_a_day_could_not_be_compared_is_said() -> None:
+def test_a_failed_comparison_is_described() -> None:
     said = describe_drift({"figures": {}, "moved": [], "error": "ArrowInvalid"})
     assert said == "not known what (ArrowInvalid, see the log)"
 
 
-def test_a_share_of_rejects_that_rose_is_said_in_words() -> None:
+def test_a_rise_of_rejects_is_described() -> None:
     rejects = compare_rejects(1000, 300, [{"calls": 1000, "rejected": 10}] * 3)
     said = describe_drift({"figures": {}, "rejected": rejects, "moved": ["rejected"]})
     assert said == "share of rejects 30.0 %, 1.0 % in the 3 days before"

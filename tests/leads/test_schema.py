@@ -31,7 +31,7 @@ def test_the_parts_have_a_row_number_and_no_rank() -> None:
     assert "lead_rank" not in names
 
 
-def test_what_passes_keeps_its_type() -> None:
+def test_a_column_that_passes_through_keeps_its_type() -> None:
     assert leads_schema(parts_schema(PASSED)).field("price").type == pa.decimal128(9, 2)
 
 

@@ -35,12 +35,12 @@ def finish(root: str, run: str) -> str:
     return version
 
 
-def test_each_run_has_one_version_in_the_order_of_their_coming(place: str) -> None:
+def test_each_run_has_one_version_in_order_of_arrival(place: str) -> None:
     assert [finish(place, run) for run in ("a", "b", "a", "c")] == ["v0001", "v0002", "v0001", "v0003"]
     assert [record["run"] for record in list_records(place)] == ["a", "b", "c"]
 
 
-def test_of_runs_at_once_each_gets_a_version_of_its_own(place: str) -> None:
+def test_concurrent_runs_get_different_versions(place: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         versions = [record["version"] for record in pool.map(lambda run: add_version(place, run), "abcdef")]
     assert sorted(versions) == [f"v000{number}" for number in range(1, 7)]
@@ -68,7 +68,7 @@ def test_the_record_keeps_what_was_decided(place: str) -> None:
     assert kept["run"] == "a"
 
 
-def test_what_is_not_there_or_not_finished_cannot_be_promoted(place: str) -> None:
+def test_a_missing_or_unfinished_version_cannot_be_promoted(place: str) -> None:
     add_version(place, "a")
     with pytest.raises(ModelError, match=r"v0001 of .* was never finished"):
         promote(place, "v0001")
@@ -89,7 +89,7 @@ def test_a_version_whose_folder_is_gone_is_not_made_current(place: str) -> None:
     assert resolve_model(storage.join(place, "current")) == storage.join(place, second)
 
 
-def test_what_somebody_went_back_from_is_remembered_until_it_is_promoted_by_hand(place: str) -> None:
+def test_a_rolled_back_version_is_remembered_until_it_is_promoted_by_hand(place: str) -> None:
     first, second = (finish(place, run) for run in "ab")
     for version in (first, second):
         promote(place, version)

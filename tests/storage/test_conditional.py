@@ -43,7 +43,7 @@ def test_nothing_is_written_where_the_last_check_fails(place: str) -> None:
     assert storage.read_text(f"{place}/file") is None
 
 
-def test_of_many_at_once_one_succeeds(place: str) -> None:
+def test_one_of_many_concurrent_swaps_succeeds(place: str) -> None:
     file = f"{place}/file"
     storage.make_folder(place)
     for number in range(5):
@@ -81,7 +81,7 @@ def test_a_bucket_that_is_not_there_is_an_error(s3: str) -> None:
         swap("s3://there-is-no-such-bucket/file", Seen(None), "text")
 
 
-def test_storage_that_compares_is_told_from_one_that_does_not(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conditional_writes_are_detected(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert honours_conditions(f"{place}/_runs")
     if place.startswith("s3://"):
         call = s3fs.S3FileSystem._call_s3
@@ -117,7 +117,7 @@ def test_a_holder_that_sleeps_keeps_others_out_and_they_give_up(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_who_waited_for_a_lock_that_was_removed_takes_the_next_one(tmp_path: Path) -> None:
+def test_a_waiter_for_a_removed_lock_takes_the_next_one(tmp_path: Path) -> None:
     file, counts = str(tmp_path / "file"), {"inside": 0, "most": 0}
 
     def enter(_: int) -> None:

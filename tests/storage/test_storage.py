@@ -163,7 +163,7 @@ def test_an_open_file_can_be_read_in_any_order(place: str) -> None:
         assert file.read(2) == b"12"
 
 
-def test_to_open_a_missing_file_is_a_storage_error(place: str) -> None:
+def test_opening_a_missing_file_is_a_storage_error(place: str) -> None:
     with (
         pytest.raises(StorageError, match=r"missing cannot be read: .*check the place"),
         storage.open_for_reading(f"{place}/missing"),
@@ -171,11 +171,11 @@ def test_to_open_a_missing_file_is_a_storage_error(place: str) -> None:
         pass
 
 
-def test_a_text_that_is_not_there_is_none(place: str) -> None:
+def test_a_missing_text_is_none(place: str) -> None:
     assert storage.read_text(f"{place}/missing") is None
 
 
-def test_a_text_that_is_no_text_is_a_storage_error(place: str) -> None:
+def test_a_file_that_is_not_text_is_a_storage_error(place: str) -> None:
     written_by_another(f"{place}/a", b"\xff\xfe")
     with pytest.raises(StorageError, match="a is not text in UTF-8"):
         storage.read_text(f"{place}/a")
@@ -283,7 +283,7 @@ def test_a_size_is_that_of_now(place: str) -> None:
     assert storage.size_of(f"{place}/a") == 3
 
 
-def test_to_list_a_file_is_a_storage_error(place: str) -> None:
+def test_listing_a_file_is_a_storage_error(place: str) -> None:
     written_by_another(f"{place}/a.parquet", b"x")
     with pytest.raises(StorageError, match=r"a\.parquet cannot be listed: .*not a folder"):
         storage.list_files(f"{place}/a.parquet", ".parquet")
@@ -358,7 +358,7 @@ def test_a_name_is_no_pattern_when_it_is_deleted(place: str, name: str) -> None:
     assert storage.list_files(place, "") == [f"{place}/ab", f"{place}/ac", f"{place}/bc"]
 
 
-def test_to_delete_what_is_not_there_is_no_error_and_deletes_nothing_else(place: str) -> None:
+def test_deleting_a_missing_file_is_no_error_and_deletes_nothing_else(place: str) -> None:
     written_by_another(f"{place}/missing-not", b"x")
     storage.delete(f"{place}/missing")
     storage.delete(f"{place}/missing/below")
@@ -373,7 +373,7 @@ def test_the_wanted_files_of_a_folder_are_fetched(place: str, tmp_path: Path) ->
     assert {path.name: path.read_text() for path in (tmp_path / "target").iterdir()} == {"config.json": "config.json"}
 
 
-def test_to_fetch_a_folder_that_is_not_there_is_a_storage_error(place: str, tmp_path: Path) -> None:
+def test_fetching_a_missing_folder_is_a_storage_error(place: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="missing cannot be read"):
         storage.fetch_folder(f"{place}/missing", tmp_path, bool)
 
@@ -539,7 +539,7 @@ def test_a_text_is_created_once_and_never_replaced(place: str) -> None:
     assert storage.read_text(location) == "first"
 
 
-def test_of_many_that_create_a_text_at_once_one_does(place: str) -> None:
+def test_one_of_many_concurrent_creations_succeeds(place: str) -> None:
     start = threading.Barrier(8, timeout=60)
 
     def create(number: int) -> bool:
