@@ -1,4 +1,4 @@
-"""Two people on the telephone: lines spoken one after the other, each voice on a track of its own.
+"""A telephone conversation between two people: their lines are spoken in turn, each voice on its own track.
 
 Shape letters: S samples.
 """
@@ -21,23 +21,23 @@ SPEAKERS: Final[tuple[Speaker, Speaker]] = ("agent", "customer")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpokenLine:
-    """What one person says, how, and how long the line is silent after it."""
+    """One person's line: its text, its voice and the pause that follows it."""
 
     speaker: Speaker
     text: str
     voice: Voice
     level_db: float
-    """Root mean square of the speech, in dB of full scale."""
+    """Root mean square of the speech, in dBFS."""
     pause_sec: float
 
 
 def speak_lines(
     lines: Iterable[SpokenLine], lead_in_sec: float, synthesizer: Synthesizer
 ) -> tuple[list[Turn], NDArray[np.float32]]:
-    """Speak the lines one after the other, after a silence of `lead_in_sec`.
+    """Speak the lines in order, after an initial silence of `lead_in_sec`.
 
     Returns:
-        The turns, and (2, S) at 8 kHz: the agent's voice alone, and the customer's.
+        The turns, and a (2, S) array at 8 kHz with the agent's voice in row 0 and the customer's in row 1.
     """
     turns: list[Turn] = []
     pieces = [_silence(lead_in_sec)]
@@ -53,7 +53,7 @@ def speak_lines(
 
 
 def lay_out_channels(voice_tracks: NDArray[np.float32], agent_channel: int | None) -> NDArray[np.float32]:
-    """From (agent, customer) to the recording's channels: mixed in one, or the agent's at `agent_channel`."""
+    """Arrange the (agent, customer) tracks as channels: mixed into one, or the agent's at index `agent_channel`."""
     if agent_channel is None:
         return voice_tracks[:1] + voice_tracks[1:]
     return voice_tracks if agent_channel == 0 else voice_tracks[::-1]

@@ -1,4 +1,4 @@
-"""Write a day's manifest, as `calls.manifest` reads it."""
+"""Write a day's manifest in the form that `calls.manifest` reads."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ CALLS: Final = pa.schema(
         ("intent", pa.string()),
     ]
 )
-"""The manifest's contract (design, section 3)."""
+"""Columns of a manifest (design, section 3)."""
 
-OPENS_AT_UTC: Final = datetime.time(hour=1, tzinfo=datetime.UTC)  # 9 in the morning in China
+OPENS_AT_UTC: Final = datetime.time(hour=1, tzinfo=datetime.UTC)  # 9 a.m. in China
 OPEN_SEC: Final = 9 * 3600
 
 
 def write_manifest(root: Path, date: datetime.date, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
-    """Write the calls of a day to `<root>/date=<date>/calls.parquet`."""
+    """Write a day's calls to `<root>/date=<date>/calls.parquet`."""
     folder = root / f"date={date.isoformat()}"
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), folder / "calls.parquet")
 
 
 def opening_time(date: datetime.date) -> datetime.datetime:
-    """When the call centre opens."""
+    """Return the time at which the call centre opens on a day."""
     return datetime.datetime.combine(date, OPENS_AT_UTC)

@@ -1,4 +1,4 @@
-"""Speech from text with libespeak-ng, so that a demonstration day needs no recordings of real people.
+"""Text-to-speech with libespeak-ng, so that the demo needs no recordings of real people.
 
 Shape letters: S samples.
 """
@@ -23,10 +23,10 @@ RATES_WPM: Final = range(80, 451)
 PITCHES: Final = range(100)
 PITCH_RANGES: Final = range(100)
 VOLUMES: Final = range(101)
-"""espeak-ng's ranges; it clamps in silence what lies outside. A volume above 100 only clips."""
+"""Ranges of espeak-ng, which silently clamps values outside them. A volume above 100 would only clip."""
 
 _AUDIO_OUTPUT_SYNCHRONOUS: Final = 2
-_INITIALIZE_DONT_EXIT: Final = 0x8000  # without it the library ends the process when its data are missing
+_INITIALIZE_DONT_EXIT: Final = 0x8000  # without it the library exits the process when its data is missing
 _CHARS_UTF8: Final = 1
 _PARAMETER_RATE: Final = 1
 _PARAMETER_VOLUME: Final = 2
@@ -38,13 +38,13 @@ _FULL_SCALE: Final = np.float32(2**15)
 
 _SamplesCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
-# libespeak-ng keeps its state in globals: one utterance at a time in a process.
+# libespeak-ng keeps its state in globals, so a process can synthesise only one utterance at a time.
 _library_lock = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Voice:
-    """How one person sounds; the fields are those of `Synthesizer.speak`."""
+    """A person's voice; the fields are the arguments of `Synthesizer.speak`."""
 
     voice: str = "cmn"
     rate_wpm: int = 175
@@ -54,16 +54,16 @@ class Voice:
 
 
 class SpeechError(JobError):
-    """libespeak-ng cannot be loaded or refused an utterance."""
+    """A failure to load libespeak-ng or to synthesise an utterance."""
 
 
 class Synthesizer:
-    """Speaks text with the libespeak-ng that the wheel `espeakng_loader` carries.
+    """A speech synthesiser: the libespeak-ng that comes with the wheel `espeakng_loader`.
 
-    The same arguments give the same samples, whatever was spoken before. libespeak-ng does not promise that: the phase
-    of its pitch flutter (`Flutter_ix` in wavegen.c) and its noise live in globals that neither a new voice nor
-    `espeak_Terminate` resets. So each utterance loads the library afresh, which costs some milliseconds. It
-    holds only while nothing else in the process keeps the same library loaded.
+    The same arguments give the same samples, whatever was spoken before. libespeak-ng does not guarantee this: the
+    phase of its pitch flutter (`Flutter_ix` in wavegen.c) and its noise generator are globals that neither a new voice
+    nor `espeak_Terminate` resets. Every utterance therefore reloads the library, which takes a few milliseconds. This
+    works only while nothing else in the process keeps the same library loaded.
 
     Raises:
         UsageError: `espeakng_loader` is not installed.
@@ -84,21 +84,21 @@ class Synthesizer:
         pitch_range: int = 50,
         volume: int = 100,
     ) -> NDArray[np.float32]:
-        """Speak `text`.
+        """Synthesise `text`.
 
         Args:
-            text: what to say; without a word in it, the result is a few samples of silence.
-            voice: a language of espeak-ng, with a variant after a plus sign: `cmn`, `cmn+f3`, `cmn+m2`.
-            rate_wpm: words a minute, 80 to 450.
-            pitch: 0 to 99.
-            pitch_range: 0 to 99; how far the pitch moves, from not at all (monotone) to twice the usual.
-            volume: 0 to 100.
+            text: text to speak; text without words gives a few samples of silence.
+            voice: language of espeak-ng, optionally with a variant after a plus sign: `cmn`, `cmn+f3`, `cmn+m2`.
+            rate_wpm: words per minute, 80 to 450.
+            pitch: base pitch, 0 to 99.
+            pitch_range: variation of the pitch, from 0 (monotone) through 50 (normal) to 99 (twice that).
+            volume: loudness, 0 to 100.
 
         Returns:
-            (S,) at `sample_rate`, in [-1, 1]; the pause at the end of the sentence included.
+            (S,) at `sample_rate`, in [-1, 1], including the pause after the sentence.
 
         Raises:
-            ValueError: an argument is out of its range, or there is no such voice or variant.
+            ValueError: an argument is out of range, or the voice or variant does not exist.
             SpeechError: the library failed.
         """
         _check_range("rate_wpm", rate_wpm, RATES_WPM)
@@ -134,20 +134,21 @@ class Synthesizer:
         sample_rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data_path, _INITIALIZE_DONT_EXIT)
         if sample_rate != self.sample_rate:
             raise SpeechError(
-                f"libespeak-ng did not start with the data in {self._data_path}: espeak_Initialize gave {sample_rate}; "
-                "look whether the folder is whole and its path at most 150 characters long, espeak-ng's limit"
+                f"libespeak-ng did not start with the data in {self._data_path}: "
+                f"espeak_Initialize returned {sample_rate}; "
+                "check that the folder is complete and that its path is at most 150 characters long, espeak-ng's limit"
             )
         library.espeak_ng_SetRandSeed(ctypes.c_long(_RANDOM_SEED))
 
     def _check_variant(self, voice: str) -> None:
-        # espeak-ng falls back to the plain voice when it does not know the variant.
+        # espeak-ng silently falls back to the plain voice if it does not know the variant.
         _, plus, variant = voice.partition("+")
         if plus and not (self._data_path / "voices" / "!v" / variant).is_file():
             raise ValueError(f"voice is {voice!r}; espeak-ng has no variant {variant!r} (f1 to f5, m1 to m8, ...)")
 
 
 def trim_silence(waveform: NDArray[np.float32], *, threshold: float = 0.005) -> NDArray[np.float32]:
-    """Cut the (S,) `waveform` to its first and last sample that is louder than `threshold`."""
+    """Trim the (S,) `waveform` to the span from the first to the last sample louder than `threshold`."""
     (loud,) = np.nonzero(np.abs(waveform) > threshold)
     return waveform[loud[0] : loud[-1] + 1] if loud.size else waveform[:0]
 
@@ -166,7 +167,7 @@ def _check_range(name: str, value: int, allowed: range) -> None:
 
 
 def _synthesize(library: ctypes.CDLL, text: str, voice: str, parameters: dict[int, int]) -> bytes:
-    """The samples of `text`, as 16-bit integers."""
+    """Return the samples of `text` as bytes of 16-bit integers."""
     samples = bytearray()
 
     def collect(wave: ctypes._Pointer[ctypes.c_short], num_samples: int, _events: int | None) -> int:
@@ -178,7 +179,7 @@ def _synthesize(library: ctypes.CDLL, text: str, voice: str, parameters: dict[in
     library.espeak_SetSynthCallback(callback)
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
         raise ValueError(f"voice is {voice!r}; espeak-ng has no such voice (Mandarin is 'cmn')")
-    # After the voice: choosing one sets the rate anew.
+    # Parameters come after the voice, because selecting a voice resets the rate.
     for parameter, value in parameters.items():
         _check_status(library.espeak_SetParameter(parameter, value, 0), "espeak_SetParameter")
     encoded = text.encode()
@@ -190,4 +191,4 @@ def _synthesize(library: ctypes.CDLL, text: str, voice: str, parameters: dict[in
 
 def _check_status(status: int, function: str) -> None:
     if status != 0:
-        raise SpeechError(f"libespeak-ng refused an utterance: {function} gave {status}")
+        raise SpeechError(f"libespeak-ng refused an utterance: {function} returned {status}")

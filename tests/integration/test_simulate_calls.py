@@ -44,7 +44,7 @@ class TestErrors:
         (tmp_path / "file").write_text("no folder")
         job = run_job("--out", tmp_path / "file" / "corpus")
         assert job.returncode == 1
-        assert "check the place and its space" in job.stderr.splitlines()[-1]
+        assert "check its permissions and the free space" in job.stderr.splitlines()[-1]
 
     def test_splits_that_do_not_add_up(self, tmp_path: Path) -> None:
         job = run_job("--out", tmp_path, "--calls", 20, "--split", 10, 5, 4)

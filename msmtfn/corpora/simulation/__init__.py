@@ -1,1 +1,1 @@
-"""Simulates labelled sales calls of which it is known how much can be learned."""
+"""Simulation of labelled sales calls for which the best possible accuracy is known."""

@@ -1,15 +1,16 @@
-"""How the customers of simulated calls sound: the four cues of each round, and the recording that they end up in.
+"""The sound of simulated calls: the four acoustic cues of every round, and the recording.
 
-| | response delay | loudness, relative to the agent's | speaking rate, of the customer's own | pitch movement |
+| | response delay | loudness relative to the agent | speaking rate relative to the customer's own | pitch movement |
 |---|---|---|---|---|
 | warm | 0.2 to 0.4 s | +5 to +7 dB | 1.25 | lively |
-| plain | 0.75 to 0.95 s | -1 to +1 dB | 1 | usual |
-| cold | 1.3 to 1.7 s | -7 to -5 dB | 0.75 | nearly none |
+| plain | 0.75 to 0.95 s | -1 to +1 dB | 1 | normal |
+| cold | 1.3 to 1.7 s | -7 to -5 dB | 0.75 | almost none |
 
-All four go together, the ranges of two sounds never touch, and the agent sounds the same in every round: each cue
-can be heard in a round by itself, also after the round is brought to zero mean and unit variance. Nothing else
-tells a round's place in the call: every customer's turn ends, for the recogniser, with a pause of the same kind, also
-the last one.
+The four cues always agree, the ranges of two sounds do not overlap, and the agent sounds the same in every round. A
+round on its own therefore reveals every cue, even after it is normalised to zero mean and unit variance. Nothing
+else reveals the position of a round in the call: every customer turn, including the last, ends with a pause drawn
+from the same distribution.
+
 Shape letters: C channels, S samples.
 """
 
@@ -30,10 +31,12 @@ from msmtfn.corpora.speech import Synthesizer, Voice
 from msmtfn.corpora.telephone import add_line_noise
 
 AGENT_LEVEL_DB: Final = (-28.0, -25.0)
-RING_SEC: Final = (0.3, 1.0)  # before the first turn, and after the last
-AGENT_PAUSE_SEC: Final = (0.3, 0.6)  # until the agent goes on
+RING_SEC: Final = (0.3, 1.0)  # silence before the first turn and after the last
+AGENT_PAUSE_SEC: Final = (0.3, 0.6)  # pause before the agent's next turn
 SNR_DB: Final = (10.0, 30.0)
-MONO_GAIN_DB: Final = 3.0  # the mean of two channels has half the speech and, of independent noise, half the power
+# Averaging two channels halves the amplitude of the speech, which is in one of them only (-6 dB), but only halves the
+# power of the independent noise (-3 dB). Noise that is 3 dB lower in each channel keeps the SNR of the average.
+MONO_GAIN_DB: Final = 3.0
 
 AGENTS: Final[dict[str, Voice]] = {
     "agent-01": Voice(voice="cmn+f3", rate_wpm=215, pitch=55),
@@ -43,19 +46,19 @@ AGENTS: Final[dict[str, Voice]] = {
     "agent-05": Voice(voice="cmn+f1", rate_wpm=205, pitch=50),
     "agent-06": Voice(voice="cmn+m6", rate_wpm=220, pitch=60),
 }
-CUSTOMER_VARIANTS: Final = ("f1", "f2", "f3", "f4", "f5", "m2", "m5", "m6")  # the others are hoarse, and hide the pitch
+CUSTOMER_VARIANTS: Final = ("f1", "f2", "f3", "f4", "f5", "m2", "m5", "m6")  # the others hide the pitch: hoarse
 CUSTOMER_RATE_WPM: Final = (180, 200)
 CUSTOMER_PITCH: Final = (40, 70)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manner:
-    """What one sound means: the range of each cue, from and to."""
+    """The (minimum, maximum) of every cue for one sound."""
 
     delay_sec: tuple[float, float]
     loudness_db: tuple[float, float]
     rate: float
-    """Of the customer's own speaking rate."""
+    """Factor on the customer's own speaking rate."""
     pitch_range: tuple[int, int]
 
 
@@ -68,13 +71,13 @@ MANNERS: Final[dict[Sound, Manner]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cues:
-    """How the customer sounds in one round.
+    """The acoustic cues of the customer in one round.
 
     Attributes:
-        delay_sec: from the end of the agent's speech to the customer's.
-        loudness_db: relative to the agent's.
-        rate_wpm: of speech, in words a minute as espeak-ng counts them.
-        pitch_range: 0 for a monotone, 50 for the usual, 99 for twice that.
+        delay_sec: time from the end of the agent's speech to the start of the customer's.
+        loudness_db: level relative to the agent's.
+        rate_wpm: speaking rate in words per minute, as espeak-ng counts them.
+        pitch_range: 0 for monotone, 50 for normal, 99 for twice the normal variation.
     """
 
     delay_sec: float
@@ -84,7 +87,7 @@ class Cues:
 
 
 def draw_customer_voice(rng: np.random.Generator) -> Voice:
-    """A person's voice, the same in all their calls."""
+    """Draw the voice of a customer, which is the same in all their calls."""
     return Voice(
         voice=f"cmn+{rng.choice(CUSTOMER_VARIANTS)}",
         rate_wpm=int(rng.integers(*CUSTOMER_RATE_WPM, endpoint=True)),
@@ -93,7 +96,7 @@ def draw_customer_voice(rng: np.random.Generator) -> Voice:
 
 
 def draw_cues(sound: Sound, voice: Voice, rng: np.random.Generator) -> Cues:
-    """How a customer of this voice sounds in a round."""
+    """Draw the cues of a round for a customer with this voice."""
     manner = MANNERS[sound]
     return Cues(
         delay_sec=float(rng.uniform(*manner.delay_sec)),
@@ -110,11 +113,11 @@ def speak_rounds(
     synthesizer: Synthesizer,
     rng: np.random.Generator,
 ) -> tuple[list[Turn], NDArray[np.float32], float]:
-    """Speak a call.
+    """Synthesise the speech of a call.
 
     Returns:
-        The turns with their true words; (2, S) at 8 kHz: the agent's voice alone, and the customer's; the level of
-        the agent's speech, in dB of full scale.
+        The turns with the words as spoken; a (2, S) array at 8 kHz with the agent's voice and the customer's; and the
+        level of the agent's speech in dBFS.
     """
     agent_level_db = float(rng.uniform(*AGENT_LEVEL_DB))
     pauses_sec = [float(rng.uniform(*AGENT_PAUSE_SEC)) for _ in rounds]
@@ -147,13 +150,13 @@ def record_call(
     noise_db: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """What the recorder writes: (C, S), the voices in one channel or two, with the line's noise.
+    """Return the (C, S) recording: the voices in one or two channels, with line noise.
 
     Args:
         voice_tracks: (2, S), agent and customer.
-        agent_channel: None in a one-channel recording.
-        noise_db: level of the noise beside the speech, once the channels are mixed to one with the speech as it is.
-        rng: makes the noise.
+        agent_channel: channel of the agent; None for a recording with one channel.
+        noise_db: level of the noise in dBFS; with two channels, in a downmix in which the speech keeps its level.
+        rng: source of the noise.
     """
     channels = lay_out_channels(voice_tracks, agent_channel)
     return add_line_noise(channels, noise_db if agent_channel is None else noise_db - MONO_GAIN_DB, rng)

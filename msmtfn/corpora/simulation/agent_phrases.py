@@ -1,6 +1,7 @@
-"""What the agents of simulated calls say, and what fills the slots of everyone's phrases.
+"""Phrases of the agents in simulated calls, and the values for the slots in all phrases.
 
-Everything here is invented. No phrase tells its place in the call or answers the customer: the agent reveals nothing.
+Everything here is invented. No phrase reveals its position in the call or responds to the customer, so the agent's
+words carry no information about the intent.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ OFFERS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "beauty": (("补水护理", "六十八块"), ("光子嫩肤", "五百八十块"), ("祛斑疗程", "一百九十八块")),
     "courses": (("英语口语课", "九百九十块"), ("少儿编程课", "一百二十块"), ("考研辅导班", "一千九百块")),
 }
-"""A product and its price."""
+"""Products with their prices, by domain."""
 
 VISITS: Final[dict[str, tuple[str, ...]]] = {
     "dental": ("免费拍一次片子", "请医生检查一次", "做一次口腔检查"),

@@ -1,21 +1,24 @@
-"""How often the best possible reader of the simulated calls is right: the ceiling of every network.
+"""The accuracy of the best possible readers of the simulated calls (the Bayes rate): a ceiling for every network.
 
-A reader sees an observation o of a call: of each round, what the words say, how the customer sounds, or both. The best
-guess is the class c of the largest P(c | o), right with that probability; over all calls it is right with
+A reader sees an observation o of a call: what the words of every round say, how the customer sounds in it, or both.
+The best prediction is the class c with the largest P(c | o), which is right with that probability. Over all calls its
+accuracy is
 
     sum over o of P(o) * max over c of P(c | o)  =  sum over o of max over c of P(o, c),
 
-and no reader of o can be right more often. P(o, c) is the sum of the probabilities of all calls of `enumerate_calls`
-that look like o and have an intent of class c: there are some ten thousand, so the sum is exact.
+and no reader of o can be more accurate. P(o, c) is the sum of the probabilities of all calls in `enumerate_calls` that
+look like o and have an intent of class c. There are about ten thousand of these calls, so the sum is exact.
 
-Assumed are a reader who understands every sentence, in spite of the recogniser's errors, and hears every tone of voice
-and pause, in spite of the noise; one who hears the audio only hears how it is said, not what; and one without the
-order of the rounds sees each round whole, words and sound together. Who reads the words knows the domain.
+The readers are idealised: they understand every sentence despite the recogniser's errors, and perceive every tone of
+voice and every pause despite the noise. The reader of the audio perceives how things are said but not what is said.
+The reader without the order of the rounds still sees every round whole, words and sound together. Every reader of the
+words knows the domain.
 
-Some numbers follow by hand, as a check. In calls with evidence, the last telling round tells the reader of both all
-there is, so that they err in `neither` calls only: 1 - sum over domains of P(domain, neither) * (1 - the largest
-P(intent | domain, neither)). The reader of the text is right in as many of these, in all `words` calls and in half of
-the `sound` calls, as a pair's two sides are equally likely.
+Some values can be derived by hand, as a check. In a call with evidence, the last telling round reveals the intent to
+the reader of both, who therefore errs in `neither` calls only. The accuracy is 1 - sum over domains of
+P(domain, neither) * (1 - max over intents of P(intent | domain, neither)). The reader of the text is right equally
+often in the `neither` calls, always in the `words` calls, and in half of the `sound` calls, because the two sides of a
+pair are equally likely.
 """
 
 from __future__ import annotations
@@ -36,22 +39,22 @@ Ceilings = dict[str, dict[str, float]]
 
 
 def read_text(call: CallLatents) -> Hashable:
-    """The domain and every round's words, in order."""
-    return call.domain, tuple(each.words for each in call.rounds)
+    """Return the domain and the words of every round, in order."""
+    return call.domain, tuple(latents.words for latents in call.rounds)
 
 
 def read_audio(call: CallLatents) -> Hashable:
-    """How the customer sounds in every round, in order."""
-    return tuple(each.sound for each in call.rounds)
+    """Return the sound of every round, in order."""
+    return tuple(latents.sound for latents in call.rounds)
 
 
 def read_both(call: CallLatents) -> Hashable:
-    """The domain, and every round's words and sound, in order."""
+    """Return the domain and the words and sound of every round, in order."""
     return call.domain, call.rounds
 
 
 def read_both_without_order(call: CallLatents) -> Hashable:
-    """The domain, and which rounds there are."""
+    """Return the domain and the rounds as a multiset, without their order."""
     return call.domain, frozenset(Counter(call.rounds).items())
 
 
@@ -61,20 +64,20 @@ READERS: Final[dict[str, Callable[[CallLatents], Hashable]]] = {
     "both": read_both,
     "both_without_order": read_both_without_order,
 }
-"""What each reader sees of a call."""
+"""The readers by name: a function that returns what the reader observes of a call."""
 
-_TIE: Final = 1e-9  # sums of the same shares in another order differ by less
+_TIE: Final = 1e-9  # relative; more than the rounding differences between sums of the same terms in another order
 
 
 def compute_ceilings() -> Ceilings:
-    """The best accuracy of each reader in each task, exactly."""
+    """Compute the exact best accuracy of every reader in every task."""
     return {task: {reader: _ceiling(reader, task) for reader in READERS} for task in TASKS}
 
 
 def score_best_readers(calls: Sequence[CallLatents]) -> Ceilings:
-    """What the best readers get on these very calls: their ceilings, and the luck of a small test split.
+    """Compute the accuracy of the best readers on these calls: on a small split it differs by chance from the ceiling.
 
-    Where two classes are equally likely, the reader is right in half of the cases, however it chooses.
+    If several classes are equally likely, the reader guesses among them, and the expected share of hits counts.
     """
     return {
         task: {reader: float(np.mean([_hit(call, reader, task) for call in calls])) for reader in READERS}
@@ -83,7 +86,7 @@ def score_best_readers(calls: Sequence[CallLatents]) -> Ceilings:
 
 
 def joint_probabilities(reader: str, task: str) -> dict[Hashable, NDArray[np.float64]]:
-    """P(o, c) for each observation o of a reader, an array over the classes of a task."""
+    """Return P(o, c) for every observation o of a reader, as an array over the classes c of a task."""
     grouping = np.array([[intent in letters for intent in INTENTS] for letters in TASKS[task]], dtype=np.float64)
     return {seen: grouping @ shares for seen, shares in _joint_with_intents(reader).items()}
 

@@ -1,14 +1,14 @@
-"""Make a corpus of simulated calls, many at once.
+"""Generate a corpus of simulated calls in parallel.
 
 ```
-<folder>/training/date=YYYY-MM-DD/calls.parquet     each split is a root of manifests, on days of its own:
+<folder>/training/date=YYYY-MM-DD/calls.parquet     every split is a root of manifests with its own range of days:
 <folder>/training/recordings/YYYY-MM-DD/*.wav       training first, then validation, then test
 <folder>/validation/...
 <folder>/test/...
-<folder>/latents.parquet     what each call is about, its cues and its true words: for tests, never for readers
-<folder>/ceilings.json       how often the best possible readers are right
-<folder>/options.json        what the corpus was made with; written first
-<folder>/_SUCCESS            counts, as JSON; written last: a folder without it is not complete
+<folder>/latents.parquet     latent variables, cues and true words of every call: for tests, never as features
+<folder>/ceilings.json       accuracy of the best possible readers
+<folder>/options.json        options of the corpus; written first
+<folder>/_SUCCESS            counts, as JSON; written last: a folder without it is incomplete
 ```
 """
 
@@ -42,7 +42,7 @@ from msmtfn.errors import JobError, UsageError
 from msmtfn.homophones import load_homophones, substitute_homophones
 
 OPTIONS_NAME, CEILINGS_NAME, LATENTS_NAME, SUCCESS_NAME = "options.json", "ceilings.json", "latents.parquet", "_SUCCESS"
-RECOGNISER_ERRORS: Final = 0.1  # of the characters
+RECOGNISER_ERRORS: Final = 0.1  # share of characters that are replaced by homophones
 
 ROUND: Final = pa.struct(
     [
@@ -73,16 +73,16 @@ LATENTS: Final = pa.schema(
         ("rounds", pa.list_(ROUND)),
     ]
 )
-"""One row a call: the fields of `CallLatents`, and of each round what it shows, its `Cues` and its true words."""
+"""Columns of `latents.parquet`, a row per call: `CallLatents`, and per round `RoundLatents`, `Cues` and true words."""
 
 
 class CorpusError(JobError):
-    """The corpus cannot be written, or a process that made calls died."""
+    """A failure to write the corpus, or the death of a worker process."""
 
 
 @dataclass(frozen=True, slots=True)
 class MadeCall:
-    """The rows of a call whose recording is written."""
+    """The rows of a call whose recording has been written."""
 
     manifest: dict[str, Any]
     latents: dict[str, Any]
@@ -91,20 +91,20 @@ class MadeCall:
 def write_corpus(
     folder: Path, config: SimulationConfig, *, num_workers: int, report: Callable[[int], None]
 ) -> dict[str, Any]:
-    """Make the corpus, unless it stands there already.
+    """Generate the corpus, unless it already exists.
 
     Args:
-        folder: where; it must be new or empty, or hold this very corpus, whole or begun.
-        config: which corpus.
-        num_workers: processes that speak; the corpus is the same for any number.
-        report: told after every call how many are made.
+        folder: folder of the corpus: new, empty, or with this same corpus, complete or unfinished.
+        config: options of the corpus.
+        num_workers: number of processes that synthesise speech; it does not change the corpus.
+        report: called after every call with the number of calls made so far.
 
     Returns:
-        What `_SUCCESS` says.
+        The content of `_SUCCESS`.
 
     Raises:
         UsageError: the folder holds something else, or a package is missing.
-        CorpusError: a file cannot be written, or a process died.
+        CorpusError: a file cannot be written, or a worker process died.
     """
     try:
         if (success := _open_folder(folder, config)) is not None:
@@ -116,17 +116,19 @@ def write_corpus(
             report(len(calls))
         return _write_tables(folder, plans, calls)
     except OSError as exc:
-        raise CorpusError(f"the corpus cannot be written to {folder}: {exc}; check the place and its space") from exc
+        raise CorpusError(
+            f"the corpus cannot be written to {folder}: {exc}; check its permissions and the free space"
+        ) from exc
     except BrokenProcessPool as exc:
-        raise CorpusError("a process that made calls died, of too little memory perhaps; try fewer --workers") from exc
+        raise CorpusError("a worker process died, perhaps for lack of memory; try fewer --workers") from exc
 
 
 def make_call(plan: CallPlan, folder: Path) -> MadeCall:
-    """Write, speak and record one call below `folder`."""
+    """Generate one call: write its texts, synthesise its speech, and write the recording below `folder`."""
     rng = np.random.default_rng(plan.seed)
     latents, voice = plan.latents, plan.customer.voice
     texts = write_rounds(latents, rng, is_brief=plan.is_brief)
-    cues = [draw_cues(each.sound, voice, rng) for each in latents.rounds]
+    cues = [draw_cues(round_latents.sound, voice, rng) for round_latents in latents.rounds]
     rounds = list(zip(texts, cues, strict=True))
     turns, voice_tracks, level_db = speak_rounds(rounds, AGENTS[plan.agent_id], voice, Synthesizer(), rng)
     recording = record_call(voice_tracks, plan.agent_channel, level_db - plan.snr_db, rng)
@@ -134,7 +136,7 @@ def make_call(plan: CallPlan, folder: Path) -> MadeCall:
     path = folder / plan.split / uri
     path.parent.mkdir(parents=True, exist_ok=True)
     write_recording(path, recording, SAMPLE_RATE, plan.recording_format)
-    heard = [asdict(turn) | {"text": _recognise(turn.text, rng)} for turn in turns]
+    recognised_turns = [asdict(turn) | {"text": _recognise(turn.text, rng)} for turn in turns]
     manifest = {
         "call_id": plan.call_id,
         "uri": uri,
@@ -144,32 +146,34 @@ def make_call(plan: CallPlan, folder: Path) -> MadeCall:
         "agent_id": plan.agent_id,
         "customer_id": plan.customer.customer_id,
         "agent_channel": plan.agent_channel,
-        "turns": heard,
+        "turns": recognised_turns,
         "intent": latents.intent,
     }
-    shown = [
-        asdict(latent) | asdict(cue) | {"agent_text": text.agent, "customer_text": text.customer}
-        for latent, (text, cue) in zip(latents.rounds, rounds, strict=True)
+    round_rows = [
+        asdict(round_latents) | asdict(cue) | {"agent_text": text.agent, "customer_text": text.customer}
+        for round_latents, (text, cue) in zip(latents.rounds, rounds, strict=True)
     ]
     duration_sec = recording.shape[1] / SAMPLE_RATE
-    known = {"split": plan.split, "snr_db": plan.snr_db, "duration_sec": duration_sec, "rounds": shown}
-    return MadeCall(manifest, asdict(latents) | known | {name: manifest[name] for name in ("call_id", "customer_id")})
+    details = {"split": plan.split, "snr_db": plan.snr_db, "duration_sec": duration_sec, "rounds": round_rows}
+    ids = {name: manifest[name] for name in ("call_id", "customer_id")}
+    return MadeCall(manifest, asdict(latents) | details | ids)
 
 
 def _recognise(text: str, rng: np.random.Generator) -> str:
-    """What a recogniser writes, who errs in the tone too."""
+    """Return the text with the errors of a recogniser: homophones, also with another tone."""
     return substitute_homophones(text, RECOGNISER_ERRORS, rng, tones_respected=False)
 
 
 def _make_calls(plans: Sequence[CallPlan], folder: Path, num_workers: int) -> Iterator[MadeCall]:
-    """The calls in the order of their plans."""
-    Synthesizer()  # says what is missing here, not in a worker
+    """Generate the calls in the order of their plans."""
+    # A missing package is reported here, not from a worker process.
+    Synthesizer()
     load_homophones(tones_respected=False)
     make = partial(make_call, folder=folder)
     if num_workers == 1:
         yield from map(make, plans)
         return
-    # A fork would copy whatever threads the caller holds.
+    # Forking a process with threads may copy a lock that one of them holds.
     with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield from pool.map(make, plans, chunksize=4)
@@ -179,10 +183,10 @@ def _make_calls(plans: Sequence[CallPlan], folder: Path, num_workers: int) -> It
 
 
 def _open_folder(folder: Path, config: SimulationConfig) -> dict[str, Any] | None:
-    """Take the folder for this corpus.
+    """Claim the folder for this corpus.
 
     Returns:
-        What its `_SUCCESS` says, where the corpus is complete.
+        The content of `_SUCCESS` if the corpus is complete, else None.
     """
     options = json.loads(json.dumps({"version": msmtfn.__version__, **asdict(config), "split": config.split_sizes}))
     options_file, success_file = folder / OPTIONS_NAME, folder / SUCCESS_NAME
@@ -190,7 +194,7 @@ def _open_folder(folder: Path, config: SimulationConfig) -> dict[str, Any] | Non
     if not any(folder.iterdir()):
         _write_json(options_file, options)
     elif not options_file.is_file() or json.loads(options_file.read_text()) != options:
-        raise UsageError(f"{folder} holds something else than a corpus of these options; give an empty folder")
+        raise UsageError(f"{folder} holds something other than a corpus with these options; give an empty folder")
     elif success_file.is_file():
         success: dict[str, Any] = json.loads(success_file.read_text())
         return success
@@ -216,13 +220,13 @@ def _write_tables(folder: Path, plans: Sequence[CallPlan], calls: Sequence[MadeC
 
 
 def _count(plans: Sequence[CallPlan], latents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    said = {
-        split: [each["customer_text"] for row in latents if row["split"] == split for each in row["rounds"]]
+    customer_turns = {
+        split: [round_["customer_text"] for row in latents if row["split"] == split for round_ in row["rounds"]]
         for split in SPLITS
     }
     return {
         "calls": len(plans),
-        "rounds": sum(len(texts) for texts in said.values()),
+        "rounds": sum(len(texts) for texts in customer_turns.values()),
         "customers": len({plan.customer.customer_id for plan in plans}),
         "audio_hours": sum(row["duration_sec"] for row in latents) / 3600,
         "splits": {
@@ -232,7 +236,7 @@ def _count(plans: Sequence[CallPlan], latents: Sequence[dict[str, Any]]) -> dict
             }
             for split in SPLITS
         },
-        "fresh_test_turns": share_of_fresh_turns(said["test"], said["training"]),
+        "fresh_test_turns": share_of_fresh_turns(customer_turns["test"], customer_turns["training"]),
     }
 
 

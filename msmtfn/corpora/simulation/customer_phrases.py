@@ -1,7 +1,8 @@
-"""What the customers of simulated calls say: Mandarin phrases with slots, by what they reveal.
+"""Phrases of the customers in simulated calls: Mandarin with slots, grouped by what they reveal.
 
-Everything here is invented. A phrase belongs to one kind of words of `latents.WORDS` and to no other. None tells its
-place in the call (no greeting, no farewell, no change of mind), so that only the order of the rounds does.
+Everything here is invented. Every phrase belongs to exactly one kind of words, one of `latents.WORDS`. No phrase
+reveals its position in the call (there is no greeting, farewell or change of mind), so that only the order of the
+rounds does.
 """
 
 from __future__ import annotations

@@ -1,33 +1,36 @@
-"""What a simulated call is about: its intent, and what its words and its sound reveal of it, round by round.
+"""The latent variables of a simulated call: its intent, and what the words and sound of every round reveal of it.
 
-The distribution, in the order in which a call is made:
+The distribution, in the order in which a call is generated:
 
-1. The domain and the intent have the counts of the paper's table 5; E, which the table leaves out, gets `SHARE_OF_E`
-   of every domain, and the others share the rest. In what follows P is the probability of an intent in its domain.
-2. The *evidence* is what tells the intent:
-   - `sound`: the words are polite and fit two neighbouring intents, and how the customer sounds tells which. The call
-     is of the pair KL, on either side of it, each with probability `PAIR_SHARES[KL]` * min(P(K), P(L)). So both sides
-     are equally likely: given the words, the sound is all there is. About a third of the calls.
-   - `words`: the words tell the intent, the sound nothing; `WORDS_SHARE` of the calls that are left, whatever their
-     intent: about half.
-   - `neither`: neither tells anything; the rest, a sixth.
-3. The call has two to five rounds (`NUM_ROUNDS`), independent of all else.
-4. With probability `CHANGE_SHARE` the customer changes their mind: after 1 to n - 1 of n rounds, equally likely.
-   Before, their intent was another: in a `sound` call the pair's other, in a `words` call one drawn from P without
-   the call's own. A call of which neither tells anything has no change to be seen; so a third of all calls change.
-5. A round is *telling* with probability `TELLING_SHARE`, each by itself; drawn again until at least one round after
-   the change (any, where there is none) is telling. In a `neither` call no round is.
-6. What a round shows:
+1. The domain and the intent follow the counts of table 5 of the paper. E, which the table leaves out, gets
+   `SHARE_OF_E` of every domain, and the other intents share the rest. Below, P is the probability of an intent in its
+   domain.
+2. The *evidence* is what reveals the intent:
+   - `sound`: the words are polite and fit two neighbouring intents; only the customer's voice reveals which. The call
+     belongs to the pair KL with intent K, or with intent L, each with probability
+     `PAIR_SHARES[KL]` * min(P(K), P(L)). Both sides are thus equally likely, and the words carry no information about
+     the side. About a third of the calls.
+   - `words`: the words reveal the intent and the sound reveals nothing. `WORDS_SHARE` of the remaining calls of every
+     intent, about half of all calls.
+   - `neither`: nothing reveals the intent. The rest, about a sixth.
+3. The call has two to five rounds (`NUM_ROUNDS`), independent of everything else.
+4. With probability `CHANGE_SHARE` the customer changes their mind, after 1 to n - 1 of the n rounds with equal
+   probability. Before the change they had a different intent: the other one of the pair in a `sound` call, or one
+   drawn from P, the final intent excluded, in a `words` call. In a `neither` call a change would be invisible, so there
+   is none. About a third of all calls therefore change.
+5. Every round is *telling* independently with probability `TELLING_SHARE`, conditional on at least one telling round
+   after the change (or anywhere, if there is no change). In a `neither` call no round is telling.
+6. The words and sound of a round:
 
    | | words | sound |
    |---|---|---|
-   | telling, `words` | the intent at the time, A to E | plain |
+   | telling, `words` | the current intent, A to E | plain |
    | telling, `sound` | the pair, AB to DE | warm for the pair's more positive intent, cold for the other |
    | not telling | neutral | plain |
 
-All else (sentences, voices, noise, who rings whom) is drawn from this table's entries and from nothing else, so these
-tables are all that any reader can know. `enumerate_calls` lists the whole distribution; `ceilings.py` computes from
-it what the best readers reach.
+Everything else (sentences, voices, noise, the parties to a call) depends on the intent only through this table, so no
+reader can learn more of the intent than the table reveals. `enumerate_calls` lists the whole distribution, from which
+`ceilings.py` computes the accuracy of the best readers.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ DOMAIN_INTENTS: Final[dict[str, dict[str, int]]] = {
     "beauty": {"A": 42, "B": 89, "C": 76, "D": 22},
     "courses": {"A": 13, "B": 54, "C": 80, "D": 11},
 }
-"""Calls of each domain and intent (paper, table 5)."""
+"""Number of calls by domain and intent (paper, table 5)."""
 
 SHARE_OF_E: Final = 0.03
 PAIRS: Final = tuple(first + second for first, second in itertools.pairwise(INTENTS))
@@ -62,14 +65,14 @@ TELLING_SHARE: Final = 0.8
 
 NEUTRAL: Final = "neutral"
 WORDS: Final = (*INTENTS, *PAIRS, NEUTRAL)
-"""What the words of a round may say: an intent, a pair of neighbours, or nothing."""
+"""Kinds of words in a round: they reveal an intent, a pair of neighbouring intents, or nothing."""
 
 SOUNDS: Final[tuple[Sound, ...]] = ("warm", "plain", "cold")
 
 
 @dataclass(frozen=True, slots=True)
 class RoundLatents:
-    """What one round shows."""
+    """The words and the sound of one round."""
 
     words: str
     sound: Sound
@@ -77,16 +80,16 @@ class RoundLatents:
 
 @dataclass(frozen=True, slots=True)
 class CallLatents:
-    """What one call is about.
+    """The latent variables of one call.
 
     Attributes:
         domain: dental, beauty or courses.
-        intent: A to E, the label.
-        evidence: what tells the intent.
-        pair: the two intents that the words fit in a `sound` call; None in others.
+        intent: the label, A to E.
+        evidence: what reveals the intent.
+        pair: the two intents that the words of a `sound` call fit; None in other calls.
         early_intent: the intent before the customer changed their mind; None if they did not.
-        change_after: how many rounds were before the change; 0 if there was none.
-        is_telling: of each round.
+        change_after: number of rounds before the change; 0 if there was none.
+        is_telling: for every round, whether it reveals the evidence.
     """
 
     domain: str
@@ -99,10 +102,10 @@ class CallLatents:
 
     @property
     def rounds(self) -> tuple[RoundLatents, ...]:
-        """What each round shows."""
-        return tuple(self._show_round(index) for index in range(len(self.is_telling)))
+        """The words and the sound of every round."""
+        return tuple(self._round_latents(index) for index in range(len(self.is_telling)))
 
-    def _show_round(self, index: int) -> RoundLatents:
+    def _round_latents(self, index: int) -> RoundLatents:
         if not self.is_telling[index]:
             return RoundLatents(NEUTRAL, "plain")
         intent = self.early_intent if self.early_intent and index < self.change_after else self.intent
@@ -113,7 +116,7 @@ class CallLatents:
 
 @dataclass(frozen=True, slots=True)
 class _Topic:
-    """The part of a call's latents that does not know of rounds."""
+    """The latent variables of a call that do not depend on its rounds."""
 
     domain: str
     intent: str
@@ -123,7 +126,7 @@ class _Topic:
 
 
 def intent_shares(domain: str) -> dict[str, float]:
-    """Probability of each intent among the calls of a domain."""
+    """Return the probability of every intent among the calls of a domain."""
     counts = DOMAIN_INTENTS[domain]
     total = sum(counts.values())
     shares = {intent: (1 - SHARE_OF_E) * count / total for intent, count in counts.items()}
@@ -132,7 +135,7 @@ def intent_shares(domain: str) -> dict[str, float]:
 
 @cache
 def enumerate_calls() -> tuple[tuple[CallLatents, float], ...]:
-    """Every call that can be, with its probability, sorted by domain, intent and evidence; they sum to 1."""
+    """Enumerate all possible calls with their probabilities, sorted by domain, intent and evidence."""
     calls = []
     for topic, topic_share in _topics():
         for num_rounds, rounds_share in NUM_ROUNDS.items():
@@ -151,13 +154,14 @@ def enumerate_calls() -> tuple[tuple[CallLatents, float], ...]:
 
 
 def draw_calls(num_calls: int, rng: np.random.Generator) -> list[CallLatents]:
-    """Draw calls from the distribution, evenly: every part of it gets its share of calls, give or take one.
+    """Draw calls by systematic sampling: every contiguous part of the distribution gets its share, give or take one.
 
-    Each call by itself follows the distribution exactly. Taken together they vary less than independent draws would:
-    they are equally spaced points, shifted by one random offset, on the cumulated probabilities of `enumerate_calls`.
+    The calls are those at equally spaced points, shifted by one random offset, on the cumulative probabilities of
+    `enumerate_calls`. Every single call follows the distribution exactly, while the counts vary less than those of
+    independent draws.
 
     Returns:
-        The calls, sorted as `enumerate_calls` is.
+        The calls in the order of `enumerate_calls`.
     """
     calls = enumerate_calls()
     ends = np.cumsum([share for _, share in calls])
@@ -175,32 +179,36 @@ def _topics() -> Iterator[tuple[_Topic, float]]:
 
 
 def _topics_of_intent(domain: str, intent: str, shares: dict[str, float]) -> Iterator[tuple[_Topic, float]]:
-    left = shares[intent]
+    remaining = shares[intent]
     for pair in PAIRS:
         if intent in pair:
             share = PAIR_SHARES[pair] * min(shares[pair[0]], shares[pair[1]])
-            left -= share
+            remaining -= share
             yield _Topic(domain, intent, "sound", pair), share * (1 - CHANGE_SHARE)
             yield _Topic(domain, intent, "sound", pair, pair.replace(intent, "")), share * CHANGE_SHARE
-    words = left * WORDS_SHARE
+    words = remaining * WORDS_SHARE
     yield _Topic(domain, intent, "words"), words * (1 - CHANGE_SHARE)
     for other in INTENTS:
         if other != intent:
             share = shares[other] / (1 - shares[intent])
             yield _Topic(domain, intent, "words", None, other), words * CHANGE_SHARE * share
-    yield _Topic(domain, intent, "neither"), left - words
+    yield _Topic(domain, intent, "neither"), remaining - words
 
 
 def _courses(topic: _Topic, num_rounds: int) -> Iterator[tuple[int, tuple[bool, ...], float]]:
-    """When the mind changes and which rounds are telling, with its probability."""
+    """Enumerate when the customer changes their mind and which rounds are telling, with the probabilities.
+
+    With q = 1 - `TELLING_SHARE`, all k rounds after the change are silent with probability q^k. Conditioning on a
+    telling round among them therefore divides the probability of a pattern by 1 - q^k.
+    """
     if topic.evidence == "neither":
         yield 0, (False,) * num_rounds, 1.0
         return
     changes = range(1, num_rounds) if topic.early_intent else range(1)
     for change_after in changes:
-        is_possible = 1 - (1 - TELLING_SHARE) ** (num_rounds - change_after)
+        any_telling_share = 1 - (1 - TELLING_SHARE) ** (num_rounds - change_after)
         for is_telling in itertools.product((True, False), repeat=num_rounds):
             if any(is_telling[change_after:]):
                 num_telling = sum(is_telling)
                 share = TELLING_SHARE**num_telling * (1 - TELLING_SHARE) ** (num_rounds - num_telling)
-                yield change_after, is_telling, share / is_possible / len(changes)
+                yield change_after, is_telling, share / any_telling_share / len(changes)

@@ -1,6 +1,7 @@
-"""Who rings whom, when and about what: a corpus before a word is spoken.
+"""The plan of a corpus: the parties, the time and the latent variables of every call, before any speech is made.
 
-Calls are drawn from `latents`, spread evenly over the splits and given to customers, each of whom is in one split only.
+Calls are drawn from `latents`, distributed evenly over the splits and assigned to customers. A customer appears in one
+split only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from msmtfn.corpora.telephone import RecordingFormat
 
 SPLITS: Final = ("training", "validation", "test")
 PAPER_SPLIT_SIZES: Final = (701, 88, 88)
-"""Calls of each split (paper, table 4)."""
+"""Number of calls in every split (paper, table 4)."""
 
 MIN_CALLS: Final = 10
 FIRST_DATE: Final = datetime.date(2026, 1, 5)
@@ -29,22 +30,23 @@ CALLS_OF_A_CUSTOMER: Final[dict[int, float]] = {1: 0.75, 2: 0.2, 3: 0.05}
 ONE_CHANNEL_SHARE: Final = 1 / 3
 MULAW_SHARE: Final = 0.5
 
-# Streams of random numbers; each call and each customer has its own, whoever makes it and when.
+# Streams of random numbers. Every call and every customer has its own, so the result does not depend on which process
+# makes a call, or when.
 _PLAN_STREAM, _CUSTOMER_STREAM, _CALL_STREAM = range(3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulationConfig:
-    """Which corpus is made; the same options give the same bytes."""
+    """Options of a corpus; the same options give the same bytes."""
 
     calls: int = sum(PAPER_SPLIT_SIZES)
-    """How many calls."""
+    """Number of calls, at least 10."""
     seed: int = 0
-    """Another seed gives another corpus of the same kind."""
+    """Random seed; a different seed gives a different corpus from the same distribution."""
     split: tuple[int, int, int] | None = None
-    """Calls for training, validation and test, which add up to --calls; in the proportions 701, 88, 88 if left out."""
+    """Calls for training, validation and test, which add up to --calls; by default in the ratio 701:88:88."""
     brief: bool = False
-    """Half as many words a turn: about 30 seconds a call instead of a minute."""
+    """Halve the number of words in a turn, so that a call takes about 30 seconds instead of a minute."""
 
     def __post_init__(self) -> None:
         if self.calls < MIN_CALLS:
@@ -56,7 +58,7 @@ class SimulationConfig:
 
     @property
     def split_sizes(self) -> dict[str, int]:
-        """Calls of each split."""
+        """The number of calls in every split."""
         if self.split is not None:
             return dict(zip(SPLITS, self.split, strict=True))
         _, validation, test = (round(self.calls * size / sum(PAPER_SPLIT_SIZES)) for size in PAPER_SPLIT_SIZES)
@@ -65,7 +67,7 @@ class SimulationConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Customer:
-    """Someone who is rung up."""
+    """A person who is called."""
 
     customer_id: str
     voice: Voice
@@ -73,12 +75,12 @@ class Customer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallPlan:
-    """One call of the corpus, before it is spoken; all else follows from `seed`.
+    """One call of the corpus before its speech is made; everything else follows from `seed`.
 
     Attributes:
-        agent_channel: None in a one-channel recording.
-        snr_db: the agent's speech against the noise, once the channels are mixed to one.
-        seed: of the call's own stream of random numbers.
+        agent_channel: channel of the agent; None for a recording with one channel.
+        snr_db: level of the agent's speech relative to the noise, in a downmix to one channel.
+        seed: seed of the call's own stream of random numbers.
     """
 
     call_id: str
@@ -95,14 +97,14 @@ class CallPlan:
 
     @property
     def date(self) -> datetime.date:
-        """The day of the call."""
+        """The date of the call."""
         return self.started_at.date()
 
 
 def plan_corpus(config: SimulationConfig) -> list[CallPlan]:
-    """Plan every call: the splits one after the other, each on days of its own, in an order that tells nothing."""
+    """Plan every call: the splits follow one another on separate days, and the order within a split is random."""
     rng = np.random.default_rng([config.seed, _PLAN_STREAM])
-    parts = _share_out(draw_calls(config.calls, rng), list(config.split_sizes.values()), rng)
+    parts = _split_evenly(draw_calls(config.calls, rng), list(config.split_sizes.values()), rng)
     plans: list[CallPlan] = []
     date, num_customers = FIRST_DATE, 0
     for split, part in zip(SPLITS, parts, strict=True):
@@ -130,22 +132,27 @@ def plan_corpus(config: SimulationConfig) -> list[CallPlan]:
     return plans
 
 
-def _share_out(calls: Sequence[CallLatents], sizes: Sequence[int], rng: np.random.Generator) -> list[list[CallLatents]]:
-    """Share sorted calls out in parts of these sizes, so that every part holds its share of each kind of call."""
-    left = list(calls)
+def _split_evenly(
+    calls: Sequence[CallLatents], sizes: Sequence[int], rng: np.random.Generator
+) -> list[list[CallLatents]]:
+    """Split sorted calls into parts of these sizes, so that every part has its share of every kind of call.
+
+    Parts are taken by systematic sampling, like the calls in `latents.draw_calls`.
+    """
+    remaining = list(calls)
     parts: list[list[CallLatents]] = []
     for size in reversed(sizes[1:]):
-        points = (np.arange(size) + rng.random()) / size * len(left)
+        points = (np.arange(size) + rng.random()) / size * len(remaining)
         taken = set(points.astype(int).tolist())
-        parts.insert(0, [call for index, call in enumerate(left) if index in taken])
-        left = [call for index, call in enumerate(left) if index not in taken]
-    return [left, *parts]
+        parts.insert(0, [call for index, call in enumerate(remaining) if index in taken])
+        remaining = [call for index, call in enumerate(remaining) if index not in taken]
+    return [remaining, *parts]
 
 
 def _assign_customers(
     calls: Sequence[CallLatents], first_number: int, seed: int, rng: np.random.Generator
 ) -> list[tuple[CallLatents, Customer]]:
-    """Give each call to a customer of its domain, who may get several; their intents have nothing in common."""
+    """Assign every call to a customer of its domain; the intents of a customer's calls are independent."""
     assigned: list[tuple[CallLatents, Customer]] = []
     number = first_number
     for domain in DOMAIN_INTENTS:

@@ -1,8 +1,9 @@
-"""The sentences of a simulated call: phrases put together and their slots filled, so that few are said twice.
+"""The sentences of a simulated call: phrases are combined and their slots filled, so that few sentences repeat.
 
-A customer's turn is two sentences (one, where the calls are brief) that both say what the latents want, so that it can
-be learned from some hundreds of calls in spite of the recogniser's errors. How long a turn is does not depend on what
-it says: an equal length is aimed at for all kinds of words, so that who hears the audio only learns nothing from it.
+A customer's turn has two sentences (one in brief calls). Both express the kind of words that the latents ask for, so
+that it can be learned from a few hundred calls despite the recogniser's errors. The length of a turn does not depend on
+what it says: all kinds of words have the same target length, so that the duration reveals nothing to a reader of the
+audio.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ AGENT_CHARS: Final = (18, 30)
 CUSTOMER_CHARS: Final = (36, 39)
 BRIEF_AGENT_CHARS: Final = (5, 12)
 BRIEF_CUSTOMER_CHARS: Final = (16, 20)
-NUM_CANDIDATES: Final = 32  # sentences tried for the length that is aimed at
+NUM_CANDIDATES: Final = 32  # turns that are generated; the one closest to the target length is used
 PER_CALL: Final = ("company", "product", "price")
-"""Slots with one value in the whole call."""
+"""Slots that keep their value throughout a call."""
 
 _SENTENCE_END: Final = re.compile("[。！？]")
 
 
 @dataclass(frozen=True, slots=True)
 class RoundTexts:
-    """What is said in one round."""
+    """The texts of one round."""
 
     agent: str
     customer: str
 
 
 class Writer:
-    """Writes the lines of one call; no phrase is used twice while there are others."""
+    """A writer of the lines of one call, which repeats no phrase before all of its kind have been used."""
 
     def __init__(self, domain: str, rng: np.random.Generator, *, is_brief: bool = False) -> None:
         self._domain = domain
@@ -49,11 +50,11 @@ class Writer:
         self._decks: dict[str, list[str]] = {}
 
     def write_round(self, words: str) -> RoundTexts:
-        """Write one round in which the customer's words are of a kind of `latents.WORDS`."""
+        """Write one round in which the customer's words are of the given kind, one of `latents.WORDS`."""
         return RoundTexts(self._write_agent(), self._write_customer(words))
 
     def _write_agent(self) -> str:
-        """Sentences until the length is reached."""
+        """Write sentences until the target length is reached."""
         num_chars = self._rng.integers(*(BRIEF_AGENT_CHARS if self._is_brief else AGENT_CHARS), endpoint=True)
         text = ""
         while len(text) < num_chars:
@@ -64,11 +65,11 @@ class Writer:
         num_phrases = 1 if self._is_brief else 2
         phrases = [self._deal(words, phrases_of(self._domain, words)) for _ in range(num_phrases)]
         num_chars = self._rng.integers(*(BRIEF_CUSTOMER_CHARS if self._is_brief else CUSTOMER_CHARS), endpoint=True)
-        candidates = ["".join(map(self._dress, phrases)) for _ in range(NUM_CANDIDATES)]
+        candidates = ["".join(map(self._build_sentence, phrases)) for _ in range(NUM_CANDIDATES)]
         return min(candidates, key=lambda text: abs(len(text) - num_chars))
 
-    def _dress(self, phrase: str) -> str:
-        """A whole sentence around a phrase."""
+    def _build_sentence(self, phrase: str) -> str:
+        """Build a whole sentence around a phrase."""
         return self._pick(OPENERS) + self._fill(phrase) + self._pick(TAILS) + "。"
 
     def _fill(self, phrase: str) -> str:
@@ -84,7 +85,7 @@ class Writer:
 
 
 class _Slots(dict[str, str]):
-    """Values for `str.format_map`, drawn when asked for."""
+    """A mapping for `str.format_map` that draws a value whenever a slot is looked up."""
 
     def __init__(self, values: Mapping[str, Sequence[str]], fixed: Mapping[str, str], rng: np.random.Generator) -> None:
         super().__init__(fixed)
@@ -97,28 +98,28 @@ class _Slots(dict[str, str]):
 
 
 def phrases_of(domain: str, words: str) -> tuple[str, ...]:
-    """All phrases of a kind of words that may be said in a call of a domain."""
+    """Return all phrases for a kind of words in the calls of a domain."""
     return ANY_DOMAIN[words] + OWN_DOMAIN[domain].get(words, ())
 
 
 def write_rounds(call: CallLatents, rng: np.random.Generator, *, is_brief: bool = False) -> list[RoundTexts]:
-    """Write what is said in a call.
+    """Write the texts of a call.
 
     Args:
-        call: its latents.
-        rng: decides on everything that the latents leave open.
-        is_brief: about half as many words.
+        call: the latent variables of the call.
+        rng: source of everything that the latent variables leave open.
+        is_brief: use about half as many words.
     """
     writer = Writer(call.domain, rng, is_brief=is_brief)
-    return [writer.write_round(each.words) for each in call.rounds]
+    return [writer.write_round(latents.words) for latents in call.rounds]
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, without what ends them."""
+    """Split a text into sentences without their final punctuation."""
     return [sentence for part in _SENTENCE_END.split(text) if (sentence := part.strip())]
 
 
 def share_of_fresh_turns(turns: Sequence[str], known: Iterable[str]) -> float:
-    """Share of `turns` of which no sentence stands word for word in one of the `known` texts."""
+    """Return the share of `turns` in which no sentence occurs verbatim in the `known` texts."""
     sentences = {sentence for text in known for sentence in split_sentences(text)}
     return sum(sentences.isdisjoint(split_sentences(turn)) for turn in turns) / len(turns)

@@ -199,7 +199,7 @@ def test_a_corpus_that_was_begun_is_made_to_its_end(small: Path, tmp_path: Path)
 def test_a_folder_with_something_else_is_refused(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
     for folder in (tmp_path, corpus):
-        with pytest.raises(UsageError, match="holds something else than a corpus of these options"):
+        with pytest.raises(UsageError, match="holds something other than a corpus with these options"):
             write_corpus(folder, SMALL, num_workers=1, report=ignore_progress)
 
 
