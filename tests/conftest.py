@@ -1,4 +1,4 @@
-"""What the tests share: a tiny network, real recordings where they are at hand, one Ray for the session."""
+"""Fixtures of all tests: a tiny network, real recordings if available, and one Ray instance for the session."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TINY_SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_si
 
 
 def make_tiny_config(**options: Any) -> MsmtFnConfig:
-    """The paper's network with two seconds a round, twenty tokens and widths of some dozens; the encoders differ."""
+    """Make a configuration of the paper's network with rounds of 2 s and 20 tokens; the encoders' widths differ."""
     fields: dict[str, Any] = {
         "audio_config": {
             "model_type": "hubert",
@@ -44,7 +44,7 @@ def make_tiny_config(**options: Any) -> MsmtFnConfig:
 
 
 def make_tiny_network(seed: int = 0, **options: Any) -> MsmtFn:
-    """A network of that configuration in evaluation mode; the same weights for the same seed."""
+    """Make a tiny network in evaluation mode; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = MsmtFn(make_tiny_config(**options))
@@ -54,25 +54,25 @@ def make_tiny_network(seed: int = 0, **options: Any) -> MsmtFn:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., MsmtFnConfig]:
-    """Make a tiny configuration; the arguments are fields of `MsmtFnConfig`."""
+    """Return a function that makes a tiny configuration from fields of `MsmtFnConfig`."""
     return make_tiny_config
 
 
 @pytest.fixture(scope="session")
 def tiny_network() -> Callable[..., MsmtFn]:
-    """Make a tiny network; the arguments are a seed and fields of `MsmtFnConfig`."""
+    """Return a function that makes a tiny network from a seed and fields of `MsmtFnConfig`."""
     return make_tiny_network
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> BertTokenizer:
-    """One token for each of the letters a to j."""
+    """Return a tokenizer with one token for each of the letters a to j."""
     return BertTokenizer(vocab={token: number for number, token in enumerate(TINY_VOCABULARY)})
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: BertTokenizer) -> Path:
-    """The folder of a tiny model."""
+    """Return the folder of a tiny model."""
     folder = tmp_path_factory.mktemp("tiny-model")
     save_model(make_tiny_network(), tiny_tokenizer, folder, "# Tiny\n")
     return folder
@@ -80,7 +80,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: BertTok
 
 @pytest.fixture(scope="session")
 def recordings() -> Path:
-    """Real recordings, which are no part of a user's clone."""
+    """Return the folder of real recordings, which are not part of the repository."""
     folder = Path(__file__).parents[2] / "shared" / "recordings"
     if not folder.is_dir():
         pytest.skip(f"there are no real recordings at {folder}")
@@ -89,7 +89,7 @@ def recordings() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
-    """The address of one Ray for all tests that need one; the number of CPUs is logical."""
+    """Yield the address of the Ray instance that all tests share; its CPUs are logical."""
     ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level=logging.WARNING)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()

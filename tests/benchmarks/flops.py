@@ -1,12 +1,15 @@
-"""Floating-point operations: what the encoders take, by formula, and what this machine gives in a second.
+"""Floating-point operations: the number that the encoders need, by formula, and the rate of this machine.
 
-A product and a sum are two operations. Of a convolution of T outputs from C to C' channels with kernel k they are
-2 T k C C' (divided by its groups), of a linear layer 2 T D D', and of a transformer's layer over T states of width D
-with inner width I
+A multiplication and an addition count as two operations. A convolution with T outputs, C input channels, C' output
+channels and kernel size k takes 2 T k C C' operations, divided by its number of groups. A linear layer from D to D'
+features over T states takes 2 T D D'. A transformer layer of width D and feed-forward width I over T states takes
 
-    8 T D^2 (queries, keys, values, output) + 4 T^2 D (scores and their use) + 4 T D I (feed-forward).
+    8 T D^2 (queries, keys, values and output: four linear layers)
+    + 4 T^2 D (attention scores and weighted sums: two products of T x T by D)
+    + 4 T D I (feed-forward: two linear layers).
 
-Norms, activations, softmax, and the fusion and what follows it, less than a tenth, are not counted.
+Norms, activations, softmax, the fusion and the layers after it are not counted; they are less than a tenth of the
+total.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ SLOW_SEC: Final = 0.05
 
 
 def encoder_flops(config: MsmtFnConfig, calls: Sequence[CallRounds]) -> int:
-    """Operations of both encoders over the rounds of some calls, as long as they are."""
+    """Count the operations of both encoders over the rounds of the calls, without padding."""
     return sum(
         audio_flops(config, len(samples)) + text_flops(config, len(tokens))
         for call in calls
@@ -35,7 +38,7 @@ def encoder_flops(config: MsmtFnConfig, calls: Sequence[CallRounds]) -> int:
 
 
 def audio_flops(config: MsmtFnConfig, num_samples: int) -> int:
-    """Operations of HuBERT or wav2vec 2.0 over a round of so many samples."""
+    """Count the operations of HuBERT or wav2vec 2.0 over a round."""
     convolutions, audio = config.convolutions, config.audio
     flops, states, channels = 0, num_samples, 1
     for width, kernel, stride in zip(
@@ -51,7 +54,7 @@ def audio_flops(config: MsmtFnConfig, num_samples: int) -> int:
 
 
 def text_flops(config: MsmtFnConfig, num_tokens: int) -> int:
-    """Operations of BERT, RoBERTa or RoFormer over so many tokens."""
+    """Count the operations of BERT, RoBERTa or RoFormer over a round."""
     return int(config.text.num_hidden_layers * _layer_flops(config.text, num_tokens))
 
 
@@ -61,7 +64,7 @@ def _layer_flops(config: PreTrainedConfig, states: int) -> int:
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """TFLOP/s of the product of two square matrices on a device; of small ones where the format is emulated."""
+    """Measure the rate of square matrix products on a device in TFLOP/s; slow, emulated formats use small matrices."""
     rate = 0.0
     for size in MATRIX_SIZES:
         left, right = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))

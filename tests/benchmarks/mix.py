@@ -1,6 +1,7 @@
-"""Calls as long as real ones, to measure on.
+"""Calls with realistic lengths, as a workload for measurements.
 
-A call has 3.35 rounds, their lengths log-normal with median 14 s and sigma 0.6, clipped to 1 and 40 s, and 60 tokens.
+A call has 3.35 rounds on average. Their lengths are log-normal with a median of 14 s and sigma 0.6, clipped to 1 to
+40 s, and every round has 60 tokens.
 """
 
 from __future__ import annotations
@@ -28,26 +29,29 @@ CHARACTERS: Final = "的一是在不了有和人这中大为上个国我以要�
 
 
 def draw_lengths(num_calls: int, rng: np.random.Generator) -> list[list[float]]:
-    """Seconds of each round of each call; each call has one at least."""
+    """Draw the lengths of the rounds of every call, in seconds; every call has at least one round."""
     num_rounds = max(round(num_calls * ROUNDS_PER_CALL), num_calls)
     lengths = np.clip(rng.lognormal(np.log(MEDIAN_ROUND_SEC), SIGMA, num_rounds), SHORTEST_SEC, LONGEST_SEC)
     return [part.tolist() for part in np.array_split(lengths, num_calls)]
 
 
 def make_call(rng: np.random.Generator, round_sec: Sequence[float]) -> CallRounds:
-    """A prepared call of noise, with tokens at random."""
+    """Make a prepared call of noise with random tokens."""
     samples = [_noise(rng, seconds) for seconds in round_sec]
     return CallRounds(samples, [rng.integers(100, 20_000, TOKENS_PER_ROUND).astype(np.int32) for _ in round_sec])
 
 
 def write_day(folder: Path, calls: Sequence[Sequence[float]], rng: np.random.Generator, subtype: str) -> Path:
-    """Write a day of calls of noise, recordings and manifest.
+    """Write the manifest and the recordings of a day of calls that consist of noise.
 
     Args:
-        folder: to write to; it is the manifests' root.
-        calls: seconds of each round of each call.
-        rng: of samples and text.
-        subtype: of the WAV files, as libsndfile names it.
+        folder: root folder of the manifests.
+        calls: lengths of the rounds of every call, in seconds.
+        rng: source of samples and text.
+        subtype: libsndfile's name of the WAV files' subtype.
+
+    Returns:
+        `folder`.
     """
     day = folder / f"date={DATE}"
     day.mkdir(parents=True)
@@ -61,13 +65,13 @@ def write_day(folder: Path, calls: Sequence[Sequence[float]], rng: np.random.Gen
 
 
 def _turns(rng: np.random.Generator, round_sec: Sequence[float]) -> list[dict[str, Any]]:
-    """The agent speaks in the first half of each round and the customer in the second, half of the text each."""
+    """Make the turns: in every round the agent speaks the first half and the customer the second."""
     turns, start = [], 0.0
     for seconds in round_sec:
         middle, end = start + seconds / 2, start + seconds
-        for speaker, begins, ends in (("agent", start, middle), ("customer", middle, end)):
-            text = "".join(rng.choice(list(CHARACTERS), (TOKENS_PER_ROUND - 2) // 2))  # and [CLS] and [SEP]
-            turns.append({"speaker": speaker, "start_sec": begins, "end_sec": ends, "text": text})
+        for speaker, start_sec, end_sec in (("agent", start, middle), ("customer", middle, end)):
+            text = "".join(rng.choice(list(CHARACTERS), (TOKENS_PER_ROUND - 2) // 2))  # [CLS] and [SEP] are added later
+            turns.append({"speaker": speaker, "start_sec": start_sec, "end_sec": end_sec, "text": text})
         start = end
     return turns
 

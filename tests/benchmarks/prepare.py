@@ -1,4 +1,4 @@
-"""What it costs to prepare a call, step by step, on one core: the CPU side of scoring."""
+"""The cost of preparing a call on one core, step by step: the CPU side of scoring."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ from tests.benchmarks.mix import DATE, draw_lengths, write_day
 
 RECORDINGS: Final = {"PCM": "PCM_16", "mu-law": "ULAW"}
 STEPS: Final = ("fetch", "decode", "rounds", "cut", "tokens")
-WHOLE, GUARDED = "all, in this process", "all, in a child of its own"
+WHOLE, SANDBOXED = "all, in this process", "all, in a child of its own"
 PASSED: Final = ("row_id", "call_id")
 
 
 def measure_prepare(num_calls: int, seed: int) -> list[dict[str, Any]]:
-    """Prepare the same calls step by step, as a whole, and as a whole in a child process; a row for each.
+    """Time the preparation of the same calls: each step, all steps at once, and all steps in the sandbox.
 
     Args:
-        num_calls: of the mix of real calls, on 8 kHz WAV, in the page cache.
-        seed: of lengths, samples and text.
+        num_calls: number of calls in the mix; their 8 kHz WAV files are in the page cache.
+        seed: random seed of lengths, samples and text.
 
     Returns:
-        Milliseconds a call, and how many seconds of recordings one core prepares in a second.
+        A row for every step and for both ways of running all of them, with the milliseconds per call and the seconds
+        of audio that one core prepares per second.
     """
     torch.set_num_threads(1)
     lengths = draw_lengths(num_calls, np.random.default_rng(seed))
@@ -54,23 +55,23 @@ def measure_prepare(num_calls: int, seed: int) -> list[dict[str, Any]]:
             **{f"{kind}, ms a call": round(1000 * seconds[kind][step] / num_calls, 3) for kind in RECORDINGS},
             **{f"{kind}, times real time": round(audio_sec / seconds[kind][step]) for kind in RECORDINGS},
         }
-        for step in (*STEPS, WHOLE, GUARDED)
+        for step in (*STEPS, WHOLE, SANDBOXED)
     ]
 
 
 def _seconds_of(root: Path) -> Mapping[str, float]:
     model = make_small_model(0)
     preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
-    guarded = SandboxedPreparer(preparer, preparer.config.guard, PASSED, PREPARED)
+    sandboxed = SandboxedPreparer(preparer, preparer.config.guard, PASSED, PREPARED)
     batches = [pa.Table.from_batches([batch]) for batch in _batches(root)]
-    guarded.prepare_batch(batches[0])  # starts the child, and reads what it imports
+    sandboxed.prepare_batch(batches[0])  # starts the child process, whose imports take long
     seconds: dict[str, float] = defaultdict(float)
     for batch in batches:
         _step_by_step(preparer, batch, seconds)
         with _timed(seconds, WHOLE):
             preparer.prepare_batch(batch, PASSED)
-        with _timed(seconds, GUARDED):
-            guarded.prepare_batch(batch)
+        with _timed(seconds, SANDBOXED):
+            sandboxed.prepare_batch(batch)
     return seconds
 
 
@@ -92,7 +93,7 @@ def _step_by_step(preparer: Preparer, batch: pa.Table, seconds: dict[str, float]
 
 
 def _batches(root: Path) -> Iterator[pa.RecordBatch]:
-    """The manifest's rows, as many at once as a task gets."""
+    """Read the manifest's rows in batches of the job's size."""
     for batch in iter_calls(open_manifest(str(root), DATE)):
         size = BATCH_CALLS
         yield from (batch.slice(start, size) for start in range(0, len(batch), size))

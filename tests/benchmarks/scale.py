@@ -1,7 +1,7 @@
-"""How the job grows: seconds and memory with the number of calls, and the rate with the number of scorers.
+"""The scaling of the job: time and memory by the number of calls, and the rate by the number of scorers.
 
-The first is `jobs/score_daily.py` itself on a Ray of its own, watched from outside. In the second the scorers wait
-instead of computing, so that the schedule is measured and not this machine's cores.
+The first runs `jobs/score_daily.py` on its own Ray instance and samples its memory from outside. In the second the
+scorers sleep instead of computing, so that the measurement is of the scheduling and not of this machine's cores.
 """
 
 from __future__ import annotations
@@ -37,25 +37,26 @@ logger = logging.getLogger(__name__)
 
 CALL_SEC: Final = 2.0
 WAIT_SEC: Final = 0.1
-"""That a waiting scorer takes for a call."""
+"""Time that a waiting scorer takes per call."""
 CALLS_PER_SCORER: Final = 200
 SAMPLE_SEC: Final = 0.5
-HELD: Final = ("Pss_Anon:", "Pss_Shmem:")
+COUNTED_MEMORY: Final = ("Pss_Anon:", "Pss_Shmem:")
 SPILLED: Final = "Spilled "
-"""What the node's log says when the object store is written to disk."""
+"""Text in the log of a node that has spilled objects to disk."""
 
 
 @dataclass(slots=True)
 class Footprint:
-    """The most memory that a job's processes held, in bytes; what several share counts once, by shares.
+    """The peak memory of a job's processes, in bytes.
 
-    Pages of files are left out: they are the libraries', which the system can take away at any time, and a share of
-    theirs grows whenever another process ends.
+    Memory shared by several processes is divided among them (the proportional set size, PSS). File-backed pages, which
+    are those of the libraries, are left out: the kernel can evict them at any time, and a process's share of them grows
+    whenever another process ends.
 
     Attributes:
-        driver: of the job's own process.
-        workers: of all of Ray's workers and their children together.
-        largest: of the largest of them.
+        driver: peak of the job's own process.
+        workers: peak of the sum over all Ray workers and their children.
+        largest: peak of the largest of these.
     """
 
     driver: int = 0
@@ -64,16 +65,16 @@ class Footprint:
 
 
 def measure_scale(num_calls: Sequence[int], num_scorers: Sequence[int], job: Path, seed: int) -> list[dict[str, Any]]:
-    """Score days of more and more calls of two seconds by the job, then days by more and more waiting scorers.
+    """Score days of two-second calls with the job, then with scorers that wait.
 
     Args:
-        num_calls: of each day of the job's.
-        num_scorers: of each run with scorers that wait; it has as many logical CPUs.
-        job: `score_daily.py`.
-        seed: of samples and text.
+        num_calls: numbers of calls of the days that the job scores.
+        num_scorers: numbers of waiting scorers, each for one run with as many logical CPUs.
+        job: path of `score_daily.py`.
+        seed: random seed of samples and text.
 
     Returns:
-        A row a run. The seconds count from the first batch at a scorer, what came before stands beside them.
+        A row per run. `seconds` starts with the first batch at a scorer; `startup_sec` is the time before.
 
     Raises:
         JobError: the job failed.
@@ -87,16 +88,16 @@ def measure_scale(num_calls: Sequence[int], num_scorers: Sequence[int], job: Pat
             rows.append(_score_day(number, folder, job, seed))
             logger.info("%s", rows[-1])
         for number in num_scorers:
-            rows.append(_wait_for(number, model, folder, seed))
+            rows.append(_run_waiting_scorers(number, model, folder, seed))
             logger.info("%s", rows[-1])
         return rows
 
 
 class WaitingScorer(Scorer):
-    """Says after a while that every class is equally likely."""
+    """A scorer that sleeps and then gives all classes the same probability."""
 
     def probabilities(self, calls: Sequence[CallRounds]) -> dict[str, npt.NDArray[np.float32]]:
-        """Wait as long as the calls take, and say nothing of them."""
+        """Sleep for the time of the calls and return uniform probabilities."""
         time.sleep(WAIT_SEC * len(calls))
         return {
             task: np.full((len(calls), len(classes)), 1 / len(classes), np.float32) for task, classes in TASKS.items()
@@ -117,7 +118,7 @@ def _score_day(num_calls: int, folder: Path, job: Path, seed: int) -> dict[str, 
     footprint = _watch(process)
     success = read_success(str(leads), DATE)
     if process.returncode or success is None:
-        raise JobError(f"the job ended with {process.returncode}: {log.read_text(encoding='utf-8')[-2000:]}")
+        raise JobError(f"the job ended with exit code {process.returncode}: {log.read_text(encoding='utf-8')[-2000:]}")
     return {
         "work": "small network",
         "calls": num_calls,
@@ -132,7 +133,7 @@ def _score_day(num_calls: int, folder: Path, job: Path, seed: int) -> dict[str, 
     }
 
 
-def _wait_for(num_scorers: int, model: Model, folder: Path, seed: int) -> dict[str, Any]:
+def _run_waiting_scorers(num_scorers: int, model: Model, folder: Path, seed: int) -> dict[str, Any]:
     num_calls = CALLS_PER_SCORER * num_scorers
     root = write_day(folder / f"waits-{num_scorers}", [[CALL_SEC]] * num_calls, np.random.default_rng(seed), "PCM_16")
     task = make_task(root, folder / f"run-{num_scorers}", num_calls)
@@ -160,25 +161,25 @@ def _wait_for(num_scorers: int, model: Model, folder: Path, seed: int) -> dict[s
 
 
 def _watch(process: subprocess.Popen[bytes]) -> Footprint:
-    """Look at a job until it ends."""
-    most = Footprint()
+    """Sample the memory of a job until it ends."""
+    peak = Footprint()
     while process.poll() is None:
         driver, workers = _memory_of(process.pid)
-        most.driver = max(most.driver, driver)
-        most.workers = max(most.workers, sum(workers))
-        most.largest = max(most.largest, *workers, 0)
+        peak.driver = max(peak.driver, driver)
+        peak.workers = max(peak.workers, sum(workers))
+        peak.largest = max(peak.largest, *workers, 0)
         time.sleep(SAMPLE_SEC)
-    return most
+    return peak
 
 
 def _memory_of(pid: int) -> tuple[int, list[int]]:
-    """Bytes of a job's process, and of each of Ray's workers below it and their children."""
+    """Return the bytes of a job's process, and of every Ray worker below it and its children."""
     import psutil  # noqa: PLC0415 - it comes with the tests' packages
 
-    def held(process: psutil.Process) -> int:
-        with contextlib.suppress(OSError):  # it has ended
+    def memory_of(process: psutil.Process) -> int:
+        with contextlib.suppress(OSError):  # the process has ended
             lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-            return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(HELD))
+            return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(COUNTED_MEMORY))
         return 0
 
     def workers(process: psutil.Process) -> Iterator[psutil.Process]:
@@ -190,12 +191,12 @@ def _memory_of(pid: int) -> tuple[int, list[int]]:
 
     with contextlib.suppress(psutil.Error):
         job = psutil.Process(pid)
-        return held(job), [held(worker) for worker in workers(job)]
+        return memory_of(job), [memory_of(worker) for worker in workers(job)]
     return 0, []
 
 
 def has_spilled(ray_folder: Path) -> bool:
-    """Whether a node whose files are in this folder has written its object store to disk, by its log."""
+    """Return whether the logs of the node with this folder say that it spilled objects to disk."""
     logs = ray_folder.glob("ray/session_*/logs/raylet*")
     return any(SPILLED in log.read_text(encoding="utf-8", errors="replace") for log in logs if not log.is_symlink())
 

@@ -1,4 +1,4 @@
-"""What the engine costs: the job's graph beside a bare loop over the same scorer, on the same calls."""
+"""The overhead of the engine: the job's graph compared with a plain loop over the same scorer and calls."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ PASSED: Final = (ROW_ID, "call_id")
 
 
 def measure_score(model: Model, num_calls: int, seed: int, pipeline: PipelineConfig) -> list[dict[str, Any]]:
-    """Score calls of the mix by the graph on a Ray of its own, and in a loop; one row.
+    """Score calls of the mix with the graph on its own Ray instance, and with a plain loop.
 
-    The loop gets calls that are prepared already, the graph prepares them as it goes.
+    The graph also prepares the calls, while the loop gets calls that are already prepared.
 
     Args:
-        model: the network, and the tokenizer of its text.
-        num_calls: of the mix of real calls.
-        seed: of lengths, samples and text.
-        pipeline: how the graph spreads the work; the loop is one scorer with all threads of the machine.
+        model: network and tokenizer.
+        num_calls: number of calls in the mix.
+        seed: random seed of lengths, samples and text.
+        pipeline: distribution of the work in the graph; the loop is one scorer with all threads of the machine.
 
     Returns:
-        Seconds of both; the graph's count from the first batch at a scorer, and what came before stands beside them.
+        One row with the seconds of both. Those of the graph start with the first batch at a scorer; `startup_sec` is
+        the time before.
     """
     lengths = draw_lengths(num_calls, np.random.default_rng(seed))
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as folder:
@@ -68,7 +69,7 @@ def measure_score(model: Model, num_calls: int, seed: int, pipeline: PipelineCon
 
 
 def make_task(root: Path, run: Path, num_calls: int) -> ScoringTask:
-    """What the graph is to do with a day that `write_day` wrote."""
+    """Make the graph's task for a day that `write_day` has written."""
     task = ScoringTask(
         calls=str(run / "calls"),
         parts=str(run / PARTS_FOLDER),
@@ -88,19 +89,19 @@ def make_task(root: Path, run: Path, num_calls: int) -> ScoringTask:
 def timed_graph(
     task: ScoringTask, preparer: Preparer, model: Model, pipeline: PipelineConfig
 ) -> tuple[RunFigures, float]:
-    """What the graph has done, and its seconds; Ray must be up."""
+    """Run the graph and return its figures and seconds; Ray must be running."""
     started = time.perf_counter()
     figures = score_calls(
         task, preparer, pack_network(model.network), ScorerConfig(), pipeline, lambda _done, _rejected: None
     )
     seconds = time.perf_counter() - started
     if figures.done != task.num_calls or figures.rejected:
-        raise RuntimeError(f"{figures.done} of {task.num_calls} calls were done and {figures.rejected} rejected")
+        raise RuntimeError(f"{figures.done} of {task.num_calls} calls are done and {figures.rejected} rejected")
     return figures, seconds
 
 
 def _timed_loop(task: ScoringTask, preparer: Preparer, model: Model) -> float:
-    """Seconds of the scorer over prepared batches, of the size that the graph hands to it."""
+    """Time the scorer over prepared batches of the size that the graph uses."""
     calls = storage.arrow_filesystem_of(task.calls)[1]
     rows = pq.read_table(calls)
     size = BATCH_CALLS

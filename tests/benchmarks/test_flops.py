@@ -23,20 +23,20 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_formula_counts_what_pytorch_counts(name: str) -> None:
+def test_the_formula_agrees_with_pytorchs_flop_counter(name: str) -> None:
     network = MsmtFn(CONFIGS[name]).train(False)
     for encoder in (network.audio_encoder, network.text_encoder):
-        encoder.model.set_attn_implementation("eager")  # the CPU's fused attention is not counted
-    with FlopCounterMode(display=False) as heard, torch.no_grad():
+        encoder.model.set_attn_implementation("eager")  # PyTorch does not count the CPU's fused attention
+    with FlopCounterMode(display=False) as audio_counter, torch.no_grad():
         network.audio_encoder(torch.randn(1, 40_000), torch.tensor([40_000]), padded=False)
-    with FlopCounterMode(display=False) as read, torch.no_grad():
+    with FlopCounterMode(display=False) as text_counter, torch.no_grad():
         network.text_encoder(torch.ones(1, 70, dtype=torch.int64), torch.tensor([70]))
-    # The unpadded way counts a window or two more than the round has, and its norm is a product of its own.
-    assert audio_flops(network.config, 40_000) == pytest.approx(heard.get_total_flops(), rel=0.06)
-    assert text_flops(network.config, 70) == read.get_total_flops()
+    # The unpadded encoder computes a window or two beyond the round; PyTorch also counts its norm, a matrix product.
+    assert audio_flops(network.config, 40_000) == pytest.approx(audio_counter.get_total_flops(), rel=0.06)
+    assert text_flops(network.config, 70) == text_counter.get_total_flops()
 
 
-def test_calls_are_the_sum_of_their_rounds() -> None:
+def test_the_operations_of_calls_are_the_sum_over_their_rounds() -> None:
     config = CONFIGS["small"]
     call = CallRounds([np.zeros(9000, np.int16), np.zeros(0, np.int16)], [np.zeros(3, np.int32), np.zeros(9, np.int32)])
     assert encoder_flops(config, [call, call]) == 2 * (
@@ -44,6 +44,6 @@ def test_calls_are_the_sum_of_their_rounds() -> None:
     )
 
 
-def test_this_machine_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_of_this_machine_is_plausible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.benchmarks.flops.MATRIX_SIZES", (256,))
     assert 0 < matrix_rate(torch.float32, torch.device("cpu")) < 1000

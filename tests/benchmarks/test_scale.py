@@ -15,7 +15,7 @@ from msmtfn.model.checkpoint import load_model
 from tests.benchmarks.scale import WAIT_SEC, WaitingScorer, has_spilled
 from tests.integration.job import ROOT
 
-FILLS_ITS_STORE = """
+FILL_OBJECT_STORE = """
 import sys, ray
 ray.init("local", num_cpus=1, object_store_memory=80 * 2**20, _temp_dir=sys.argv[1], include_dashboard=False)
 kept = [ray.put(bytes(20 * 2**20)) for _ in range(int(sys.argv[2]))]
@@ -23,28 +23,28 @@ ray.shutdown()
 """
 
 
-def test_a_waiting_scorer_takes_its_time_and_says_nothing(tiny_model: Path) -> None:
+def test_a_waiting_scorer_sleeps_for_its_calls_and_gives_a_probability_per_class(tiny_model: Path) -> None:
     scorer = WaitingScorer(load_model(tiny_model).network, ScorerConfig(device="cpu"), model_version="", run_id="")
     started = time.perf_counter()
-    said = scorer.probabilities([CallRounds([np.zeros(9, np.int16)], [np.zeros(0, np.int32)])] * 2)
+    probabilities = scorer.probabilities([CallRounds([np.zeros(9, np.int16)], [np.zeros(0, np.int32)])] * 2)
     assert time.perf_counter() - started >= 2 * WAIT_SEC
-    assert {task: array.shape for task, array in said.items()} == {
+    assert {task: array.shape for task, array in probabilities.items()} == {
         task: (2, len(classes)) for task, classes in TASKS.items()
     }
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_an_object_store_that_is_written_to_disk_is_seen(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_spilling_of_the_object_store_is_detected(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, number, spilled in (("few", 2, False), ("many", 8, True)):
         folder = tmp_path_factory.mktemp(name)
-        subprocess.run([sys.executable, "-c", FILLS_ITS_STORE, str(folder / "ray"), str(number)], check=True)
+        subprocess.run([sys.executable, "-c", FILL_OBJECT_STORE, str(folder / "ray"), str(number)], check=True)
         assert has_spilled(folder) is spilled
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_days_and_scorers_are_measured(tmp_path: Path) -> None:
+def test_scale_measures_a_day_and_waiting_scorers(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, "-m", "tests.benchmarks", "scale", "--json", str(figures)]
     subprocess.run([*command, "--num-calls", "10", "--num-scorers", "2"], cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""What a step of training costs: end to end on padded rounds and on rounds as they are, and on states of before."""
+"""The cost of a training step: end to end on padded and on unpadded rounds, and on cached encoder states."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ PADDED, UNPADDED, CACHED = "padded", "unpadded", "cached"
 
 
 class PaddedMsmtFn(MsmtFn):
-    """The network that pads every round to the longest, as the paper has it."""
+    """The network that pads every round to the maximum length, as in the paper."""
 
     def encode_rounds(self, *rounds: Tensor, padded: bool = True) -> Tensor:
-        """What `MsmtFn.encode_rounds` gives, by the plain way whatever is asked for."""
+        """Encode the rounds with padding, whatever `padded` is."""
         return super().encode_rounds(*rounds, padded=True)
 
 
 def measure_train(network: MsmtFn, num_calls: int, seed: int) -> list[dict[str, Any]]:
-    """Take a step of the paper's recipe on the same calls in three ways; a row for each.
+    """Time a step of the paper's recipe on the same calls: padded, unpadded and with cached encoder states.
 
     Args:
-        network: to train; it stays as it is.
-        num_calls: of the mix of real calls, which make one step.
-        seed: of lengths, samples and tokens.
+        network: network to train; it is not modified.
+        num_calls: number of calls of the mix in the step.
+        seed: random seed of lengths, samples and tokens.
 
     Returns:
-        Seconds of the step, after one on a single call, and the ratio to the plain way. For the cached states the
-        seconds that it took to compute them, once, stand beside.
+        A row for every variant, with the seconds of the step after a warm-up step on one call, and the speed-up. For
+        cached states, `once_sec` is the time to compute them, which is spent once.
     """
     rng = np.random.default_rng(seed)
     mix = [make_call(rng, lengths) for lengths in draw_lengths(num_calls, rng)]
@@ -60,16 +60,16 @@ def measure_train(network: MsmtFn, num_calls: int, seed: int) -> list[dict[str, 
     num_rounds = sum(call.num_rounds for call in calls)
     return [
         {
-            "way": way,
+            "way": variant,
             "calls": num_calls,
             "rounds": num_rounds,
-            "step_sec": round(taken, 2),
-            "rounds_per_sec": round(num_rounds / taken, 2),
-            "times_padded": round(seconds[PADDED] / taken, 1),
-            "times_unpadded": round(seconds[UNPADDED] / taken, 1),
-            "once_sec": round(embed_sec, 1) if way == CACHED else 0.0,
+            "step_sec": round(step_sec, 2),
+            "rounds_per_sec": round(num_rounds / step_sec, 2),
+            "times_padded": round(seconds[PADDED] / step_sec, 1),
+            "times_unpadded": round(seconds[UNPADDED] / step_sec, 1),
+            "once_sec": round(embed_sec, 1) if variant == CACHED else 0.0,
         }
-        for way, taken in seconds.items()
+        for variant, step_sec in seconds.items()
     ]
 
 
@@ -91,14 +91,14 @@ def _padded(network: MsmtFn) -> MsmtFn:
 
 
 def _embed(network: MsmtFn, calls: Sequence[CallRounds]) -> list[LabelledCall]:
-    """The calls with the encoders' states in the place of samples and tokens."""
+    """Replace the samples and tokens of the calls by the encoders' states."""
     columns = {
         "call_id": [f"call-{number}" for number in range(len(calls))],
         "intent": [INTENTS[number % len(INTENTS)] for number in range(len(calls))],
         "samples": [np.concatenate(call.samples) for call in calls],
-        "round_samples": [[len(each) for each in call.samples] for call in calls],
+        "round_samples": [[len(samples) for samples in call.samples] for call in calls],
         "tokens": [np.concatenate(call.tokens) for call in calls],
-        "round_tokens": [[len(each) for each in call.tokens] for call in calls],
+        "round_tokens": [[len(tokens) for tokens in call.tokens] for call in calls],
     }
     states = Embedder(network).embed_batch(pa.table(columns))
     return embedded_calls(states, network.config.audio.hidden_size, network.config.text.hidden_size)

@@ -15,7 +15,7 @@ LINES = [
 TRACKS = np.array([[1.0, 0.0], [0.0, 2.0]], dtype=np.float32)
 
 
-def test_lines_follow_each_other_after_their_pauses() -> None:
+def test_lines_follow_one_another_after_their_pauses() -> None:
     (agent, customer), tracks = speak_lines(LINES, 0.125, Synthesizer())
 
     assert agent.start_sec == 0.125
@@ -24,7 +24,7 @@ def test_lines_follow_each_other_after_their_pauses() -> None:
     assert [turn.text for turn in (agent, customer)] == ["您好。", "不需要。"]
 
 
-def test_each_voice_has_its_own_track_and_level() -> None:
+def test_every_voice_has_its_own_track_and_level() -> None:
     turns, tracks = speak_lines(LINES, 0.125, Synthesizer())
 
     for speaker, (turn, line) in enumerate(zip(turns, LINES, strict=True)):
@@ -36,5 +36,5 @@ def test_each_voice_has_its_own_track_and_level() -> None:
 @pytest.mark.parametrize(
     ("agent_channel", "expected"), [(None, [[1, 2]]), (0, [[1, 0], [0, 2]]), (1, [[0, 2], [1, 0]])]
 )
-def test_the_agent_is_on_the_channel_of_the_agent(agent_channel: int | None, expected: list[list[float]]) -> None:
+def test_the_agent_is_recorded_on_the_agent_channel(agent_channel: int | None, expected: list[list[float]]) -> None:
     np.testing.assert_array_equal(lay_out_channels(TRACKS, agent_channel), expected)

@@ -50,7 +50,7 @@ def test_the_manifest_has_the_columns_and_types_of_the_contract(day: Path) -> No
     assert schema.names[-2:] == ["intent", "campaign"]
 
 
-def test_every_call_has_an_id_of_its_own_and_a_recording_below_the_root(day: Path) -> None:
+def test_every_call_has_a_unique_id_and_a_recording_below_the_root(day: Path) -> None:
     rows = rows_of(day)
     assert len({row["call_id"] for row in rows}) == len({row["uri"] for row in rows}) == NUM_CALLS
     assert all(row["uri"].startswith("recordings/") and (day / row["uri"]).is_file() for row in rows)
@@ -66,7 +66,7 @@ def test_one_recording_is_broken_and_one_call_has_no_turns(day: Path) -> None:
     assert [number for number, row in enumerate(rows, start=1) if row["turns"] is None] == [12]
 
 
-def test_the_calls_are_those_of_the_simulation(day: Path, tmp_path: Path) -> None:
+def test_the_calls_equal_those_of_the_simulation(day: Path, tmp_path: Path) -> None:
     plan = plan_corpus(SimulationConfig(calls=NUM_CALLS, seed=3))[0]
     call = make_call(plan, tmp_path)
     row = rows_of(day)[0]
@@ -74,7 +74,7 @@ def test_the_calls_are_those_of_the_simulation(day: Path, tmp_path: Path) -> Non
     assert (day / row["uri"]).read_bytes() == (tmp_path / plan.split / call.manifest["uri"]).read_bytes()
 
 
-def test_too_few_calls_are_refused(tmp_path: Path) -> None:
+def test_too_few_calls_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="calls is 5; give 10 or more"):
         write_demo_day(tmp_path, DATE, num_calls=5)
 

