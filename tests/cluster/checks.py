@@ -1,6 +1,6 @@
-"""Checks of the files of `cluster/`: against the schemas of what reads them, and against the project.
+"""Checks of the files in `cluster/` against the schemas of the programs that read them, and against the project.
 
-All take the files' texts by name, so that a test can break one.
+Every check takes the texts of the files by name, so that a test can pass a broken one.
 """
 
 from __future__ import annotations
@@ -51,38 +51,38 @@ Files = Mapping[str, str]
 
 
 def read_files() -> dict[str, str]:
-    """The text of every file of the folder."""
+    """Read the text of every file in `cluster/`."""
     return {path.name: path.read_text() for path in sorted(CLUSTER.iterdir())}
 
 
 def resources(files: Files, name: str) -> list[dict[str, Any]]:
-    """The documents of a YAML file."""
+    """Parse the documents of a YAML file."""
     return list(yaml.safe_load_all(files[name]))
 
 
 def resource(files: Files, name: str) -> dict[str, Any]:
-    """The one document of a YAML file."""
-    (only,) = resources(files, name)
-    return dict(only)
+    """Parse the only document of a YAML file."""
+    (document,) = resources(files, name)
+    return dict(document)
 
 
 def ray_job(files: Files, name: str) -> dict[str, Any]:
-    """The specification of the RayJob in a file of KubeRay's."""
+    """Return the specification of the RayJob in a RayJob or RayCronJob file."""
     spec: dict[str, Any] = resource(files, name)["spec"]
     return dict(spec.get("jobTemplate", spec))
 
 
 def pod_templates(files: Files, name: str) -> list[dict[str, Any]]:
-    """Of all pods that a file tells Kubernetes or KubeRay to make."""
+    """Return the templates of all pods that Kubernetes or KubeRay makes from a file."""
     if name in KUBERAY_FILES:
         cluster = ray_job(files, name)["rayClusterSpec"]
         return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
-    jobs = [each for each in resources(files, name) if each["kind"] == "CronJob"]
+    jobs = [document for document in resources(files, name) if document["kind"] == "CronJob"]
     return [job["spec"]["jobTemplate"]["spec"]["template"] for job in jobs]
 
 
 def check_kuberay(files: Files, name: str) -> None:
-    """A resource is one that KubeRay's operator takes, without a field that it would drop, and so are its pods."""
+    """Check a KubeRay resource and its pods against the schemas, without unknown fields, which would be dropped."""
     document = resource(files, name)
     assert document["apiVersion"] == "ray.io/v1"
     _refuse(best_match(_kuberay_validator(document["kind"]).iter_errors(document)), name)
@@ -90,14 +90,14 @@ def check_kuberay(files: Files, name: str) -> None:
 
 
 def check_kubernetes(files: Files, name: str) -> None:
-    """The resources are ones that Kubernetes takes, without a field that it would drop."""
+    """Check Kubernetes resources against the schemas, without unknown fields, which would be dropped."""
     for document in resources(files, name):
         _validate_kubernetes(document, name)
     check_pods(files, name)
 
 
 def check_pods(files: Files, name: str) -> None:
-    """The pods are valid, run as an ordinary user, and are bounded."""
+    """Check that the pods are valid, do not run as root, and have resource limits."""
     for template in pod_templates(files, name):
         pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": "pod", **template["metadata"]}}
         _validate_kubernetes(pod, name)
@@ -108,18 +108,20 @@ def check_pods(files: Files, name: str) -> None:
 
 
 def check_launcher(files: Files) -> None:
-    """Ray's launcher takes the file; only the workers are spot machines."""
+    """Check that Ray's cluster launcher accepts the file, and that exactly the workers are spot machines."""
     config = prepare_config(resource(files, "aws.yaml"))
     validate_config(config)
     types = config["available_node_types"]
-    spot = {name for name, each in types.items() if "InstanceMarketOptions" in each["node_config"]}
-    assert spot == set(types) - {config["head_node_type"]}, "the head must stay, the workers be spot machines"
+    spot = {name for name, node_type in types.items() if "InstanceMarketOptions" in node_type["node_config"]}
+    assert spot == set(types) - {config["head_node_type"]}, (
+        "the head must not be a spot machine, and the workers be spot machines"
+    )
     for command in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
         assert "RAY_AUTH_MODE=token" in command[-1], "Ray starts without a token"
 
 
 def check_runtime_env(files: Files) -> None:
-    """Ray takes the runtime environment; an unknown field it would ignore."""
+    """Check that Ray accepts the runtime environment, without unknown fields, which Ray would ignore."""
     environment = resource(files, "runtime-env.yaml")
     unknown = set(environment) - RuntimeEnv.known_fields
     assert not unknown, f"unknown fields {unknown}"
@@ -127,7 +129,7 @@ def check_runtime_env(files: Files) -> None:
 
 
 def check_dockerfile(files: Files) -> None:
-    """The linter has nothing to say, the sources are there and are let in, and the user is an ordinary one."""
+    """Check the Dockerfile with a linter, its sources against the ignore file, and that the user is not root."""
     linter = subprocess.run(
         [Path(sysconfig.get_path("scripts")) / "hadolint", "-"],
         input=files["Dockerfile"],
@@ -143,7 +145,7 @@ def check_dockerfile(files: Files) -> None:
 
 
 def check_versions(files: Files) -> None:
-    """Python, Ray and CUDA of the image are those of the project, and its packages those of the lock."""
+    """Check that the image has the project's Python, Ray and CUDA, and the packages of the lock."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     base = _instructions(files, "FROM")[-1]
     ubuntu = base.partition("ubuntu")[2]
@@ -151,13 +153,14 @@ def check_versions(files: Files) -> None:
     if torch.version.cuda is not None:
         assert base.startswith(f"nvidia/cuda:{torch.version.cuda}."), "another CUDA than PyTorch's"
     assert "RUN pip install --no-cache-dir --requirement requirements.txt\n" in files["Dockerfile"], "no lock"
-    (pin,) = [each.specifier for each in map(Requirement, project["dependencies"]) if each.name == "ray"]
+    requirements = map(Requirement, project["dependencies"])
+    (pin,) = [requirement.specifier for requirement in requirements if requirement.name == "ray"]
     for name in KUBERAY_FILES:
         assert pin.contains(ray_job(files, name)["rayClusterSpec"]["rayVersion"]), f"another Ray in {name}"
 
 
 def check_images(files: Files) -> None:
-    """Every pod and machine has the one image, of this version."""
+    """Check that every pod and machine uses the image of this version."""
     named = {image for text in files.values() for image in re.findall(r"registry\.example\.com/[\w./:-]+", text)}
     used = {container["image"] for _, container in _containers(files)} | {
         resource(files, "aws.yaml")["docker"]["image"]
@@ -166,10 +169,10 @@ def check_images(files: Files) -> None:
 
 
 def check_accounts(files: Files) -> None:
-    """All stands in one namespace, and every service account is made and has its rights."""
+    """Check that there is one namespace, and that every service account exists and has its role."""
     access = resources(files, "access.yaml")
-    (namespace,) = [each["metadata"]["name"] for each in access if each["kind"] == "Namespace"]
-    accounts = {each["metadata"]["name"] for each in access if each["kind"] == "ServiceAccount"}
+    (namespace,) = [document["metadata"]["name"] for document in access if document["kind"] == "Namespace"]
+    accounts = {document["metadata"]["name"] for document in access if document["kind"] == "ServiceAccount"}
     for name in (*KUBERAY_FILES, *KUBERNETES_FILES):
         for document in resources(files, name):
             assert document["kind"] == "Namespace" or document["metadata"]["namespace"] == namespace, (
@@ -178,41 +181,43 @@ def check_accounts(files: Files) -> None:
         for template in pod_templates(files, name):
             account = template["spec"]["serviceAccountName"]
             assert account in accounts, f"there is no service account {account}"
-    binding, role = (next(each for each in access if each["kind"] == kind) for kind in ("RoleBinding", "Role"))
+    binding, role = (
+        next(document for document in access if document["kind"] == kind) for kind in ("RoleBinding", "Role")
+    )
     assert binding["roleRef"]["name"] == role["metadata"]["name"], "another role"
-    assert [each["name"] for each in binding["subjects"]] == [
+    assert [subject["name"] for subject in binding["subjects"]] == [
         template["spec"]["serviceAccountName"] for template in pod_templates(files, "cronjob-score.yaml")
     ], "the scheduler has no rights"
 
 
 def check_nights(files: Files) -> None:
-    """Whoever starts the night, it is the same one at the same time."""
+    """Check that the CronJob and the RayCronJob start the same job at the same time."""
     night, by_kuberay = ray_job(files, "rayjob-score.yaml"), ray_job(files, "raycronjob-score.yaml")
-    assert night == by_kuberay, "the RayCronJob's night is another"
+    assert night == by_kuberay, "the RayCronJob starts another job"
     schedules = [resource(files, name)["spec"] for name in ("cronjob-score.yaml", "raycronjob-score.yaml")]
-    assert len({each["timeZone"] for each in schedules}) == 1, "the time zones differ"
-    assert len({each["schedule"] for each in schedules}) == 1, "the schedules differ"
+    assert len({spec["timeZone"] for spec in schedules}) == 1, "the time zones differ"
+    assert len({spec["schedule"] for spec in schedules}) == 1, "the schedules differ"
     job = schedules[0]["jobTemplate"]["spec"]
-    assert job["activeDeadlineSeconds"] > night["activeDeadlineSeconds"], "the scheduler ends before the night"
+    assert job["activeDeadlineSeconds"] > night["activeDeadlineSeconds"], "the scheduler times out before the job"
     (volume,) = job["template"]["spec"]["volumes"]
     (submit,) = job["template"]["spec"]["containers"]
     (mount,) = submit["volumeMounts"]
-    assert f"{mount['mountPath']}/rayjob-score.yaml" in submit["args"][0], "the night is mounted elsewhere"
+    assert f"{mount['mountPath']}/rayjob-score.yaml" in submit["args"][0], "the RayJob file is mounted elsewhere"
     assert (
         f"configmap {volume['configMap']['name']} --from-file=cluster/rayjob-score.yaml" in files["cronjob-score.yaml"]
     )
 
 
 def scraping(files: Files, targets: Sequence[str]) -> str:
-    """Prometheus' configuration with pods of our own in the place of those that it would find on Kubernetes.
+    """Return Prometheus' configuration with static targets instead of the pods that it would discover on Kubernetes.
 
-    They have the labels that Prometheus would give to a container's port named `metrics`. Debian's Prometheus is built
-    without Kubernetes, so it reads the file in this form only.
+    The targets have the labels that Prometheus would give to the ports of a container. Debian's Prometheus is built
+    without Kubernetes discovery, so it accepts the file in this form only.
     """
     config = resource(files, "prometheus.yaml")
     (job,) = config["scrape_configs"]
     (discovery,) = job.pop("kubernetes_sd_configs")
-    (namespace,) = [each for each in resources(files, "access.yaml") if each["kind"] == "Namespace"]
+    (namespace,) = [document for document in resources(files, "access.yaml") if document["kind"] == "Namespace"]
     assert discovery == {"role": "pod", "namespaces": {"names": [namespace["metadata"]["name"]]}}, "other pods"
     pod = pod_templates(files, "rayjob-score.yaml")[0]
     ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
@@ -228,12 +233,12 @@ def scraping(files: Files, targets: Sequence[str]) -> str:
 
 
 def check_prometheus(files: Files) -> None:
-    """Prometheus' own tool takes configuration and alerts, and every pod has the port that is looked for."""
+    """Check the configuration and the alerts with promtool, and that every pod has the port that is scraped."""
     for name in KUBERAY_FILES:
         for template in pod_templates(files, name):
             (container,) = template["spec"]["containers"]
             ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-            assert ports.get("metrics") == METRICS_PORT, f"a pod of {name} shows no metrics"
+            assert ports.get("metrics") == METRICS_PORT, f"a pod of {name} has no metrics port"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "prometheus-rules.yaml").write_text(files["prometheus-rules.yaml"])
         (Path(folder) / "prometheus.yaml").write_text(scraping(files, ["127.0.0.1:8080"]))
@@ -247,44 +252,44 @@ def check_prometheus(files: Files) -> None:
 
 
 def check_dashboard(files: Files) -> None:
-    """Grafana's own model of a dashboard knows every field, and what is shown are figures that there are."""
+    """Check the dashboard against Grafana's own model, and that its metrics exist."""
     content = json.loads(files["grafana-dashboard.json"])
-    known = json.loads(JSONEncoder().encode(Dashboard.from_json(content)))
-    assert known == content, f"Grafana {GRAFANA} drops or changes a field"
+    round_trip = json.loads(JSONEncoder().encode(Dashboard.from_json(content)))
+    assert round_trip == content, f"Grafana {GRAFANA} drops or changes a field"
     check_expressions(expressions(files))
 
 
 def expressions(files: Files) -> list[str]:
-    """What the dashboard and the alerts ask Prometheus for."""
+    """Return the PromQL expressions of the dashboard and the alerts."""
     panels = json.loads(files["grafana-dashboard.json"])["panels"]
-    asked = [target["expr"].replace("$__rate_interval", "1m") for panel in panels for target in panel["targets"]]
+    queries = [target["expr"].replace("$__rate_interval", "1m") for panel in panels for target in panel["targets"]]
     rules = resource(files, "prometheus-rules.yaml")["groups"][0]["rules"]
-    return asked + [rule["expr"] for rule in rules]
+    return queries + [rule["expr"] for rule in rules]
 
 
-def check_expressions(asked: Sequence[str]) -> None:
-    """Each is an expression of Prometheus', of figures that the project or Ray shows."""
+def check_expressions(queries: Sequence[str]) -> None:
+    """Check that the expressions are valid PromQL and use only metrics that the project exports."""
     source = (ROOT / "msmtfn" / "scoring" / "counter.py").read_text()
     ours = {f"ray_{name}" for name in re.findall(r'"(msmtfn_\w+)"', source)}
-    for expression in asked:
+    for expression in queries:
         promql_parser.parse(expression)
         for name in re.findall(r"ray_msmtfn_\w+", expression):
-            assert re.sub(r"_(total|bucket|sum|count)$", "", name) in ours, f"nobody counts {name}"
+            assert re.sub(r"_(total|bucket|sum|count)$", "", name) in ours, f"no code exports {name}"
 
 
 def find_program(name: str) -> str:
-    """Where a program of Prometheus' stands; it is no Python package, so a machine may lack it."""
+    """Return the path of a Prometheus program, or skip the test: it is not a Python package."""
     path: str | None = shutil.which(name)
     if path is None:
-        pytest.skip(f"{name} is not installed; Debian's package prometheus has it")
+        pytest.skip(f"{name} is not installed; it is in Debian's package prometheus")
     return str(path)
 
 
 def check_opening(files: Files, name: str) -> None:
-    """The file begins with what it is, what to change, how to apply it and how to see that it works."""
+    """Check that the file begins with the four headings of the opening comment."""
     opening = re.split(r"^(?!#)", files[name], maxsplit=1, flags=re.M)[0]
     missing = [heading for heading in HEADINGS if f"# {heading}" not in opening]
-    assert not missing, f"{name} does not say: {missing}"
+    assert not missing, f"the opening comment of {name} lacks {missing}"
 
 
 def _validate_kubernetes(document: dict[str, Any], name: str) -> None:
@@ -295,7 +300,7 @@ def _validate_kubernetes(document: dict[str, Any], name: str) -> None:
 
 
 def _refuse(error: jsonschema.ValidationError | None, name: str) -> None:
-    """Fail with a line; the error's own words hold the whole schema."""
+    """Fail with a short message: the error's own text contains the whole schema."""
     assert error is None, f"{name}, {'.'.join(map(str, error.absolute_path))}: {error.message}"
 
 
@@ -303,17 +308,17 @@ def _refuse(error: jsonschema.ValidationError | None, name: str) -> None:
 def _kuberay_validator(kind: str) -> Any:
     schema = SCHEMAS / f"kuberay-{KUBERAY}.{kind}.v1.json"
     if not schema.exists():
-        pytest.skip(f"there is no schema of KubeRay's at {schema}")
+        pytest.skip(f"there is no KubeRay schema at {schema}")
     return jsonschema.Draft202012Validator(_strict(json.loads(schema.read_text())))
 
 
 def _strict(schema: Any) -> Any:
-    """A schema that refuses the fields which Kubernetes would drop without a word."""
+    """Make a schema reject unknown fields, which Kubernetes would silently drop."""
     if isinstance(schema, list):
-        return [_strict(each) for each in schema]
+        return [_strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    strict = {name: _strict(each) for name, each in schema.items()}
+    strict = {name: _strict(value) for name, value in schema.items()}
     if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
         strict.setdefault("additionalProperties", False)
     return strict
@@ -330,15 +335,15 @@ def _instructions(files: Files, instruction: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         parser = DockerfileParser(path=folder)
         parser.content = files["Dockerfile"]
-        return [each["value"] for each in parser.structure if each["instruction"] == instruction]
+        return [item["value"] for item in parser.structure if item["instruction"] == instruction]
 
 
 def _copied(files: Files) -> list[str]:
-    """The sources of what is copied from the project."""
+    """Return the sources of all COPY instructions from the build context."""
     copies = [copy.split() for copy in _instructions(files, "COPY") if "--from" not in copy]
     return [source for words in copies for source in words[:-1] if not source.startswith("--")]
 
 
 def workdir(files: Files) -> str:
-    """Where the project stands in the image."""
+    """Return the project's folder in the image."""
     return _instructions(files, "WORKDIR")[-1]

@@ -1,4 +1,4 @@
-"""The commands of `cluster/`, through the shells that they pass on a cluster, and parsed by the jobs themselves."""
+"""The commands in `cluster/`: passed through the same shells as on a cluster, and parsed by the jobs themselves."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from msmtfn.cli import score_daily, train
 from tests.cluster.checks import Files, ray_job, workdir
 from tests.integration.job import ROOT
 
-WRITE_DOWN = "#!{python}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n"
+PRINT_ARGUMENTS = "#!{python}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n"
 OMIT = (tyro.conf.OmitArgPrefixes,)
 
 
 def through_the_shells(entrypoint: str, folder: Path) -> list[str]:
-    """The arguments of `python` on the cluster, for an entrypoint in a RayJob.
+    """Return the arguments that `python` receives on the cluster for the entrypoint of a RayJob.
 
-    KubeRay puts it into a script of bash as it is; `ray job submit` joins the words it gets, and the head runs the line
-    in a shell.
+    KubeRay pastes the entrypoint into a bash script; `ray job submit` joins its arguments, and the head runs the
+    resulting line in a shell.
     """
     for name in ("python", "submit"):
-        (folder / name).write_text(WRITE_DOWN.format(python=sys.executable))
+        (folder / name).write_text(PRINT_ARGUMENTS.format(python=sys.executable))
         (folder / name).chmod(0o755)
     words = _run(["bash", "-ce", f"submit {entrypoint} ;"], folder)
     return _run(["sh", "-c", subprocess.list2cmdline(words)], folder)
 
 
 def _run(command: list[str], folder: Path) -> list[str]:
-    said = subprocess.run(
+    output = subprocess.run(
         command, env={"PATH": f"{folder}:/usr/bin:/bin"}, capture_output=True, text=True, check=True
     ).stdout
-    words: list[str] = json.loads(said)
+    words: list[str] = json.loads(output)
     return words
 
 
 def documented(files: Files, name: str) -> list[list[str]]:
-    """The arguments of `python` in the commands that a file's comments show."""
+    """Return the arguments of `python` in the commands in a file's comments."""
     text = re.sub(r"\\\n#?\s*", "", files[name])
     return [words.split() for words in re.findall(r"^#.* python (\S*jobs/\w+\.py.*)$", text, re.M)]
 
 
 def parse(files: Files, words: list[str]) -> Any:
-    """The configuration that a job makes of its arguments, or the exit that it would end with."""
+    """Parse the arguments as the job would, or raise the SystemExit that it would end with."""
     script, *arguments = words
     local = script.removeprefix(f"{workdir(files)}/")
     assert (ROOT / local).is_file(), f"there is no {script}"
@@ -55,12 +55,12 @@ def parse(files: Files, words: list[str]) -> Any:
         recipe = tyro.extras.overridable_config_cli(train.RECIPES, args=arguments, config=OMIT)
         recipe.check()
         return recipe
-    assert local == "jobs/score_daily.py", f"nobody parses {script}"
+    assert local == "jobs/score_daily.py", f"no parser for {script}"
     return tyro.cli(score_daily.Arguments, args=arguments, config=OMIT)
 
 
 def check_sizes(files: Files, name: str, folder: Path) -> None:
-    """The job asks for the GPUs that the cluster can have, and no more CPUs than a worker's machine has."""
+    """Check that the job asks for all GPUs of the cluster, and for no more CPUs than a worker has."""
     job = ray_job(files, name)
     (group,) = job["rayClusterSpec"]["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]

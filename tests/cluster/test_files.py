@@ -20,12 +20,12 @@ def files() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", KUBERAY_FILES)
-def test_kuberay_takes_the_file(files: Files, name: str) -> None:
+def test_kuberay_accepts_the_file(files: Files, name: str) -> None:
     checks.check_kuberay(files, name)
 
 
 @pytest.mark.parametrize("name", KUBERNETES_FILES)
-def test_kubernetes_takes_the_file(files: Files, name: str) -> None:
+def test_kubernetes_accepts_the_file(files: Files, name: str) -> None:
     checks.check_kubernetes(files, name)
 
 
@@ -43,11 +43,11 @@ def test_kubernetes_takes_the_file(files: Files, name: str) -> None:
         checks.check_dashboard,
     ],
 )
-def test_the_files_are_taken_by_their_readers_and_agree_with_the_project(files: Files, check: Check) -> None:
+def test_the_files_are_accepted_by_their_programs_and_agree_with_the_project(files: Files, check: Check) -> None:
     check(files)
 
 
-def test_every_file_is_checked_and_says_what_to_do_with_it(files: Files) -> None:
+def test_every_file_is_checked_and_has_an_opening_comment(files: Files) -> None:
     known = {*KUBERAY_FILES, *KUBERNETES_FILES, "Dockerfile", "aws.yaml", "runtime-env.yaml"}
     known |= {"prometheus.yaml", "prometheus-rules.yaml"}
     assert set(files) == known | {"Dockerfile.dockerignore", "grafana-dashboard.json", "README.md"}
@@ -64,7 +64,7 @@ def kubernetes(name: str) -> Check:
 
 
 @pytest.mark.parametrize(
-    ("name", "good", "bad", "check", "said"),
+    ("name", "good", "bad", "check", "message"),
     [
         ("rayjob-score.yaml", "mode: token", "mode: tokens", kuberay("rayjob-score.yaml"), "'tokens' is not one of"),
         ("rayjob-score.yaml", "backoffLimit: 2", "backoffLimit: two", kuberay("rayjob-score.yaml"), "'two' is not of"),
@@ -116,11 +116,11 @@ def kubernetes(name: str) -> Check:
         ("cronjob-score.yaml", "namespace: msmtfn", "namespace: default", checks.check_accounts, "another namespace"),
         ("rayjob-score.yaml", "Name: msmtfn\n", "Name: ray\n", checks.check_accounts, "no service account ray"),
         ("cronjob-score.yaml", "timeZone: Asia/Shanghai", "timeZone: Etc/UTC", checks.check_nights, "time zones"),
-        ("raycronjob-score.yaml", "ttlSecondsAfterFinished: 600", "", checks.check_nights, "night is another"),
+        ("raycronjob-score.yaml", "ttlSecondsAfterFinished: 600", "", checks.check_nights, "starts another job"),
         ("prometheus.yaml", "relabel_configs:", "relabels:", checks.check_prometheus, "relabels"),
         ("prometheus.yaml", "role: pod", "role: pods", checks.check_prometheus, "other pods"),
         ("prometheus-rules.yaml", "unless sum(rate(", "unless sum(rates(", checks.check_prometheus, "rates"),
-        ("rayjob-train.yaml", "8080, name: metrics", "8080, name: ray", checks.check_prometheus, "no metrics"),
+        ("rayjob-train.yaml", "8080, name: metrics", "8080, name: ray", checks.check_prometheus, "no metrics port"),
         ("grafana-dashboard.json", '"gridPos"', '"grid"', checks.check_dashboard, "drops or changes"),
         (
             "grafana-dashboard.json",
@@ -129,13 +129,13 @@ def kubernetes(name: str) -> Check:
             checks.check_dashboard,
             "invalid promql",
         ),
-        ("grafana-dashboard.json", "msmtfn_calls_left", "msmtfn_calls_gone", checks.check_dashboard, "nobody counts"),
+        ("grafana-dashboard.json", "msmtfn_calls_left", "msmtfn_calls_gone", checks.check_dashboard, "no code exports"),
     ],
 )
-def test_a_broken_field_is_caught(files: Files, name: str, good: str, bad: str, check: Check, said: str) -> None:
+def test_a_broken_field_is_caught(files: Files, name: str, good: str, bad: str, check: Check, message: str) -> None:
     assert good in files[name]
     broken = {**files, name: files[name].replace(good, bad)}
-    with pytest.raises(Exception, match=said.replace("[", r"\[")):
+    with pytest.raises(Exception, match=message.replace("[", r"\[")):
         check(broken)
 
 
@@ -149,7 +149,7 @@ def test_a_night_scores_the_newest_day_with_the_current_model(files: Files, name
     assert arguments.scoring.prepare.allowed_prefixes == ("s3://company-calls/recordings",)
 
 
-def test_retraining_goes_on_from_the_current_model_and_registers_the_new_one(files: Files, tmp_path: Path) -> None:
+def test_retraining_starts_from_the_current_model_and_registers_the_new_one(files: Files, tmp_path: Path) -> None:
     words = commands.through_the_shells(checks.ray_job(files, "rayjob-train.yaml")["entrypoint"], tmp_path)
     arguments = commands.parse(files, words)
     assert isinstance(arguments, train.Arguments)
@@ -158,20 +158,20 @@ def test_retraining_goes_on_from_the_current_model_and_registers_the_new_one(fil
 
 
 @pytest.mark.parametrize(("name", "number"), [("Dockerfile", 1), ("aws.yaml", 2), ("runtime-env.yaml", 1)])
-def test_the_commands_of_the_comments_are_ones_that_the_jobs_take(files: Files, name: str, number: int) -> None:
-    shown = commands.documented(files, name)
-    assert len(shown) == number
-    for words in shown:
+def test_the_jobs_accept_the_commands_in_the_comments(files: Files, name: str, number: int) -> None:
+    documented = commands.documented(files, name)
+    assert len(documented) == number
+    for words in documented:
         commands.parse(files, words)
 
 
 @pytest.mark.parametrize("name", KUBERAY_FILES)
-def test_the_job_asks_for_the_machines_that_the_cluster_can_have(files: Files, name: str, tmp_path: Path) -> None:
+def test_the_job_asks_for_the_machines_of_the_cluster(files: Files, name: str, tmp_path: Path) -> None:
     commands.check_sizes(files, name, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("good", "bad", "said"),
+    ("good", "bad", "message"),
     [
         ("--num-scorers 4", "--num-scorers 8", "other GPUs"),
         ("--num-scorers", "--scorers", "2"),
@@ -180,10 +180,10 @@ def test_the_job_asks_for_the_machines_that_the_cluster_can_have(files: Files, n
         ("maxReplicas: 4", "maxReplicas: 2", "other GPUs"),
     ],
 )
-def test_a_broken_command_is_caught(files: Files, good: str, bad: str, said: str, tmp_path: Path) -> None:
+def test_a_broken_command_is_caught(files: Files, good: str, bad: str, message: str, tmp_path: Path) -> None:
     name = "rayjob-score.yaml"
     assert good in files[name]
-    with pytest.raises((AssertionError, SystemExit), match=said):
+    with pytest.raises((AssertionError, SystemExit), match=message):
         commands.check_sizes({**files, name: files[name].replace(good, bad)}, name, tmp_path)
 
 
@@ -200,15 +200,15 @@ esac
 
 
 @pytest.mark.parametrize(
-    ("states", "code", "said"),
+    ("states", "code", "last_line"),
     [
         (["/", "gone", "Running/RUNNING", "Complete/SUCCEEDED"], 0, "Complete/SUCCEEDED"),
         (["Running/RUNNING", "Retrying/", "Failed/FAILED"], 1, "Failed/FAILED"),
         (["Complete/STOPPED"], 1, "Complete/STOPPED"),
     ],
 )
-def test_the_scheduler_waits_for_the_end_of_the_night_and_ends_as_it_did(
-    files: Files, states: list[str], code: int, said: str, tmp_path: Path
+def test_the_scheduler_waits_for_the_rayjob_and_takes_over_its_result(
+    files: Files, states: list[str], code: int, last_line: str, tmp_path: Path
 ) -> None:
     (template,) = checks.pod_templates(files, "cronjob-score.yaml")
     (container,) = template["spec"]["containers"]
@@ -229,9 +229,9 @@ def test_the_scheduler_waits_for_the_end_of_the_night_and_ends_as_it_did(
     )
     assert job.returncode == code, job.stderr
     assert job.stdout.startswith("rayjob.ray.io/msmtfn-score-x\n")
-    assert said in job.stdout.splitlines()[-1]
-    asked = (tmp_path / "log").read_text().splitlines()
-    assert asked[1:3] == [
+    assert last_line in job.stdout.splitlines()[-1]
+    kubectl_calls = (tmp_path / "log").read_text().splitlines()
+    assert kubectl_calls[1:3] == [
         "delete rayjob.ray.io/old-1 rayjob.ray.io/old-2",
         "create --filename /etc/msmtfn/rayjob-score.yaml --output name",
     ]

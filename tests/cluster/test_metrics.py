@@ -1,4 +1,4 @@
-"""What a run counts, seen by a real Prometheus with the configuration of `cluster/`, and asked for as Grafana does."""
+"""Metrics of a run, scraped by a real Prometheus with the configuration of `cluster/` and queried as by Grafana."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NUM_CALLS = 100
 
 @pytest.fixture
 def prometheus(ray_address: str, tmp_path: Path) -> Iterator[str]:
-    """The address of a Prometheus that reads this test session's Ray."""
+    """Run a Prometheus that scrapes the Ray instance of this test session, and yield its address."""
     (node,) = ray.nodes()
     files = checks.read_files()
     config = checks.scraping(files, [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"])
@@ -63,9 +63,9 @@ def wait_for(prometheus: str, expression: str, expected: float) -> None:
     while time.monotonic() < deadline:
         try:
             results = ask(prometheus, expression)
-        except OSError:  # it has just been started
+        except OSError:  # Prometheus is still starting
             results = []
-        if [float(each["value"][1]) for each in results] == [expected]:
+        if [float(result["value"][1]) for result in results] == [expected]:
             return
         time.sleep(0.5)
     raise AssertionError(f"{expression} is {results}, not {expected}")
@@ -105,7 +105,7 @@ tests:
 """
 
 
-def test_the_alerts_ring_when_they_should(tmp_path: Path) -> None:
+def test_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
     (tmp_path / "prometheus-rules.yaml").write_text(checks.read_files()["prometheus-rules.yaml"])
     (tmp_path / "tests.yaml").write_text(STALLED)
     tool = subprocess.run(
@@ -118,9 +118,9 @@ def test_the_alerts_ring_when_they_should(tmp_path: Path) -> None:
     assert tool.returncode == 0, tool.stdout + tool.stderr
 
 
-def test_prometheus_sees_what_the_dashboard_shows(prometheus: str) -> None:
+def test_prometheus_has_the_metrics_of_the_dashboard(prometheus: str) -> None:
     with open_counter("2026-11-21-abc", NUM_CALLS) as counter:
-        # Figures of runs before it in this Ray session are still shown; these are the counter's own.
+        # Metrics of earlier runs in this Ray session are still exported, so queries select those of this counter.
         worker = ray.get(counter.__ray_call__.remote(lambda _: ray.get_runtime_context().get_worker_id()))
         own = f'WorkerId="{worker}"'
         for _ in range(2):

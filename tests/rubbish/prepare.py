@@ -1,7 +1,7 @@
-"""Prepare a day of rubbish in this process, and write down all that it opened: `python -m tests.rubbish.prepare`.
+"""Prepare a day of malformed input in this process and record everything it opens: `python -m tests.rubbish.prepare`.
 
-Python's audit events tell what Python opens, connects to, starts and removes; what a library does behind its back is
-seen by strace, where `run` has it.
+Python's audit events report what Python opens, connects to, starts and removes. What native libraries do is visible to
+strace only, under which `run` starts this module if strace works.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from tests.rubbish.rows import turn
 
 BATCH_CALLS: Final = 16
 HANG_SEC: Final = 240.0
-"""A batch that takes longer hangs: its trace is printed and the process ends."""
+"""Time limit of a batch: if it takes longer, its traceback is printed and the process exits."""
 
 MAX_DURATION_SEC: Final = 600.0
 BEGIN, END = "/rubbish-begins", "/rubbish-ends"
-"""Files that are not there, for strace to see where the preparing begins and ends."""
+"""Paths of files that do not exist: attempts to open them mark the start and end of the preparation for strace."""
 
 WATCHED: Final = (
     *("open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.link"),
@@ -43,7 +43,7 @@ WATCHED: Final = (
 
 
 def main() -> None:
-    """Prepare the manifest of a root with a model; write outcomes, events and figures to a file of JSON."""
+    """Prepare the manifest below a root folder; write outcomes, events and figures to a JSON file."""
     root, model_folder, result = sys.argv[1:]
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
     for name in ("numba", "torch", "filelock"):
@@ -62,7 +62,7 @@ def main() -> None:
     outcomes: list[tuple[int, str]] = []
     slowest = 0.0
     _mark(BEGIN)
-    sys.addaudithook(lambda event, arguments: _note(events, event, arguments))
+    sys.addaudithook(lambda event, arguments: _record(events, event, arguments))
     started = time.monotonic()
     for batch in batches:
         faulthandler.dump_traceback_later(HANG_SEC, exit=True)
@@ -72,13 +72,13 @@ def main() -> None:
         codes = prepared["error_code"].to_pylist()
         outcomes += zip(prepared["planted"].to_pylist(), (code or "scored" for code in codes), strict=True)
     faulthandler.cancel_dump_traceback_later()
-    seconds, heard = time.monotonic() - started, list(events)
+    seconds, recorded = time.monotonic() - started, list(events)
     _mark(END)
     Path(result).write_text(
         json.dumps(
             {
                 "outcomes": outcomes,
-                "events": heard,
+                "events": recorded,
                 "seconds": round(seconds, 1),
                 "slowest_batch_sec": round(slowest, 1),
                 "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def _warm_up(preparer: Preparer, schema: pa.Schema, root: Path) -> None:
-    """Have every library load what it loads when it is first used: a good recording of each format."""
+    """Prepare a good recording of every format, so that libraries have loaded what they load on first use."""
     folder = root / "warm"
     folder.mkdir()
     rows = []
@@ -107,7 +107,7 @@ def _mark(name: str) -> None:
         os.close(os.open(name, os.O_RDONLY))
 
 
-def _note(events: list[tuple[str, str]], event: str, arguments: tuple[Any, ...]) -> None:
+def _record(events: list[tuple[str, str]], event: str, arguments: tuple[Any, ...]) -> None:
     if event in WATCHED and not (event == "open" and isinstance(arguments[0], int)):
         events.append((event, os.fsdecode(arguments[0]) if event == "open" else repr(arguments)))
 

@@ -1,4 +1,4 @@
-"""Recordings that are none, or lie, or bear odd names: made from real ones by chance, the same for the same seed."""
+"""Malformed recordings, recordings with false headers or odd names: random mutations, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCORED: Final = "scored"
 UNREADABLE: Final = frozenset({"audio_unreadable"})
 OUTSIDE: Final = frozenset({"file_outside_allowed_prefixes"})
 ANYTHING: Final = frozenset({SCORED, "audio_unreadable", "audio_empty", "audio_too_long"})
-"""What may become of a recording of which nobody can say whether it is still one."""
+"""Possible outcomes of a mutated recording that may or may not be readable."""
 
 BROKEN: Final = ANYTHING - {SCORED}
 LIES: Final = (0, 1, 2, 0x7FFF, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFF0, 0xFFFF_FFFF)
@@ -43,7 +43,7 @@ LIBSNDFILE: Final = {
     "mp3": ("MP3", "MPEG_LAYER_III"),
     "vorbis.ogg": ("OGG", "VORBIS"),
     "opus.ogg": ("OGG", "OPUS"),
-    "au.wav": ("AU", "PCM_16"),  # no container of ours
+    "au.wav": ("AU", "PCM_16"),  # not an accepted container
 }
 FFMPEG: Final[dict[str, tuple[str, int, dict[str, str]]]] = {
     "m4a": ("m4a", RATE, {}),
@@ -62,17 +62,17 @@ NAMES: Final = (
     "~.wav", "~root.wav", " .wav", "a .wav ", "\x01\x1b[31m.wav", "x" * 240 + ".wav", "con.wav", "a:b.wav",
     "file:a.wav", "date=2026-11-21.wav", "_SUCCESS", ".hidden.wav", "\ufeffa.wav", "\r\n.wav",
 )  # fmt: skip
-"""Of good recordings, which must be scored."""
+"""Names for good recordings, which must be scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rubbish:
-    """One planted row.
+    """A recording in the day of malformed input.
 
     Attributes:
-        kind: what was done.
-        uri: relative to the root of the manifests, or absolute.
-        outcomes: what may become of it, `scored` or error codes.
+        kind: description of the fault.
+        uri: path, absolute or relative to the root of the manifests.
+        outcomes: allowed outcomes, `scored` or error codes.
     """
 
     kind: str
@@ -81,7 +81,7 @@ class Rubbish:
 
 
 def base_recordings() -> dict[str, bytes]:
-    """A second of a tone with noise in each format, by the end of its name."""
+    """Return one second of a noisy tone in every format, by the suffix of the file name."""
     rng = np.random.default_rng(0)
 
     def samples(rate: int) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
@@ -93,17 +93,17 @@ def base_recordings() -> dict[str, bytes]:
     for name, (container, subtype) in LIBSNDFILE.items():
         file = io.BytesIO()
         sf.write(file, samples(RATE), RATE, format=container, subtype=subtype)
-        made[name] = _without_chance(file.getvalue())
+        made[name] = _without_random_fields(file.getvalue())
     for name, (kind, rate, options) in FFMPEG.items():
         made[name] = encode_media(kind, samples(rate)[None], rate, options)
     return made
 
 
-def _without_chance(data: bytes) -> bytes:
-    """A WAV without the time at which it was made, an OGG whose stream has not a number by chance."""
-    place = data.find(b"PEAK")
-    if data.startswith(b"RIFF") and place > 0:
-        return data[: place + 12] + bytes(4) + data[place + 16 :]
+def _without_random_fields(data: bytes) -> bytes:
+    """Remove the time from a WAV's PEAK chunk, and the random serial number from an OGG stream."""
+    start = data.find(b"PEAK")
+    if data.startswith(b"RIFF") and start > 0:
+        return data[: start + 12] + bytes(4) + data[start + 16 :]
     if not data.startswith(b"OggS"):
         return data
     target = io.BytesIO()
@@ -120,14 +120,17 @@ def _without_chance(data: bytes) -> bytes:
 
 
 def write_recordings(folder: Path, outside: Path, address: str, number: int, seed: int) -> list[Rubbish]:
-    """Write recordings to a folder, `recordings`, of the manifests' root.
+    """Write the recordings to the folder `recordings` below the root of the manifests.
 
     Args:
-        folder: the root.
-        outside: a recording elsewhere, which nobody may open.
-        address: of a server that nobody may ask.
-        number: of recordings.
-        seed: of all that is left to chance.
+        folder: root of the manifests.
+        outside: a recording outside the root, which must not be opened.
+        address: address of a server that must receive no request.
+        number: number of recordings.
+        seed: random seed.
+
+    Returns:
+        The recordings with their allowed outcomes.
     """
     (folder / "recordings").mkdir()
     good = base_recordings()["wav"]
@@ -136,13 +139,13 @@ def write_recordings(folder: Path, outside: Path, address: str, number: int, see
     for index, (kind, name, data) in enumerate(mutate_recordings(number - len(planted), seed)):
         uri = f"recordings/{index:05d}.{name}"
         (folder / uri).write_bytes(data)
-        unsound = kind == "cut short" and name in KNOW_THEIR_LENGTH
-        planted.append(Rubbish(kind, uri, BROKEN if unsound else ANYTHING))
+        is_truncated = kind == "cut short" and name in KNOW_THEIR_LENGTH
+        planted.append(Rubbish(kind, uri, BROKEN if is_truncated else ANYTHING))
     return planted
 
 
 def mutate_recordings(number: int, seed: int) -> Iterator[tuple[str, str, bytes]]:
-    """Every mutation of every format in turn: what was done, the end of the name, and the bytes."""
+    """Cycle through all mutations and formats; yield the kind of mutation, the suffix and the bytes."""
     rng = np.random.default_rng(seed)
     bases = base_recordings()
     mutations = list(MUTATIONS.items())
@@ -157,27 +160,27 @@ Mutate = Callable[[bytes, np.random.Generator, dict[str, bytes]], bytes]
 
 def _flip_bits(data: bytes, rng: np.random.Generator, _: dict[str, bytes]) -> bytes:
     changed = bytearray(data)
-    for place in rng.integers(0, 8 * len(data), rng.integers(1, 65)).tolist():
-        changed[place // 8] ^= 1 << place % 8
+    for bit in rng.integers(0, 8 * len(data), rng.integers(1, 65)).tolist():
+        changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
 
 
 def _flip_header(data: bytes, rng: np.random.Generator, _: dict[str, bytes]) -> bytes:
     changed = bytearray(data)
-    for place in rng.integers(0, min(len(data), 100), rng.integers(1, 5)).tolist():
-        changed[place] = int(rng.integers(256))
+    for index in rng.integers(0, min(len(data), 100), rng.integers(1, 5)).tolist():
+        changed[index] = int(rng.integers(256))
     return bytes(changed)
 
 
-def _lie(data: bytes, rng: np.random.Generator, _: dict[str, bytes]) -> bytes:
-    """Sizes, rates, counts: four bytes, in either order, anywhere in the first 600 or the last, where an index is."""
+def _falsify_fields(data: bytes, rng: np.random.Generator, _: dict[str, bytes]) -> bytes:
+    """Falsify sizes, rates and counts: two or four bytes in either order, in the first or the last 600 bytes."""
     changed = bytearray(data)
-    for _again in range(rng.integers(1, 4)):
+    for _repetition in range(rng.integers(1, 4)):
         lie = struct.pack("<I" if rng.random() < 0.5 else ">I", int(rng.choice(LIES)))[: int(rng.choice([2, 4]))]
         reach = min(600, len(data) - 4)
-        place = int(rng.integers(0, reach))
-        place = place if rng.random() < 0.7 else len(data) - 4 - place
-        changed[place : place + len(lie)] = lie
+        offset = int(rng.integers(0, reach))
+        offset = offset if rng.random() < 0.7 else len(data) - 4 - offset
+        changed[offset : offset + len(lie)] = lie
     return bytes(changed)
 
 
@@ -207,7 +210,7 @@ def _noise_behind_a_header(data: bytes, rng: np.random.Generator, _: dict[str, b
 MUTATIONS: Final[dict[str, Mutate]] = {
     "bits flipped": _flip_bits,
     "header overwritten": _flip_header,
-    "sizes and rates that lie": _lie,
+    "sizes and rates that lie": _falsify_fields,
     "cut short": _cut_short,
     "two files in one": _splice,
     "zeros inside": _zero,
@@ -224,7 +227,7 @@ def _odd_names(folder: Path, good: bytes) -> Iterator[Rubbish]:
 
 
 def _ways_out(folder: Path, outside: Path) -> Iterator[Rubbish]:
-    """Links and dots that lead to a good recording where nobody may read; and what is no file."""
+    """Make links and paths that lead out of the root to a good recording, and things that are not regular files."""
     links = folder / "recordings" / "links"
     links.mkdir()
     (links / "file.wav").symlink_to(outside)
@@ -246,7 +249,7 @@ def _ways_out(folder: Path, outside: Path) -> Iterator[Rubbish]:
 
 
 def _long_silences(folder: Path) -> Iterator[Rubbish]:
-    """Hours in a small file, with and without a header that says so."""
+    """Make small files with hours of audio, with and without a header that gives the duration."""
     too_long = frozenset({"audio_too_long"})
     minute = np.zeros(60 * RATE, np.int16)
     for end, container, subtype, minutes in (("flac", "FLAC", "PCM_16", 180), ("ogg", "OGG", "OPUS", 60)):
@@ -256,7 +259,7 @@ def _long_silences(folder: Path) -> Iterator[Rubbish]:
                 file.write(minute)
         yield Rubbish("hours of silence", uri, too_long)
     flac = bytearray((folder / "recordings/silence.flac").read_bytes())
-    flac[21:26] = bytes([flac[21] & 0xF0, 0, 0, 0, 0])  # of unknown length
+    flac[21:26] = bytes([flac[21] & 0xF0, 0, 0, 0, 0])  # a total number of samples of 0 means unknown
     mp3 = io.BytesIO()
     sf.write(mp3, minute, RATE, format="MP3", subtype="MPEG_LAYER_III")
     frame = mp3.getvalue()[-2000:]
@@ -264,7 +267,7 @@ def _long_silences(folder: Path) -> Iterator[Rubbish]:
     size = frame.index(b"\xff\xe3", 2)
     streams = {"flac": bytes(flac), "mp3": frame[:size] * 300_000}
     streams["aac"] = encode_media("aac", np.zeros((1, 16_000), np.int16), 16_000) * 2000
-    streams["amr"] = b"#!AMR\n" + b"\x7c" * 4_000_000  # "no data": 20 ms of nothing a byte
+    streams["amr"] = b"#!AMR\n" + b"\x7c" * 4_000_000  # "no data" frames: 20 ms of silence per byte
     streams["m4a"] = encode_media("m4a", np.zeros((1, 3600 * RATE), np.int16))
     for end, data in streams.items():
         uri = f"recordings/hours.{end}"
@@ -273,7 +276,7 @@ def _long_silences(folder: Path) -> Iterator[Rubbish]:
 
 
 def _playlists(folder: Path, outside: Path, address: str) -> Iterator[Rubbish]:
-    """Lists of what a player would open, and texts, under the names of recordings."""
+    """Make playlists, whose entries a media player would open, and texts, with the names of recordings."""
     names = ["wav", "mp3", "flac", "ogg", "m4a", "aac", "amr", "g722", "m3u8"]
     number = 0
     for target in (f"{address}/canary.wav", f"file://{outside}", str(outside), "http://169.254.169.254/latest/"):
@@ -291,7 +294,7 @@ def _playlists(folder: Path, outside: Path, address: str) -> Iterator[Rubbish]:
             end = names[number % len(names)]
             uri = f"recordings/list-{number:03d}.{end}"
             (folder / uri).write_text(text, encoding="utf-8")
-            # Any bytes are a G.722, but no text; the byte order mark makes one of it that is not plain.
-            sound = end == "g722" and text.startswith("\ufeff")
-            yield Rubbish("a playlist or a text", uri, ANYTHING if sound else UNREADABLE)
+            # Any bytes are valid G.722 except plain text, and a text with a byte order mark is not plain.
+            is_audio = end == "g722" and text.startswith("\ufeff")
+            yield Rubbish("a playlist or a text", uri, ANYTHING if is_audio else UNREADABLE)
             number += 1

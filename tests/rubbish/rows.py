@@ -1,4 +1,4 @@
-"""Rows of a manifest that break its contract, or nearly: made by chance, the same for the same seed."""
+"""Manifest rows that break the contract or come close to it: random, but the same for the same seed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class RubbishRow:
-    """What a row has instead of what is good, and what may become of it."""
+    """A manifest row with the values that replace the good ones, and the allowed outcomes."""
 
     kind: str
     values: dict[str, Any]
@@ -44,7 +44,7 @@ class RubbishRow:
 
 
 def turn(speaker: Any = "agent", start: Any = 0.0, end: Any = 0.5, text: Any = TRANSCRIPT) -> dict[str, Any]:
-    """One turn."""
+    """Return one turn of a transcript."""
     return {"speaker": speaker, "start_sec": start, "end_sec": end, "text": text}
 
 
@@ -124,14 +124,14 @@ def _labels() -> Iterator[RubbishRow]:
 
 
 def make_rows(number: int, seed: int) -> list[RubbishRow]:
-    """Each kind of row once, in an order of chance, then rows with several faults at once."""
+    """Make every kind of row once, in random order, then rows with two faults."""
     rng = np.random.default_rng(seed)
     single = [*_uris(), *_turns(), *_labels()]
     rows = [single[index] for index in rng.permutation(len(single))]
     while len(rows) < number:
         first, second = (single[index] for index in rng.integers(0, len(single), 2))
         if "call_id" in first.values or "call_id" in second.values:
-            continue  # the second row of an id would be a bad one
+            continue  # a second row with the same id would be rejected
         values = {**first.values, **second.values}
         outcomes = first.outcomes | second.outcomes
         if not (first.outcomes >= FINE and second.outcomes >= FINE):
@@ -141,7 +141,7 @@ def make_rows(number: int, seed: int) -> list[RubbishRow]:
 
 
 def as_tables(rows: list[dict[str, Any]]) -> list[pa.Table]:
-    """The rows as files, whose columns have different types, and whose texts are not all UTF-8."""
+    """Convert the rows to tables whose columns have different, compatible types."""
     plain, packed, floats, broken = (rows[start::4] for start in range(4))
     tables = [pa.Table.from_pylist(part, schema=SCHEMA) for part in (plain, packed, floats, broken)]
     packing = {

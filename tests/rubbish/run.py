@@ -1,7 +1,7 @@
-"""A day of rubbish through the job: `python -m tests.rubbish.run --seed 0 --recordings 2000 --rows 500`.
+"""A day of malformed input for the job: `python -m tests.rubbish.run --seed 0 --recordings 2000 --rows 500`.
 
-Plants mutated recordings and mutated rows, prepares them in one process whose every open file is written down, then
-runs `score_daily.py` on the same day, and says of each row what became of it, and whether it may.
+Writes mutated recordings and manifest rows, prepares them in a process whose file accesses are recorded, then runs
+`score_daily.py` on the same day, and checks whether the outcome of every row is an allowed one.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ TRACED: Final = (
     "open,openat,openat2,creat,execve,execveat,connect,unlink,unlinkat,rename,renameat,renameat2,mkdir,mkdirat,rmdir,"
     "link,linkat,symlink,symlinkat,truncate,chmod,fchmodat,mknod,mknodat"
 )
-OF_THE_C_LIBRARY: Final = {"/sys/devices/system/cpu/online"}
-"""What glibc reads by itself, when a thread first asks it for memory."""
+OPENED_BY_LIBC: Final = {"/sys/devices/system/cpu/online"}
+"""Files that glibc reads when a thread first allocates memory."""
 
 PREPARE_SEC: Final = 3600.0
 JOB_SEC: Final = 3600.0
@@ -50,28 +50,28 @@ JOB_SEC: Final = 3600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Plant a day of rubbish and see what becomes of it."""
+    """Write a day of malformed input and check the outcome of every row."""
 
     seed: int = 0
-    """Of all that is left to chance."""
+    """Random seed."""
     recordings: int = 2000
-    """Recordings that are mutated, lie, or bear odd names."""
+    """Number of recordings that are mutated, have false headers or odd names."""
     rows: int = 500
-    """Rows of the manifest that are mutated."""
+    """Number of mutated manifest rows."""
     job: bool = True
-    """Run the whole job, too, and not only its preparing."""
+    """Run the whole job too, not only the preparation."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What became of the rubbish.
+    """The outcomes of a day of malformed input.
 
     Attributes:
-        planted: rows.
-        outcomes: of the preparing, by row.
-        kinds: what each row is.
-        wrong: what must not be, in words.
-        figures: of the runs.
+        planted: number of rows.
+        outcomes: outcome of the preparation by row.
+        kinds: description of the fault by row.
+        wrong: problems, in words.
+        figures: figures of the runs.
     """
 
     planted: int
@@ -82,9 +82,9 @@ class Report:
 
 
 def run_rubbish(options: Options, folder: Path) -> Report:
-    """Plant the day in a folder, prepare it, score it, and compare."""
+    """Write the day to a folder, prepare it, score it and compare the outcomes."""
     root, outside = folder / "manifests", folder / "outside" / "secret.wav"
-    with _server() as (address, asked):
+    with _server() as (address, requested):
         kinds, allowed = _plant(options, root, outside, address)
         model = folder / "model"
         tokenizer = BertTokenizer(vocab={token: number for number, token in enumerate(TINY_VOCABULARY)})
@@ -98,20 +98,20 @@ def run_rubbish(options: Options, folder: Path) -> Report:
                     f"{kinds[number]} (row {number}) became {outcome}, not one of {sorted(allowed[number])}"
                 )
         if sorted(report.outcomes) != sorted(kinds):
-            report.wrong.append(f"{len(kinds)} rows were planted, {len(report.outcomes)} came out of the preparing")
+            report.wrong.append(f"{len(kinds)} rows were planted, but the preparation returned {len(report.outcomes)}")
         if options.job:
             _score(report, root, model, folder / "leads")
         after = _snapshot(folder)
         changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
-        report.wrong += [f"{path} was touched" for path in changed]
-        report.wrong += [f"the server was asked for {path}" for path in asked]
+        report.wrong += [f"{path} was changed" for path in changed]
+        report.wrong += [f"the server received a request for {path}" for path in requested]
     return report
 
 
 def _plant(
     options: Options, root: Path, outside: Path, address: str
 ) -> tuple[dict[int, str], dict[int, frozenset[str]]]:
-    """Write the day; the results say of each row what it is and what may become of it."""
+    """Write the day; return the kind and the allowed outcomes of every row."""
     day = root / f"date={DATE}"
     day.mkdir(parents=True)
     outside.parent.mkdir()
@@ -123,9 +123,9 @@ def _plant(
     common: dict[str, Any] = {"uri": GOOD_URI, "customer_id": CUSTOMER, "turns": [turn()]}
     tables = [[{**common, "planted": 0, "call_id": "good"}], []]
     kinds, allowed = {0: "a good call"}, {0: FINE}
-    for number, each in enumerate(recordings, start=1):
-        tables[0].append({**common, "planted": number, "call_id": f"recording-{number}", "uri": each.uri})
-        kinds[number], allowed[number] = each.kind, each.outcomes
+    for number, recording in enumerate(recordings, start=1):
+        tables[0].append({**common, "planted": number, "call_id": f"recording-{number}", "uri": recording.uri})
+        kinds[number], allowed[number] = recording.kind, recording.outcomes
     for number, row in enumerate(rows, start=len(kinds)):
         tables[1].append({**common, "planted": number, "call_id": f"row-{number}", **row.values})
         kinds[number], allowed[number] = row.kind, row.outcomes
@@ -135,7 +135,7 @@ def _plant(
 
 
 def _prepare(report: Report, root: Path, model: Path, folder: Path) -> None:
-    """Prepare the day in a process of its own, under strace where there is one."""
+    """Prepare the day in a separate process, under strace if it works."""
     with tempfile.TemporaryDirectory(prefix="rubbish-") as scratch:
         result, trace = Path(scratch) / "result.json", Path(scratch) / "trace"
         command = [sys.executable, "-m", "tests.rubbish.prepare", str(root), str(model), str(result)]
@@ -152,26 +152,28 @@ def _prepare(report: Report, root: Path, model: Path, folder: Path) -> None:
             command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PREPARE_SEC, check=False
         )
         if child.returncode or not result.exists():
-            report.wrong.append(f"the preparing ended with {child.returncode}: {child.stderr[-3000:]}")
+            report.wrong.append(f"the preparation ended with exit code {child.returncode}: {child.stderr[-3000:]}")
             return
-        said = json.loads(result.read_text())
-        report.outcomes = dict(said["outcomes"])
-        if len(report.outcomes) != len(said["outcomes"]):
-            report.wrong.append("a row came out of the preparing twice")
+        content = json.loads(result.read_text())
+        report.outcomes = dict(content["outcomes"])
+        if len(report.outcomes) != len(content["outcomes"]):
+            report.wrong.append("the preparation returned a row twice")
         opened = [("open", path) for path in _traced_files(trace)] if traced else []
         report.wrong += [
-            f"{event}: {what}" for event, what in [*said["events"], *opened] if not _is_named(event, what, root)
+            f"{event}: {target}"
+            for event, target in [*content["events"], *opened]
+            if not _is_allowed(event, target, root)
         ]
-        report.figures |= {name: said[name] for name in ("seconds", "slowest_batch_sec", "peak_mb")}
-        report.figures |= {"opened": len(said["events"]), "opened_by_strace": len(opened) if traced else None}
-    _check_log(report, child.stderr, "preparing")
+        report.figures |= {name: content[name] for name in ("seconds", "slowest_batch_sec", "peak_mb")}
+        report.figures |= {"opened": len(content["events"]), "opened_by_strace": len(opened) if traced else None}
+    _check_log(report, child.stderr, "preparation")
 
 
-def _is_named(event: str, what: str, root: Path) -> bool:
-    """Whether it is the reading of a file that stands below the root itself, no link to another one."""
-    if event == "open" and what in OF_THE_C_LIBRARY:
+def _is_allowed(event: str, target: str, root: Path) -> bool:
+    """Return whether the event opens a file below the root, and not through a symbolic link."""
+    if event == "open" and target in OPENED_BY_LIBC:
         return True
-    return event == "open" and Path(what).is_relative_to(root) and os.path.realpath(what) == what
+    return event == "open" and Path(target).is_relative_to(root) and os.path.realpath(target) == target
 
 
 def _strace_works() -> bool:
@@ -183,7 +185,7 @@ def _strace_works() -> bool:
 
 
 def _traced_files(trace: Path) -> Iterator[str]:
-    """What was opened, or done otherwise, while calls were prepared: a path, or the line where it is no reading."""
+    """Yield the path of every file opened for reading during the preparation, and the trace line of any other call."""
     begin, end = ("".join(f"\\x{byte:02x}" for byte in marker.encode()) for marker in (BEGIN, END))
     lines = trace.read_text().partition(f'"{begin}"')[2].partition(f'"{end}"')[0]
     for line in lines.splitlines()[1:-1]:
@@ -198,7 +200,7 @@ def _traced_files(trace: Path) -> Iterator[str]:
 
 
 def _score(report: Report, root: Path, model: Path, leads: Path) -> None:
-    """Run the job as a person would, and find every row in the leads once, as it was prepared."""
+    """Run the job, and check that every row is in the leads once with the outcome of its preparation."""
     command = [sys.executable, str(ROOT / "jobs" / "score_daily.py"), "--date", str(DATE), "--manifests", str(root)]
     command += ["--leads", str(leads), "--model", str(model), "--max-rejected-share", "1"]
     command += ["--max-duration-sec", str(MAX_DURATION_SEC)]
@@ -210,59 +212,59 @@ def _score(report: Report, root: Path, model: Path, leads: Path) -> None:
     report.figures["job_seconds"] = round(time.monotonic() - started, 1)
     _check_log(report, job.stdout + job.stderr, "job")
     if job.returncode:
-        report.wrong.append(f"the job ended with {job.returncode}: {job.stderr[-3000:]}")
+        report.wrong.append(f"the job ended with exit code {job.returncode}: {job.stderr[-3000:]}")
         return
     success, rows = read_day(leads)
     outcomes = {row["planted"]: row["error_code"] or row["status"] for row in rows}
     if len(rows) != report.planted or outcomes.keys() != report.kinds.keys():
         report.wrong.append(
-            f"{report.planted} rows were planted, {len(rows)} are in the leads, {len(outcomes)} different"
+            f"{report.planted} rows were planted, but the leads have {len(rows)}, of which {len(outcomes)} are distinct"
         )
     for number, outcome in outcomes.items():
         if outcome != report.outcomes.get(number):
             report.wrong.append(
                 f"{report.kinds[number]} (row {number}) is {outcome} in the leads, "
-                f"was {report.outcomes.get(number)} before"
+                f"but was {report.outcomes.get(number)} after the preparation"
             )
     report.figures |= {"scored": success["scored"], "rejected": success["rejected_by_reason"]}
 
 
 def _check_log(report: Report, log: str, name: str) -> None:
-    report.wrong += [f"the log of the {name} holds '{secret}'" for secret in (TRANSCRIPT, CUSTOMER) if secret in log]
+    report.wrong += [f"the log of the {name} contains '{secret}'" for secret in (TRANSCRIPT, CUSTOMER) if secret in log]
 
 
 def _snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Mode, size and time of change of all that stands in a folder, but for the leads."""
-    found = {}
-    for place, folders, files in os.walk(folder):
-        if place == str(folder) and "leads" in folders:
+    """Return mode, size and modification time of everything in a folder except the leads."""
+    entries = {}
+    for parent, folders, files in os.walk(folder):
+        if parent == str(folder) and "leads" in folders:
             folders.remove("leads")
         for name in [*folders, *files]:
-            path = os.path.join(place, name)  # noqa: PTH118  the names are odd
+            path = os.path.join(parent, name)  # noqa: PTH118 - pathlib would normalise the odd names
             status = os.lstat(path)
             is_folder = Path(path).is_dir()
-            found[path] = (status.st_mode, 0 if is_folder else status.st_size, 0 if is_folder else status.st_mtime_ns)
-    return found
+            entries[path] = (status.st_mode, 0 if is_folder else status.st_size, 0 if is_folder else status.st_mtime_ns)
+    return entries
 
 
 @contextlib.contextmanager
 def _server() -> Iterator[tuple[str, list[str]]]:
-    """The address of a server on this machine that nobody may ask, and what it was asked for."""
-    asked: list[str] = []
+    """Run a server that must receive no request; yield its address and the paths requested from it."""
+    requested: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_error(404)
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", requested
         server.shutdown()
 
 
 def table_of(report: Report) -> Table:
-    """What became of each kind."""
+    """Count the outcomes of every kind of fault in a table."""
     table = Table(title=f"{report.planted} rows", title_justify="left")
     outcomes = sorted(set(report.outcomes.values()))
     for heading in ("what was planted", *outcomes):
@@ -277,7 +279,7 @@ def table_of(report: Report) -> Table:
 
 
 def main() -> int:
-    """Run; the result is the exit code: 1 where anything is wrong."""
+    """Run the check and return the exit code, 1 if anything is wrong."""
     options, console = tyro.cli(Options), Console(width=160)
     with tempfile.TemporaryDirectory(prefix="msmtfn-rubbish-") as folder:
         report = run_rubbish(options, Path(os.path.realpath(folder)))
@@ -285,7 +287,7 @@ def main() -> int:
     console.print(report.figures)
     for line in report.wrong[:100]:
         console.print(f"wrong: {line}", markup=False, highlight=False)
-    console.print(f"{len(report.wrong)} things are wrong")
+    console.print(f"{len(report.wrong)} problems")
     return 1 if report.wrong else 0
 
 
