@@ -1,4 +1,4 @@
-"""What the tests of whole jobs share: a way to run one as a person would, and days of calls to run it on."""
+"""Helpers for the tests of whole jobs: running a job in its own process, and writing days of calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLE_RATE = 8000
 
 
 def start_job(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """Start `score_daily.py` in a process of its own, with a Ray of its own unless the environment says otherwise."""
+    """Start `score_daily.py` in a separate process, with its own Ray instance unless `environment` sets RAY_ADDRESS."""
     command = [sys.executable, str(ROOT / "jobs" / "score_daily.py"), *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -35,14 +35,14 @@ def start_job(*arguments: object, **environment: str) -> subprocess.Popen[str]:
 
 
 def run_job(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `score_daily.py` to its end."""
+    """Run `score_daily.py` and wait until it ends."""
     process = start_job(*arguments, **environment)
     output, log = process.communicate(timeout=540)
     return subprocess.CompletedProcess(process.args, process.returncode, output, log)
 
 
 def write_manifest(root: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema | None = None) -> Path:
-    """Write the manifest of `DATE`; the result is the root of the manifests."""
+    """Write the manifest of `DATE` below `root`, and return `root`."""
     folder = root / f"date={DATE}"
     folder.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), folder / "calls.parquet")
@@ -50,7 +50,7 @@ def write_manifest(root: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Sch
 
 
 def write_short_calls(root: Path, number: int) -> Path:
-    """Write a day of some calls of a second each; the result is the root of the manifests."""
+    """Write a day of one-second calls below `root`, and return `root`."""
     root.mkdir()
     rng = np.random.default_rng(0)
     names = [f"call-{index:03d}" for index in range(number)]
@@ -60,7 +60,7 @@ def write_short_calls(root: Path, number: int) -> Path:
 
 
 def read_day(leads: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What `_SUCCESS` says of `DATE`, and the rows of the files that it names, in order."""
+    """Return the `_SUCCESS` of `DATE`, and the rows of the files that it lists, in order."""
     day = leads / f"date={DATE}"
     success: dict[str, Any] = json.loads((day / "_SUCCESS").read_text())
     tables = [pq.read_table(day / name, partitioning=None) for name in success["files"]]

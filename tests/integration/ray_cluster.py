@@ -1,4 +1,4 @@
-"""A cluster of two nodes that asks for a token, and somebody who may submit jobs to it."""
+"""A two-node cluster that requires a token, and a client that submits jobs to it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.integration.job import ROOT
 START_SEC = 180.0
 SUBMIT_SEC = 540.0
 NOT_YET = "No available agent to submit job"
-"""What a cluster says that has just started."""
+"""Error message of a cluster that has just started."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submitter:
-    """The environment of somebody who may submit."""
+    """A client with an environment in which it may submit jobs."""
 
     environment: dict[str, str]
 
     def submit(self, *command: object, **environment: str) -> tuple[int, str]:
-        """Exit code and output of `ray job submit` from the root of the project, which follows the job's log."""
+        """Run `ray job submit` in the root of the project; return its exit code and output, including the job's log."""
         deadline = time.monotonic() + START_SEC
         code, output = self._submit(command, environment)
         while NOT_YET in output and time.monotonic() < deadline:
@@ -53,10 +53,10 @@ class Submitter:
 
 @contextlib.contextmanager
 def run_ray_cluster(cpus_per_node: int) -> Iterator[Submitter]:
-    """Run a cluster whose nodes have a number of logical CPUs."""
-    # Not pytest's folder: the path of a socket in it would be too long.
-    with tempfile.TemporaryDirectory(prefix="ray-") as name:
-        folder = Path(name)
+    """Run a cluster whose nodes have the given number of logical CPUs."""
+    # The paths of sockets in pytest's temporary folder would be too long.
+    with tempfile.TemporaryDirectory(prefix="ray-") as path:
+        folder = Path(path)
         token = folder / "token"
         token.write_text(secrets.token_hex(32))
         environment = {

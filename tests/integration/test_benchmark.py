@@ -15,11 +15,11 @@ from tests.integration.job import ROOT
 
 
 @pytest.mark.slow
-def test_encode_measures_both_encodings_of_the_same_calls_and_the_faster_in_fewer_bits(tmp_path: Path) -> None:
-    fewer_bits = ["bf16", "int8"] if int8_matmul_is_exact() else ["bf16"]
+def test_encode_measures_both_encodings_and_the_unpadded_one_in_lower_precision(tmp_path: Path) -> None:
+    precisions = ["bf16", "int8"] if int8_matmul_is_exact() else ["bf16"]
     command = [sys.executable, "-m", "tests.benchmarks", "encode", "--network", "demo"]
     command += ["--round-sec", "2", "40", "--num-calls", "2", "--json", str(tmp_path / "figures.json")]
-    command += ["--device", "cpu", *(f"--{precision}" for precision in fewer_bits)]
+    command += ["--device", "cpu", *(f"--{precision}" for precision in precisions)]
     job = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert job.returncode == 0, job.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -28,7 +28,7 @@ def test_encode_measures_both_encodings_of_the_same_calls_and_the_faster_in_fewe
     assert max(row["largest_difference"] for row in figures["encode"]) < 1e-5
     for row in figures["encode"]:
         assert row["ratio"] == pytest.approx(row["padded_sec"] / row["unpadded_sec"], rel=0.2)
-        for precision in fewer_bits:
+        for precision in precisions:
             assert row[f"{precision}_ratio"] == pytest.approx(row["padded_sec"] / row[f"{precision}_sec"], rel=0.2)
             assert 0 < row[f"{precision}_difference"] < 0.05
     assert figures["versions"]["torch"] == importlib.metadata.version("torch")
@@ -36,7 +36,7 @@ def test_encode_measures_both_encodings_of_the_same_calls_and_the_faster_in_fewe
 
 
 def run_benchmark(figures: Path, *arguments: str) -> dict[str, Any]:
-    """What a benchmark writes."""
+    """Run a benchmark and return the content of its JSON file."""
     job = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks", *arguments, "--json", str(figures)],
         cwd=ROOT,
@@ -53,7 +53,7 @@ def run_benchmark(figures: Path, *arguments: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_prepare_measures_each_step_and_all_of_them_in_both_processes(tmp_path: Path) -> None:
+def test_prepare_measures_every_step_and_all_steps_together(tmp_path: Path) -> None:
     figures = run_benchmark(tmp_path / "figures.json", "prepare", "--num-calls", "4")
     rows = {row["step"]: row for row in figures["prepare"]}
     assert list(rows)[:5] == ["fetch", "decode", "rounds", "cut", "tokens"]
@@ -64,7 +64,7 @@ def test_prepare_measures_each_step_and_all_of_them_in_both_processes(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_score_sets_the_graph_beside_a_loop(tmp_path: Path) -> None:
+def test_score_compares_the_graph_with_a_loop(tmp_path: Path) -> None:
     figures = run_benchmark(
         tmp_path / "figures.json", "score", "--network", "demo", "--num-calls", "6", "--num-scorers", "2"
     )
@@ -75,7 +75,7 @@ def test_score_sets_the_graph_beside_a_loop(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_length_out_of_range_is_wrong_usage() -> None:
+def test_a_length_out_of_range_is_a_usage_error() -> None:
     command = [sys.executable, "-m", "tests.benchmarks", "encode", "--round-sec", "41"]
     job = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert job.returncode == 2
@@ -85,7 +85,7 @@ def test_a_length_out_of_range_is_wrong_usage() -> None:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-def test_whatever_is_killed_every_call_is_in_the_leads_once_with_its_values(tmp_path: Path) -> None:
+def test_whatever_is_killed_every_call_is_in_the_leads_once_with_the_same_values(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks", "faults", "--num-calls", "80"]
     command += ["--runs-per-fault", "1", "--logs", str(tmp_path / "logs"), "--json", str(tmp_path / "figures.json")]
     job = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2900, check=False)
@@ -93,4 +93,4 @@ def test_whatever_is_killed_every_call_is_in_the_leads_once_with_its_values(tmp_
     rows = json.loads((tmp_path / "figures.json").read_text())["faults"]
     assert [row["killed"] for row in rows] == ["driver", "worker", "child", "scorer", "node", "s3"]
     assert all((row["runs"], row["lost"], row["doubled"], row["differing"]) == (1, 0, 0, 0) for row in rows)
-    assert rows[0]["commands"] == 2  # a killed driver does not go on by itself
+    assert rows[0]["commands"] == 2  # a killed driver does not restart by itself

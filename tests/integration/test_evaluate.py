@@ -1,4 +1,4 @@
-"""`jobs/evaluate.py`: once as a person runs it, in a process of its own, then its `main` alone, which starts sooner."""
+"""`jobs/evaluate.py`, as a separate process like a user's, or by its `main` in this process, which starts faster."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RunMain = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run_main(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> RunMain:
-    """Run the job in this process; the results are its exit code and its last message."""
+    """Return a function that runs the job in this process and returns its exit code and last log message."""
 
     def run(*arguments: object) -> tuple[int, str]:
         code = evaluate.main("evaluate.py", list(map(str, arguments)))
@@ -63,30 +63,30 @@ def read_metrics(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_corpus_is_judged_beside_its_ceilings(corpus: Path, model: Path, tmp_path: Path) -> None:
+def test_a_corpus_is_evaluated_and_compared_with_its_ceilings(corpus: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     command = [sys.executable, "jobs/evaluate.py", *map(str, ["--model", model, "--corpus", corpus, "--out", out])]
     job = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert job.returncode == 0, job.stderr
     assert "never trained" in job.stderr
-    for said in ("accuracy", "macro F1", "ECE", "ceiling", "text", "audio", "both", "(91.3)", f"{NUM_TEST_CALLS} of 8"):
-        assert said in job.stdout
+    for text in ("accuracy", "macro F1", "ECE", "ceiling", "text", "audio", "both", "(91.3)", f"{NUM_TEST_CALLS} of 8"):
+        assert text in job.stdout
 
-    found = read_metrics(out)
-    assert (found["labelled"], found["scored"], found["rejected"]) == (NUM_TEST_CALLS, NUM_TEST_CALLS, {})
-    assert found["model_version"] == model_version(model)
+    metrics = read_metrics(out)
+    assert (metrics["labelled"], metrics["scored"], metrics["rejected"]) == (NUM_TEST_CALLS, NUM_TEST_CALLS, {})
+    assert metrics["model_version"] == model_version(model)
     ceilings = json.loads((corpus / "ceilings.json").read_text())
-    assert found["ceilings"]["best_possible"] == ceilings["best_possible"]
-    assert found["ceilings"]["best_reader_of_split"] == ceilings["best_reader_of"]["test"]
+    assert metrics["ceilings"]["best_possible"] == ceilings["best_possible"]
+    assert metrics["ceilings"]["best_reader_of_split"] == ceilings["best_reader_of"]["test"]
 
     rows = pq.read_table(out / "predictions.parquet").to_pylist()
     hits = sum(row["intent"] == row["intent_predicted"] for row in rows)
-    assert found["tasks"]["five"]["accuracy"] == pytest.approx(hits / NUM_TEST_CALLS)
+    assert metrics["tasks"]["five"]["accuracy"] == pytest.approx(hits / NUM_TEST_CALLS)
     for name in ("confusions.png", "reliability.png"):
         assert (out / name).read_bytes().startswith(PNG_SIGNATURE)
 
 
-def test_days_of_manifests_with_shuffled_audio_and_a_reject(
+def test_manifests_are_evaluated_with_shuffled_audio_and_a_reject(
     model: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_short_calls(tmp_path / "short", 3)
@@ -94,22 +94,22 @@ def test_days_of_manifests_with_shuffled_audio_and_a_reject(
         {"call_id": f"call-{index}", "uri": str(tmp_path / "short" / f"call-00{index}.wav"), "intent": "A"}
         for index in range(4)  # the last has no recording
     ]
-    places = ["--manifests", write_manifest(tmp_path / "in", rows), "--from", DATE, "--out", tmp_path / "out"]
-    places += ["--allowed-prefixes", tmp_path / "short"]
-    code, _ = run_main("--model", model, *places, "--shuffle", "audio")
+    options = ["--manifests", write_manifest(tmp_path / "in", rows), "--from", DATE, "--out", tmp_path / "out"]
+    options += ["--allowed-prefixes", tmp_path / "short"]
+    code, _ = run_main("--model", model, *options, "--shuffle", "audio")
     assert code == 0
-    shown = capsys.readouterr().out
-    assert "audio_not_found 1" in shown
-    assert "shuffled audio" in " ".join(shown.split())
-    assert "ceiling" not in shown
-    found = read_metrics(tmp_path / "out")
-    assert (found["scored"], found["rejected"]) == (3, {"audio_not_found": 1})
-    assert (found["shuffle"], found["ceilings"], found["dates"]) == ("audio", None, [str(DATE)])
+    output = capsys.readouterr().out
+    assert "audio_not_found 1" in output
+    assert "shuffled audio" in " ".join(output.split())
+    assert "ceiling" not in output
+    metrics = read_metrics(tmp_path / "out")
+    assert (metrics["scored"], metrics["rejected"]) == (3, {"audio_not_found": 1})
+    assert (metrics["shuffle"], metrics["ceilings"], metrics["dates"]) == ("audio", None, [str(DATE)])
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_ablations_of_two_variants(corpus: Path, tmp_path: Path) -> None:
+def test_two_ablations_are_trained_and_evaluated_once(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ["--seeds", 3, "--only", "text-only", "no-silence", "--max-epochs", 1, "--prosody-epochs", 1]
     command = [
@@ -126,8 +126,8 @@ def test_ablations_of_two_variants(corpus: Path, tmp_path: Path) -> None:
         assert job.returncode == 0, job.stderr
         return job.stderr
 
-    said = run()
-    assert "run 2 of 2: no-silence, seed 3" in said
+    log = run()
+    assert "run 2 of 2: no-silence, seed 3" in log
     assert not (out / "work").exists()
     rows = pq.read_table(out / "ablations.parquet").to_pylist()
     assert [(row["variant"], row["seed"], row["scored"], row["epochs"]) for row in rows] == [
@@ -152,30 +152,30 @@ def test_ablations_of_two_variants(corpus: Path, tmp_path: Path) -> None:
 
 
 class TestErrors:
-    """Each ends with its exit code and one line that tells what to do."""
+    """Errors: the job ends with an exit code and one line that says what to do."""
 
-    def test_a_model_that_is_not_there(self, corpus: Path, tmp_path: Path, run_main: RunMain) -> None:
-        code, said = run_main("--model", tmp_path / "nothing", "--corpus", corpus, "--out", tmp_path / "out")
+    def test_a_missing_model_fails_the_job(self, corpus: Path, tmp_path: Path, run_main: RunMain) -> None:
+        code, message = run_main("--model", tmp_path / "nothing", "--corpus", corpus, "--out", tmp_path / "out")
         assert code == 1
-        assert "is no folder; give a model's folder" in said
+        assert "is no folder; give a model's folder" in message
 
-    def test_a_corpus_without_that_split(self, corpus: Path, model: Path, tmp_path: Path, run_main: RunMain) -> None:
-        code, said = run_main("--model", model, "--corpus", corpus, "--split", "dev", "--out", tmp_path / "out")
+    def test_a_missing_split_fails_the_job(self, corpus: Path, model: Path, tmp_path: Path, run_main: RunMain) -> None:
+        code, message = run_main("--model", model, "--corpus", corpus, "--split", "dev", "--out", tmp_path / "out")
         assert code == 1
-        assert "has no split dev; it has test, training, validation" in said
+        assert "has no split dev; it has test, training, validation" in message
 
     @pytest.mark.parametrize(("intent", "problem"), [("F", "outside A to E"), (None, "has an intent")])
-    def test_calls_without_a_label_or_with_another(
+    def test_missing_or_invalid_labels_fail_the_job(
         self, model: Path, tmp_path: Path, run_main: RunMain, intent: str | None, problem: str
     ) -> None:
         manifests = write_manifest(tmp_path / "in", [{"call_id": "a", "uri": "a.wav", "intent": intent}])
-        code, said = run_main("--model", model, "--manifests", manifests, "--out", tmp_path / "out")
+        code, message = run_main("--model", model, "--manifests", manifests, "--out", tmp_path / "out")
         assert code == 1
-        assert problem in said
+        assert problem in message
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(
-        "places",
+        "options",
         [
             [],
             ["--corpus", "a", "--manifests", "b"],
@@ -183,25 +183,27 @@ class TestErrors:
             ["--corpus", "a", "--from", str(DATE)],
         ],
     )
-    def test_places_that_do_not_go_together(self, tmp_path: Path, run_main: RunMain, places: list[str]) -> None:
-        code, said = run_main("--model", tmp_path, "--out", tmp_path / "out", *places)
+    def test_conflicting_inputs_are_a_usage_error(self, tmp_path: Path, run_main: RunMain, options: list[str]) -> None:
+        code, message = run_main("--model", tmp_path, "--out", tmp_path / "out", *options)
         assert code == 2
-        assert "--manifests" in said
+        assert "--manifests" in message
 
     @pytest.mark.parametrize(
         "arguments", [["--out", "o", "--corpus", "c"], ["--ablations", "--out", "o", "--corpus", "c", "--model", "m"]]
     )
-    def test_a_model_goes_without_ablations_and_only_so(self, run_main: RunMain, arguments: list[str]) -> None:
+    def test_a_model_is_required_without_ablations_and_refused_with_them(
+        self, run_main: RunMain, arguments: list[str]
+    ) -> None:
         with pytest.raises(SystemExit) as stop:
             run_main(*arguments)
         assert stop.value.code == 2
 
-    def test_seeds_that_there_are_not(self, tmp_path: Path, run_main: RunMain) -> None:
-        code, said = run_main("--ablations", "--corpus", tmp_path, "--out", tmp_path / "out", "--seeds", 1, 1)
+    def test_duplicate_seeds_are_a_usage_error(self, tmp_path: Path, run_main: RunMain) -> None:
+        code, message = run_main("--ablations", "--corpus", tmp_path, "--out", tmp_path / "out", "--seeds", 1, 1)
         assert code == 2
-        assert "--seeds are (1, 1)" in said
+        assert "--seeds are (1, 1)" in message
 
-    def test_a_kind_of_shuffling_that_there_is_not(self, tmp_path: Path, run_main: RunMain) -> None:
+    def test_an_unknown_kind_of_shuffling_is_a_usage_error(self, tmp_path: Path, run_main: RunMain) -> None:
         with pytest.raises(SystemExit) as stop:
             run_main("--model", tmp_path, "--out", tmp_path, "--corpus", tmp_path, "--shuffle", "order")
         assert stop.value.code == 2

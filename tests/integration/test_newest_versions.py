@@ -1,4 +1,4 @@
-"""The newest version of every package that is allowed, and which of them breaks the project if one does."""
+"""The project with the newest allowed version of every package, and the package that breaks it, if any."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def run(*command: object, cwd: Path = ROOT, timeout: float = 540) -> subprocess.
 
 def installed(python: Path) -> dict[str, str]:
     listed = run(python, "-m", "pip", "list", "--format", "json")
-    return {normal(each["name"]): each["version"] for each in json.loads(listed.stdout)}
+    return {normal(package["name"]): package["version"] for package in json.loads(listed.stdout)}
 
 
 def failure_of(python: Path, folder: Path) -> str | None:
-    """What goes wrong with the imports, or with the demo; None where both are well."""
+    """Run the imports and the demo; return a description of what fails, or None."""
     for command in ((python, "-c", IMPORTS), (python, ROOT / "jobs" / "score_daily.py", "--demo")):
-        ended = run(*command, cwd=folder)
-        if ended.returncode:
-            return f"{command[-1]} ends with {ended.returncode}:\n{ended.stdout[-1000:]}\n{ended.stderr[-3000:]}"
+        process = run(*command, cwd=folder)
+        if process.returncode:
+            return f"{command[-1]} ends with {process.returncode}:\n{process.stdout[-1000:]}\n{process.stderr[-3000:]}"
     return None
 
 
 def find_culprit(packages: Iterable[str], pin: Callable[[str], None], works: Callable[[], bool]) -> str | None:
-    """The package whose locked version, after those before it, makes things work again; None where none does."""
+    """Pin one package after the other; return the one after which everything works again, or None."""
     for package in packages:
         pin(package)
         if works():
@@ -47,7 +47,7 @@ def find_culprit(packages: Iterable[str], pin: Callable[[str], None], works: Cal
     return None
 
 
-def test_the_culprit_is_the_package_whose_locked_version_mends_it() -> None:
+def test_the_culprit_is_the_package_whose_locked_version_fixes_the_failure() -> None:
     newest = {"a", "b", "c"}
     assert find_culprit("abc", newest.remove, lambda: "b" not in newest) == "b"
     assert find_culprit("c", lambda _: None, lambda: False) is None
@@ -59,8 +59,8 @@ def test_the_culprit_is_the_package_whose_locked_version_mends_it() -> None:
 def test_the_newest_version_of_every_package_works(tmp_path: Path) -> None:
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
-    done = run(python, "-m", "pip", "install", "--quiet", f"{ROOT}[{EXTRAS}]")
-    assert done.returncode == 0, f"the newest versions cannot be installed together: {done.stderr}"
+    install = run(python, "-m", "pip", "install", "--quiet", f"{ROOT}[{EXTRAS}]")
+    assert install.returncode == 0, f"the newest versions cannot be installed together: {install.stderr}"
     failure = failure_of(python, tmp_path)
     if failure is None:
         return

@@ -1,4 +1,4 @@
-"""The nightly job as a scheduler and an engineer on call run it: ranges, the newest day, locks, the plan before."""
+"""The nightly job as run by a scheduler or an engineer on call: ranges, the newest day, locks and dry runs."""
 
 from __future__ import annotations
 
@@ -19,60 +19,63 @@ DAY_BEFORE = DATE - dt.timedelta(days=1)
 
 @pytest.fixture
 def manifests(tmp_path: Path) -> Path:
-    """Two days of four calls."""
+    """Write two days of four calls each."""
     root = write_short_calls(tmp_path / "manifests", 4)
     shutil.copytree(root / f"date={DATE}", root / f"date={DAY_BEFORE}")
     return root
 
 
-def told(output: str) -> dict[str, Any]:
-    """The last line of a job's output."""
+def parse_summary(output: str) -> dict[str, Any]:
+    """Parse the last line of a job's output, which is JSON."""
     line: dict[str, Any] = json.loads(output.splitlines()[-1])
     return line
 
 
-def places(manifests: Path, model: Path) -> list[object]:
+def location_options(manifests: Path, model: Path) -> list[object]:
     return ["--manifests", manifests, "--leads", manifests.parent / "leads", "--model", model]
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_range_and_its_plan(manifests: Path, tiny_model: Path, ray_address: str) -> None:
-    arguments = [*places(manifests, tiny_model), "--from", DAY_BEFORE - dt.timedelta(days=9)]
+def test_a_range_of_days_is_planned_and_scored(manifests: Path, tiny_model: Path, ray_address: str) -> None:
+    arguments = [*location_options(manifests, tiny_model), "--from", DAY_BEFORE - dt.timedelta(days=9)]
     first = run_job(*arguments, "--to", DAY_BEFORE, RAY_ADDRESS=ray_address)
     assert first.returncode == 0, first.stderr
-    assert [day["date"] for day in told(first.stdout)["days"]] == [str(DAY_BEFORE)]
+    assert [day["date"] for day in parse_summary(first.stdout)["days"]] == [str(DAY_BEFORE)]
 
     planned = run_job(*arguments, "--dry-run")
     assert planned.returncode == 0, planned.stderr
     assert not (manifests.parent / "leads" / f"date={DATE}").exists()
-    known, due = (line for line in planned.stdout.splitlines() if line.startswith("│"))
-    assert re.search(rf"{DAY_BEFORE}.* 4 .* 0 .*nothing, it is published", known)
+    published, due = (line for line in planned.stdout.splitlines() if line.startswith("│"))
+    assert re.search(rf"{DAY_BEFORE}.* 4 .* 0 .*nothing, it is published", published)
     assert re.search(rf"{DATE}.* 4 .* 4 .*score", due)
     expected = float(re.search(r"(\d+) s", due)[1])  # type: ignore[index]
-    assert expected == pytest.approx(told(first.stdout)["days"][0]["seconds"], abs=0.51)
+    assert expected == pytest.approx(parse_summary(first.stdout)["days"][0]["seconds"], abs=0.51)
 
     both = run_job(*arguments, RAY_ADDRESS=ray_address)
     assert both.returncode == 0, both.stderr
     assert "nothing was done" in both.stdout
-    assert [(day["date"], day["scored"]) for day in told(both.stdout)["days"]] == [(str(DAY_BEFORE), 4), (str(DATE), 4)]
+    assert [(day["date"], day["scored"]) for day in parse_summary(both.stdout)["days"]] == [
+        (str(DAY_BEFORE), 4),
+        (str(DATE), 4),
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_day_that_fails_costs_the_others_nothing(manifests: Path, tiny_model: Path, ray_address: str) -> None:
+def test_a_day_that_fails_does_not_affect_the_other_days(manifests: Path, tiny_model: Path, ray_address: str) -> None:
     (manifests / f"date={DAY_BEFORE}" / "calls.parquet").write_bytes(b"no Parquet")
-    job = run_job(*places(manifests, tiny_model), "--from", DAY_BEFORE, RAY_ADDRESS=ray_address)
+    job = run_job(*location_options(manifests, tiny_model), "--from", DAY_BEFORE, RAY_ADDRESS=ray_address)
     assert job.returncode == 1
-    broken, scored = told(job.stdout)["days"]
+    broken, scored = parse_summary(job.stdout)["days"]
     assert (broken["date"], broken["exit_code"], scored["scored"]) == (str(DAY_BEFORE), 1, 4)
     assert "cannot be read as Parquet" in broken["error"]
 
 
 @pytest.mark.slow
-def test_a_day_that_another_run_is_at_work_on_is_left_to_it(manifests: Path, tiny_model: Path) -> None:
+def test_a_day_that_another_run_has_locked_is_not_scored(manifests: Path, tiny_model: Path) -> None:
     with lock_day(str(manifests.parent / "leads"), DATE):
-        job = run_job("--date", DATE, *places(manifests, tiny_model))
-    assert job.returncode == told(job.stdout)["exit_code"] == 4
+        job = run_job("--date", DATE, *location_options(manifests, tiny_model))
+    assert job.returncode == parse_summary(job.stdout)["exit_code"] == 4
     assert f"another run is at work on {DATE}" in job.stderr.splitlines()[-1]
     assert not (manifests.parent / "leads" / f"date={DATE}").exists()

@@ -1,4 +1,4 @@
-"""`ray job submit` as an operator types it, to a cluster of two nodes that asks for a token."""
+"""`ray job submit` as typed by an operator, to a two-node cluster that requires a token."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_short_calls(tmp_path_factory.mktemp("day") / "manifests", NUM_CALLS)
 
 
-def score(date: dt.date, manifests: Path, leads: Path, model: Path) -> list[object]:
+def score_command(date: dt.date, manifests: Path, leads: Path, model: Path) -> list[object]:
     return [
         *("python", "jobs/score_daily.py", "--date", date, "--manifests", manifests),
         *("--leads", leads, "--model", model),
@@ -42,7 +42,7 @@ def score(date: dt.date, manifests: Path, leads: Path, model: Path) -> list[obje
 
 
 def prepared_by_address(log: str, name: str) -> dict[str, int]:
-    """Calls that each node has prepared, as the log says in one line."""
+    """Parse the number of calls that every node has prepared from the log."""
     (line,) = re.findall(rf"{name}: prepared on 2 nodes: (.*)", log)
     return {address: int(calls) for address, calls in re.findall(r"(\S+) \(node [0-9a-f]{8}\) (\d+) calls", line)}
 
@@ -51,10 +51,10 @@ def last_lines(log: str) -> str:
     return "\n".join(log.splitlines()[-LAST_LINES:])
 
 
-def test_a_day_is_scored_and_both_nodes_prepare_its_calls(
+def test_a_day_is_scored_and_both_nodes_prepare_calls(
     cluster: Submitter, manifests: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    code, log = cluster.submit(*score(DATE, manifests, tmp_path / "leads", tiny_model))
+    code, log = cluster.submit(*score_command(DATE, manifests, tmp_path / "leads", tiny_model))
     assert code == 0, log
     success, rows = read_day(tmp_path / "leads")
     assert (success["calls"], success["scored"]) == (NUM_CALLS, NUM_CALLS)
@@ -65,22 +65,22 @@ def test_a_day_is_scored_and_both_nodes_prepare_its_calls(
     assert sum(prepared.values()) == NUM_CALLS
 
 
-def test_a_day_without_a_manifest_fails_the_job_with_its_reason_at_the_end(
+def test_a_day_without_a_manifest_fails_the_job_and_the_log_ends_with_the_reason(
     cluster: Submitter, manifests: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    code, log = cluster.submit(*score(DATE - dt.timedelta(days=1), manifests, tmp_path / "leads", tiny_model))
+    code, log = cluster.submit(*score_command(DATE - dt.timedelta(days=1), manifests, tmp_path / "leads", tiny_model))
     assert code == 1, log
     assert "there is no manifest for 2026-11-20" in last_lines(log)
 
 
-def test_nothing_is_accepted_without_the_token(cluster: Submitter, tmp_path: Path) -> None:
+def test_a_job_with_a_wrong_token_is_rejected(cluster: Submitter, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0" * 64)
     code, log = cluster.submit("python", "jobs/score_daily.py", "--demo", RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
     assert code == 1, log
     assert "AuthenticationError" in log
 
 
-def test_two_workers_train_on_calls_that_both_nodes_have_prepared(cluster: Submitter, tmp_path: Path) -> None:
+def test_two_workers_train_on_calls_that_both_nodes_prepared(cluster: Submitter, tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     config = SimulationConfig(calls=30, split=(24, 4, 2), brief=True, seed=7)
     write_corpus(tmp_path / "corpus", config, num_workers=1, report=lambda _: None)
@@ -97,7 +97,7 @@ def test_two_workers_train_on_calls_that_both_nodes_have_prepared(cluster: Submi
     assert sum(prepared.values()) == 24
 
 
-def test_training_on_days_that_are_not_there_fails_the_job_with_its_reason_at_the_end(
+def test_training_on_missing_days_fails_the_job_and_the_log_ends_with_the_reason(
     cluster: Submitter, manifests: Path, tmp_path: Path
 ) -> None:
     code, log = cluster.submit(

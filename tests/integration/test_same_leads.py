@@ -1,4 +1,4 @@
-"""The fast ways of the network give the plain way's leads: whole jobs, on real recordings and the demo's day."""
+"""The optimised forward passes give the leads of the reference: whole jobs on real recordings and the demo's day."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from tests.integration.job import DATE, run_job, write_manifest
 
 
 def leads_of(folder: Path, *arguments: object) -> list[dict[str, Any]]:
-    """The leads of a job, ordered by call."""
+    """Run a job and return its leads, sorted by call."""
     job = run_job("--date", DATE, "--leads", folder, "--max-rejected-share", 1, *arguments)
     assert job.returncode == 0, job.stderr
     rows: list[dict[str, Any]] = read_leads(str(folder), DATE).to_table().sort_by("call_id").to_pylist()
     return rows
 
 
-def largest_difference(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
-    """Of the probabilities of the calls that are scored, which must be the same ones."""
-    assert [(row["call_id"], row["error_code"]) for row in some] == [
-        (row["call_id"], row["error_code"]) for row in others
+def largest_difference(leads: list[dict[str, Any]], reference: list[dict[str, Any]]) -> float:
+    """Check that the same calls are scored; return the largest difference between their probabilities."""
+    assert [(row["call_id"], row["error_code"]) for row in leads] == [
+        (row["call_id"], row["error_code"]) for row in reference
     ]
-    one, other = (
+    probabilities, expected = (
         np.array(
             [[p for task in TASKS for p in row[task].values()] for row in rows if row["status"] == "scored"], float
         )
-        for rows in (some, others)
+        for rows in (leads, reference)
     )
-    assert len(one)
-    return float(np.abs(one - other).max())
+    assert len(expected)
+    return float(np.abs(probabilities - expected).max())
 
 
 @pytest.mark.slow
-def test_the_leads_of_real_recordings_are_those_of_the_plain_way(
+def test_unpadded_encoding_gives_the_leads_of_padded_encoding_on_real_recordings(
     recordings: Path, tiny_model: Path, tmp_path: Path, ray_address: str
 ) -> None:
     turns = json.loads((recordings / "auto_repairs_40.turns.json").read_text())
@@ -59,24 +59,27 @@ def test_the_leads_of_real_recordings_are_those_of_the_plain_way(
     for row in rows:
         shutil.copy(recordings / str(row["uri"]), manifests)
     options = ("--manifests", manifests, "--model", tiny_model)
-    fast = leads_of(tmp_path / "fast", *options)
-    plain = leads_of(tmp_path / "plain", *options, "--encoding", "padded")
-    assert len(fast) == len(rows)
-    assert largest_difference(fast, plain) < 1e-4
+    unpadded = leads_of(tmp_path / "unpadded", *options)
+    padded = leads_of(tmp_path / "padded", *options, "--encoding", "padded")
+    assert len(unpadded) == len(rows)
+    assert largest_difference(unpadded, padded) < 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_the_leads_of_the_demo_are_those_of_the_plain_way_and_in_fewer_bits_nearly(tmp_path: Path) -> None:
+def test_the_demo_has_the_leads_of_padded_encoding_and_nearly_the_same_in_lower_precision(tmp_path: Path) -> None:
     manifests = write_demo_day(tmp_path, dt.date.fromisoformat(str(DATE)), num_calls=200, seed=7)
     options = ("--manifests", manifests, "--model", demo_model())
-    fast = leads_of(tmp_path / "fast", *options)
-    plain = leads_of(tmp_path / "plain", *options, "--encoding", "padded")
-    assert largest_difference(fast, plain) < 1e-4
-    assert [row["lead_rank"] for row in fast] == [row["lead_rank"] for row in plain]
+    unpadded = leads_of(tmp_path / "unpadded", *options)
+    padded = leads_of(tmp_path / "padded", *options, "--encoding", "padded")
+    assert largest_difference(unpadded, padded) < 1e-4
+    assert [row["lead_rank"] for row in unpadded] == [row["lead_rank"] for row in padded]
     for precision in ("bf16", "int8") if int8_matmul_is_exact() else ("bf16",):
-        rough = leads_of(tmp_path / precision, *options, "--precision", precision, "--device", "cpu")
-        assert largest_difference(fast, rough) <= 0.02
-        same = [one["intent_predicted"] == other["intent_predicted"] for one, other in zip(fast, rough, strict=True)]
-        assert np.mean(same) >= 0.995
+        low_precision = leads_of(tmp_path / precision, *options, "--precision", precision, "--device", "cpu")
+        assert largest_difference(low_precision, unpadded) <= 0.02
+        agreement = [
+            row["intent_predicted"] == expected["intent_predicted"]
+            for row, expected in zip(low_precision, unpadded, strict=True)
+        ]
+        assert np.mean(agreement) >= 0.995

@@ -1,4 +1,4 @@
-"""`jobs/score_daily.py` as a person runs it: a process, a real Ray, real files; and the leads read back."""
+"""`jobs/score_daily.py` as run by a user: a separate process, a real Ray instance and real files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.integration.job import DATE, read_day, run_job, start_job, write_mani
 def real_day(
     recordings: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[object], subprocess.CompletedProcess[str], Path]:
-    """The real recordings scored: the job's arguments, what came of it, and the leads."""
+    """Score the real recordings; return the job's arguments, its result and the folder of the leads."""
     root = tmp_path_factory.mktemp("real")
     turns = json.loads((recordings / "auto_repairs_40.turns.json").read_text())
     two_channels = str(recordings / "auto_repairs_40.flac")
@@ -52,7 +52,7 @@ def real_day(
 
 
 class TestRealRecordings:
-    def test_every_call_is_in_the_leads_once_and_only_the_headerless_is_rejected(self, real_day: Any) -> None:
+    def test_every_call_is_in_the_leads_once_and_only_the_headerless_one_is_rejected(self, real_day: Any) -> None:
         _, job, leads = real_day
         assert job.returncode == 0, job.stderr
         success, rows = read_day(leads)
@@ -68,13 +68,13 @@ class TestRealRecordings:
         sums = [sum(row[task].values()) for row in rows if row["status"] == "scored" for task in TASKS]
         assert sums == pytest.approx([1.0] * 20, abs=1e-5)
 
-    def test_the_rows_stand_in_the_order_of_their_rank(self, real_day: Any) -> None:
+    def test_the_rows_are_sorted_by_rank(self, real_day: Any) -> None:
         _, rows = read_day(real_day[2])
         assert [row["lead_rank"] for row in rows] == [1, 2, 3, 4, 5, None]
         scores = [row["lead_score"] for row in rows[:5]]
         assert scores == sorted(scores, reverse=True)
 
-    def test_a_two_channel_call_has_its_rounds_with_and_without_turns(self, real_day: Any) -> None:
+    def test_a_two_channel_call_has_rounds_with_and_without_turns(self, real_day: Any) -> None:
         _, rows = read_day(real_day[2])
         by_id = {row["call_id"]: row for row in rows}
         for call_id in ("two-channels-turns", "two-channels"):
@@ -88,17 +88,17 @@ class TestRealRecordings:
         assert (sellers["two-channels-turns"], sellers["headerless"], sellers["mu-law"]) == ("S 1", "S 2", None)
         assert all("turns" not in row for row in rows)
 
-    def test_the_summary_tells_what_became_of_the_day(self, real_day: Any) -> None:
+    def test_the_summary_reports_the_outcome_of_the_day(self, real_day: Any) -> None:
         _, job, leads = real_day
-        for said in ("calls     6", "scored    5", "rejected  1 (audio_unreadable 1)", str(leads), "5 best leads"):
-            assert said in job.stdout
+        for text in ("calls     6", "scored    5", "rejected  1 (audio_unreadable 1)", str(leads), "5 best leads"):
+            assert text in job.stdout
         assert "untrained" in job.stdout
 
-    def test_the_last_line_is_for_log_collectors(self, real_day: Any) -> None:
+    def test_the_last_line_is_json_for_log_collectors(self, real_day: Any) -> None:
         _, job, leads = real_day
-        told = json.loads(job.stdout.splitlines()[-1])
-        (day,) = told["days"]
-        assert (told["exit_code"], day["date"], day["exit_code"]) == (0, str(DATE), 0)
+        summary = json.loads(job.stdout.splitlines()[-1])
+        (day,) = summary["days"]
+        assert (summary["exit_code"], day["date"], day["exit_code"]) == (0, str(DATE), 0)
         success, _ = read_day(leads)
         assert {name: success[name] for name in day.keys() - {"exit_code"}} == {
             name: value for name, value in day.items() if name != "exit_code"
@@ -118,12 +118,12 @@ class TestRealRecordings:
         assert "calls done" not in again.stderr
         assert "nothing was done" in again.stdout
 
-    def test_no_work_in_progress_is_left(self, real_day: Any) -> None:
+    def test_no_work_in_progress_remains(self, real_day: Any) -> None:
         assert list((real_day[2] / "_runs").iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_where_it_stopped(tiny_model: Path, tmp_path: Path, ray_address: str) -> None:
+def test_the_same_command_resumes_a_killed_run(tiny_model: Path, tmp_path: Path, ray_address: str) -> None:
     leads, manifests = tmp_path / "leads", write_short_calls(tmp_path / "manifests", 60)
     arguments = ["--date", DATE, "--manifests", manifests, "--leads", leads, "--model", tiny_model]
     arguments += ["--block-calls", 2, "--batch-calls", 2]
@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_model: Path, tmp_path: Path,
     job.send_signal(signal.SIGKILL)
     job.communicate()
     assert not (leads / f"date={DATE}").exists()
-    _wait_until_still(leads)
+    _wait_until_idle(leads)
     killed_at, committed = dt.datetime.now(dt.UTC), _count_committed(leads)
     assert 30 <= committed < 60, "the day was over before it could be killed"
 
@@ -167,7 +167,7 @@ def test_force_and_a_new_model_replace_the_day(
 
 
 @pytest.mark.slow
-def test_too_many_rejects_publish_the_day_and_have_their_own_exit_code(
+def test_a_day_with_too_many_rejects_is_published_with_exit_code_3(
     tiny_model: Path, tmp_path: Path, ray_address: str
 ) -> None:
     rows = [{"call_id": f"call-{index}", "uri": "missing.wav"} for index in range(3)]
@@ -181,7 +181,7 @@ def test_too_many_rejects_publish_the_day_and_have_their_own_exit_code(
     assert run_job(*arguments, "--max-rejected-share", 1).returncode == 0
 
 
-def test_a_day_without_a_call_is_published_empty(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_day_without_calls_is_published_empty(tiny_model: Path, tmp_path: Path) -> None:
     schema = pa.schema([("call_id", pa.string()), ("uri", pa.string()), ("seller", pa.int16())])
     manifests = write_manifest(tmp_path / "manifests", [], schema)
     arguments = ["--date", DATE, "--manifests", manifests, "--leads", tmp_path / "leads", "--model", tiny_model]
@@ -193,13 +193,13 @@ def test_a_day_without_a_call_is_published_empty(tiny_model: Path, tmp_path: Pat
 
 
 class TestErrors:
-    """Each ends with its exit code and one line that tells what to do, before Ray is started."""
+    """Errors: before Ray starts, the job ends with an exit code and one line that says what to do."""
 
     @pytest.fixture
     def manifests(self, tmp_path: Path) -> Path:
         return write_manifest(tmp_path / "manifests", [{"call_id": "a", "uri": "a.wav"}])
 
-    def test_a_date_without_a_manifest(self, manifests: Path, tmp_path: Path) -> None:
+    def test_a_date_without_a_manifest_fails_the_job(self, manifests: Path, tmp_path: Path) -> None:
         job = run_job("--date", "2026-11-20", "--manifests", manifests, "--leads", tmp_path / "leads")
         assert job.returncode == 1
         assert _last_line(job).endswith(
@@ -208,14 +208,14 @@ class TestErrors:
         )
 
     @pytest.mark.slow
-    def test_a_manifest_without_uri(self, tmp_path: Path) -> None:
+    def test_a_manifest_without_uris_fails_the_job(self, tmp_path: Path) -> None:
         manifests = write_manifest(tmp_path / "manifests", [{"call_id": "a"}])
         job = run_job("--date", DATE, "--manifests", manifests, "--leads", tmp_path / "leads")
         assert job.returncode == 1
         assert f"{manifests}/date={DATE}/calls.parquet has no column 'uri'" in _last_line(job)
 
     @pytest.mark.slow
-    def test_an_unreadable_model(self, manifests: Path, tmp_path: Path, tiny_model: Path) -> None:
+    def test_an_unreadable_model_fails_the_job(self, manifests: Path, tmp_path: Path, tiny_model: Path) -> None:
         model = shutil.copytree(tiny_model, tmp_path / "model")
         weights = model / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1000])
@@ -224,26 +224,26 @@ class TestErrors:
         assert f"the model in {model} cannot be loaded" in _last_line(job)
 
     @pytest.mark.slow
-    def test_an_unwritable_leads_folder(self, manifests: Path, tmp_path: Path) -> None:
+    def test_an_unwritable_leads_folder_fails_the_job(self, manifests: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("no folder")
         job = run_job("--date", DATE, "--manifests", manifests, "--leads", tmp_path / "file" / "leads")
         assert job.returncode == 1
         assert "check the place, its permissions" in _last_line(job)
 
-    def test_a_missing_option(self, manifests: Path) -> None:
+    def test_a_missing_option_is_a_usage_error(self, manifests: Path) -> None:
         job = run_job("--date", DATE, "--manifests", manifests)
         assert job.returncode == 2
         assert "--leads is missing" in _last_line(job)
 
     @pytest.mark.slow
-    def test_an_option_out_of_range(self) -> None:
+    def test_an_option_out_of_range_is_a_usage_error(self) -> None:
         job = run_job("--demo", "--block-calls", 0)
         assert job.returncode == 2
         assert "block_calls is 0; it must be at least 1" in job.stdout + job.stderr
 
 
 @pytest.mark.slow
-def test_the_demo_scores_a_day_of_its_own_and_says_how_the_ranking_compares_with_the_planted_intents() -> None:
+def test_the_demo_scores_its_own_day_and_compares_the_ranking_with_the_labels() -> None:
     job = run_job("--demo", HF_HUB_OFFLINE="1")
     assert job.returncode == 0, job.stderr
     assert "rejected  1 (audio_unreadable 1)" in job.stdout
@@ -272,12 +272,12 @@ def test_the_full_size_network_scores_a_real_call(
 
 
 def _last_line(job: subprocess.CompletedProcess[str]) -> str:
-    """The line that says what is wrong, after which only the one for log collectors follows."""
+    """Return the last line of the log, which must be the error in the JSON for log collectors."""
     assert "Traceback" not in job.stderr
     last = job.stderr.splitlines()[-1]
-    told = json.loads(job.stdout)
-    assert told["exit_code"] == job.returncode
-    assert last.endswith(told["days"][0]["error"])
+    summary = json.loads(job.stdout)
+    assert summary["exit_code"] == job.returncode
+    assert last.endswith(summary["days"][0]["error"])
     return last
 
 
@@ -286,8 +286,8 @@ def _count_committed(leads: Path) -> int:
     return sum(pq.ParquetFile(path).metadata.num_rows for path in files)
 
 
-def _wait_until_still(leads: Path) -> None:
-    """Wait for what the killed driver had under way in the cluster."""
+def _wait_until_idle(leads: Path) -> None:
+    """Wait for the tasks that the killed driver had started on the cluster."""
     count = -1
     while count != _count_committed(leads):
         count = _count_committed(leads)

@@ -1,4 +1,4 @@
-"""The same job where everything stands on S3, against a real server: the same results as on local disk."""
+"""The scoring job with all data on a real S3 server: the results are the same as on the local disk."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ NUM_CALLS = 5
 
 
 @pytest.fixture
-def places(tmp_path: Path, tiny_model: Path, s3: str) -> tuple[str, Path]:
-    """The same manifest, recordings and model: a place on S3 and a local folder."""
+def locations(tmp_path: Path, tiny_model: Path, s3: str) -> tuple[str, Path]:
+    """Write the same manifest, recordings and model to S3 and to a local folder."""
     write_short_calls(tmp_path / "manifests", NUM_CALLS)
-    place = f"{s3}/{uuid.uuid4().hex}"
+    remote = f"{s3}/{uuid.uuid4().hex}"
     filesystem = s3fs.S3FileSystem()
-    filesystem.put(f"{tmp_path / 'manifests'}", f"{place}/manifests", recursive=True)
-    filesystem.put(f"{tiny_model}", f"{place}/model", recursive=True)
-    return place, tmp_path
+    filesystem.put(f"{tmp_path / 'manifests'}", f"{remote}/manifests", recursive=True)
+    filesystem.put(f"{tiny_model}", f"{remote}/model", recursive=True)
+    return remote, tmp_path
 
 
 @pytest.mark.slow
-def test_manifest_recordings_model_and_leads_may_all_stand_on_s3(places: tuple[str, Path], tiny_model: Path) -> None:
-    remote, local = places
+def test_manifest_recordings_model_and_leads_may_all_be_on_s3(locations: tuple[str, Path], tiny_model: Path) -> None:
+    remote, local = locations
     arguments = ["--date", DATE, "--manifests", f"{remote}/manifests", "--leads", f"{remote}/leads"]
     arguments += ["--model", f"{remote}/model"]
     job = run_job(*arguments)
@@ -53,7 +53,7 @@ def test_manifest_recordings_model_and_leads_may_all_stand_on_s3(places: tuple[s
 
 
 def local_scores(folder: Path, model_folder: Path) -> dict[str, float]:
-    """Each call's score, of the same files on the local disk and without Ray."""
+    """Score the same calls from the local disk, without Ray."""
     model = load_model(model_folder)
     manifest = open_manifest(str(folder / "manifests"), DATE)
     calls = pa.Table.from_batches(iter_calls(manifest))

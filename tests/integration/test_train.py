@@ -34,7 +34,7 @@ OPTIONS = ("--max-epochs", NUM_EPOCHS, "--num-workers", 2, *FEW_STEPS)
 
 
 def start_train(*arguments: object) -> subprocess.Popen[str]:
-    """Start `train.py small` in a process group of its own, with a Ray of its own."""
+    """Start `train.py small` in its own process group, with its own Ray instance."""
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), "small", *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -47,7 +47,7 @@ def start_train(*arguments: object) -> subprocess.Popen[str]:
 
 
 def run_train(*arguments: object) -> tuple[int, str]:
-    """Exit code and output of `train.py small`."""
+    """Run `train.py small`; return its exit code and output."""
     process = start_train(*arguments)
     output, _ = process.communicate(timeout=540)
     return process.returncode, output
@@ -58,14 +58,14 @@ def epochs_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def wait_for_epochs(work: Path, number: int, process: subprocess.Popen[str]) -> None:
-    """Wait until a run has so many epochs behind it."""
+    """Wait until a run has completed a number of epochs."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         for file in work.glob("train-*/epochs.jsonl"):
             if len(file.read_text().splitlines()) >= number:
                 return
         time.sleep(0.1)
-    raise AssertionError(f"no {number} epochs, exit code {process.poll()}")
+    raise AssertionError(f"the run did not complete {number} epochs, exit code {process.poll()}")
 
 
 def write_day(root: Path, date: str, rows: list[dict[str, Any]]) -> Path:
@@ -77,7 +77,7 @@ def write_day(root: Path, date: str, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of few short calls, one of whose recordings is gone."""
+    """Write a small corpus of brief calls with one missing recording."""
     folder = tmp_path_factory.mktemp("corpus")
     config = SimulationConfig(calls=36, split=(26, 6, 4), brief=True, seed=7)
     write_corpus(folder, config, num_workers=1, report=lambda _: None)
@@ -87,7 +87,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A model that two workers trained, and what the job said."""
+    """Train a model with two workers; return its folder and the job's output."""
     out = tmp_path_factory.mktemp("undisturbed") / "model"
     code, output = run_train("--corpus", corpus, "--out", out, *OPTIONS)
     assert code == 0, output
@@ -96,7 +96,7 @@ def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_two_workers_write_a_model_that_says_what_it_learned_from(undisturbed: tuple[Path, str]) -> None:
+def test_two_workers_write_a_model_with_a_card_and_distributions_of_its_data(undisturbed: tuple[Path, str]) -> None:
     out, _ = undisturbed
     model = load_model(out)
     card = (out / "README.md").read_text()
@@ -104,23 +104,23 @@ def test_two_workers_write_a_model_that_says_what_it_learned_from(undisturbed: t
     assert model.network.config.pooling == "max"
     assert "| training | 25 |" in card
     assert '"learning_rate"' in card
-    known = read_distribution(out)
-    assert {"duration_sec", "has_text", "language", "probability_A"} <= set(known)
-    assert sum(known["duration_sec"].counts) == 25
-    assert sum(known["probability_A"].counts) == 6
+    distribution = read_distribution(out)
+    assert {"duration_sec", "has_text", "language", "probability_A"} <= set(distribution)
+    assert sum(distribution["duration_sec"].counts) == 25
+    assert sum(distribution["probability_A"].counts) == 6
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_every_epoch_is_in_the_file_and_in_the_picture(undisturbed: tuple[Path, str]) -> None:
+def test_every_epoch_is_logged_and_the_learning_curves_are_plotted(undisturbed: tuple[Path, str]) -> None:
     out, _ = undisturbed
-    assert [each["epoch"] for each in epochs_of(out)] == list(range(NUM_EPOCHS))
+    assert [epoch["epoch"] for epoch in epochs_of(out)] == list(range(NUM_EPOCHS))
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_the_screen_tells_epochs_and_calls_that_cannot_be_learned_from(undisturbed: tuple[Path, str]) -> None:
+def test_the_output_reports_epochs_and_unusable_calls(undisturbed: tuple[Path, str]) -> None:
     _, output = undisturbed
     assert "1 calls cannot be learned from: {'audio_not_found': 1}" in output
     assert "2 workers start with epoch 0" in output
@@ -129,14 +129,14 @@ def test_the_screen_tells_epochs_and_calls_that_cannot_be_learned_from(undisturb
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_the_work_in_progress_is_gone_at_the_end(undisturbed: tuple[Path, str]) -> None:
+def test_the_work_folder_is_removed_at_the_end(undisturbed: tuple[Path, str]) -> None:
     out, _ = undisturbed
     assert not out.with_name("model.work").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_model_is_not_written_over(undisturbed: tuple[Path, str], corpus: Path) -> None:
+def test_an_existing_model_is_not_overwritten(undisturbed: tuple[Path, str], corpus: Path) -> None:
     out, _ = undisturbed
     code, output = run_train("--corpus", corpus, "--out", out)
     assert code == 2
@@ -144,26 +144,26 @@ def test_a_model_is_not_written_over(undisturbed: tuple[Path, str], corpus: Path
 
 
 @pytest.mark.parametrize(
-    ("places", "said"),
+    ("locations", "message"),
     [
         ({}, "either --out or --register"),
         ({"out": "a", "register": "b"}, "either --out or --register"),
     ],
 )
-def test_places_and_shares_that_do_not_go_together_are_wrong_usage(places: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        Arguments(manifests="m", **places).check()
+def test_conflicting_output_options_are_a_usage_error(locations: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Arguments(manifests="m", **locations).check()
 
 
 @pytest.mark.slow
-def test_a_date_range_without_a_day_ends_before_training(tmp_path: Path) -> None:
+def test_a_date_range_without_a_day_fails_before_training(tmp_path: Path) -> None:
     root = write_day(tmp_path / "m", "2026-03-01", [{"call_id": "a", "uri": "a.wav", "intent": "A"}])
     code, output = run_train("--manifests", root, "--from", "2026-04-01", "--out", tmp_path / "out")
     assert code == 1
     assert "has no day from 2026-04-01" in output.splitlines()[-1]
 
 
-def test_a_label_outside_a_to_e_ends_before_training(tmp_path: Path) -> None:
+def test_a_label_outside_a_to_e_fails_before_training(tmp_path: Path) -> None:
     rows = [{"call_id": name, "uri": "a.wav", "intent": intent} for name, intent in (("a", "A"), ("b", "F"))]
     code, output = run_train("--manifests", write_day(tmp_path / "m", "2026-03-01", rows), "--out", tmp_path / "out")
     assert code == 1
@@ -171,7 +171,7 @@ def test_a_label_outside_a_to_e_ends_before_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_splits_that_share_customers_end_before_training(tmp_path: Path) -> None:
+def test_splits_that_share_customers_fail_before_training(tmp_path: Path) -> None:
     for split, date in (("training", "2026-03-01"), ("validation", "2026-03-02")):
         row = {"call_id": split, "uri": "a.wav", "intent": "A", "customer_id": "c-1"}
         write_day(tmp_path / "corpus" / split, date, [row])
@@ -181,7 +181,7 @@ def test_splits_that_share_customers_end_before_training(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_one_class_ends_before_training(tmp_path: Path) -> None:
+def test_a_single_class_fails_before_training(tmp_path: Path) -> None:
     rows = [{"call_id": str(number), "uri": "a.wav", "intent": "A", "customer_id": str(number)} for number in range(60)]
     code, output = run_train("--manifests", write_day(tmp_path / "m", "2026-03-01", rows), "--out", tmp_path / "out")
     assert code == 1
@@ -190,46 +190,44 @@ def test_one_class_ends_before_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_after_a_killed_driver_the_same_command_goes_on_and_learns_as_much(
+def test_after_a_killed_driver_the_same_command_resumes_with_the_same_losses(
     undisturbed: tuple[Path, str], corpus: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "model"
     process = start_train("--corpus", corpus, "--out", out, *OPTIONS)
-    wait_for_epochs(tmp_path / "model.work", 2, process)  # of the first the checkpoint is there, of this one perhaps
+    wait_for_epochs(tmp_path / "model.work", 2, process)  # the first epoch has a checkpoint, the second perhaps
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     code, output = run_train("--corpus", corpus, "--out", out, *OPTIONS)
     assert code == 0, output
     assert any(f"2 workers start with epoch {number}" in output for number in (1, 2)), output
-    assert "prosody, epoch" not in output  # it is learned already
-    check_same(out, undisturbed[0])
+    assert "prosody, epoch" not in output  # the prosody is already trained
+    check_same_losses(out, undisturbed[0])
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_after_a_killed_worker_training_goes_on_and_learns_as_much(
+def test_after_a_killed_worker_training_resumes_with_the_same_losses(
     undisturbed: tuple[Path, str], corpus: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "model"
     process = start_train("--corpus", corpus, "--out", out, *OPTIONS)
     wait_for_epochs(tmp_path / "model.work", 1, process)
     workers = [
-        each
-        for each in psutil.Process(process.pid).children(recursive=True)
-        if "RayTrainWorker" in " ".join(each.cmdline())
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(child.cmdline())
     ]
     workers[0].kill()
     output, _ = process.communicate(timeout=540)
     assert process.returncode == 0, output
     assert output.count("2 workers start with epoch") == 2
-    check_same(out, undisturbed[0])
+    check_same_losses(out, undisturbed[0])
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_loss_that_is_no_number_ends_the_job_with_its_reason_and_without_a_model(
-    corpus: Path, tmp_path: Path
-) -> None:
+def test_a_loss_of_nan_fails_the_job_with_the_reason_and_writes_no_model(corpus: Path, tmp_path: Path) -> None:
     code, output = run_train("--corpus", corpus, "--out", tmp_path / "model", "--learning-rate", 1e30)
     assert code == 1
     assert "the loss is nan in epoch 0; try a smaller learning rate" in output.splitlines()[-1]
@@ -238,7 +236,7 @@ def test_a_loss_that_is_no_number_ends_the_job_with_its_reason_and_without_a_mod
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_path: Path) -> None:
+def test_frozen_encoders_run_once_and_keep_their_weights(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     options = ("--freeze-encoders", "--max-epochs", 2, "--work", tmp_path / "work", *FEW_STEPS)
     code, output = run_train("--corpus", corpus, "--out", out, *options)
@@ -247,31 +245,31 @@ def test_frozen_encoders_are_run_once_and_stay_as_they_are(corpus: Path, tmp_pat
     assert "training: 25 calls embedded in" in output
     before, after = make_small_model(0).network.state_dict(), load_model(out).network.state_dict()
     changed = {name.partition(".")[0] for name, weight in after.items() if not torch.equal(weight, before[name])}
-    assert changed == {"audio_encoder", "context", "fusion", "heads"}  # the first by its prosody
+    assert changed == {"audio_encoder", "context", "fusion", "heads"}  # the audio encoder by its prosody training
     assert len(list((tmp_path / "work").glob("train-*/training-embedded-*/*.parquet"))) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_corpus_work_and_registered_models_may_all_stand_on_s3(corpus: Path, s3: str, tmp_path: Path) -> None:
-    place, filesystem = f"{s3}/{uuid.uuid4().hex}", s3fs.S3FileSystem()
-    filesystem.put(str(corpus), f"{place}/corpus", recursive=True)
-    command = ("--corpus", f"{place}/corpus", "--register", f"{place}/models", "--max-epochs", 2, *FEW_STEPS)
+def test_corpus_work_folder_and_registry_may_all_be_on_s3(corpus: Path, s3: str, tmp_path: Path) -> None:
+    root, filesystem = f"{s3}/{uuid.uuid4().hex}", s3fs.S3FileSystem()
+    filesystem.put(str(corpus), f"{root}/corpus", recursive=True)
+    command = ("--corpus", f"{root}/corpus", "--register", f"{root}/models", "--max-epochs", 2, *FEW_STEPS)
     code, output = run_train(*command)
     assert code == 0, output
     assert "v0001 passed" in output
     folder = tmp_path / "model"
     folder.mkdir()
-    assert is_trained(fetch_model(f"{place}/models/current", folder))
-    assert len(filesystem.cat(f"{place}/models/v0001/epochs.jsonl").splitlines()) == 2
-    assert not [name for name in filesystem.find(f"{place}/models/_work") if "train-" in name]
+    assert is_trained(fetch_model(f"{root}/models/current", folder))
+    assert len(filesystem.cat(f"{root}/models/v0001/epochs.jsonl").splitlines()) == 2
+    assert not [name for name in filesystem.find(f"{root}/models/_work") if "train-" in name]
     code, output = run_train(*command)
     assert code == 0, output
     assert "registered already" in output
 
 
-def check_same(model: Path, other: Path) -> None:
-    """The losses of every epoch are about those of another run: which worker gets which calls is not the same."""
+def check_same_losses(model: Path, reference: Path) -> None:
+    """Check that the losses of every epoch are close to a reference run; the assignment of calls to workers varies."""
     for name in ("training_loss", "validation_loss"):
-        expected = [each[name] for each in epochs_of(other)]
-        assert [each[name] for each in epochs_of(model)] == pytest.approx(expected, rel=0.05)
+        expected = [epoch[name] for epoch in epochs_of(reference)]
+        assert [epoch[name] for epoch in epochs_of(model)] == pytest.approx(expected, rel=0.05)

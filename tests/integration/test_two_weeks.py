@@ -1,4 +1,4 @@
-"""Two weeks in the life of an installation, night by night: what is published after each step is what is documented."""
+"""Two weeks of an installation, night by night: after every step, what is published is what is documented."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ FIRST = dt.date(2026, 11, 1)
 HISTORY = [dt.date(2026, 10, day) for day in (24, 25)]
 SAYINGS = {"A": "好的马上报名", "B": "听起来还可以", "C": "现在有点忙呢", "D": "不要再打来了", "E": "您打错电话啦"}
 CALLS_OF_HISTORY, CALLS_A_DAY = 150, 24
-HARDLY_AT_ALL = ("--max-epochs", 1, "--learning-rate", 1e-9)
+BARELY_TRAINED = ("--max-epochs", 1, "--learning-rate", 1e-9)
 
 
 class Company:
-    """Writes a day's calls, and runs the jobs on them as its schedulers and people would.
+    """A company that records calls, and runs the jobs on them as its schedulers and operators would.
 
     Args:
-        folder: for everything.
-        ray_address: of the Ray that the jobs join.
+        folder: folder for all data.
+        ray_address: address of the Ray instance that the jobs join.
     """
 
     def __init__(self, folder: Path, ray_address: str) -> None:
@@ -46,7 +46,7 @@ class Company:
         self.nights: list[str] = []
 
     def receive(self, date: dt.date, number: int, *, loudness: float = 0.1, has_text: bool = True) -> list[Path]:
-        """The calls of a day, which say what their intent is; their recordings."""
+        """Write the calls of a day, whose text reveals their intent; return the recordings."""
         rng = np.random.default_rng(date.toordinal())
         folder = self.manifests / "recordings" / str(date)
         folder.mkdir(parents=True)
@@ -82,26 +82,26 @@ class Company:
         )
 
     def run(self, job: str, *arguments: object, code: int = 0) -> tuple[str, str]:
-        """Output and log of a job that ends so."""
+        """Run a job that must end with exit code `code`; return its output and log."""
         process = self.start(job, *arguments)
         output, log = process.communicate(timeout=540)
         assert process.returncode == code, log
         return output, log
 
     @property
-    def places(self) -> Sequence[object]:
-        places = ("--manifests", self.manifests, "--leads", self.leads, "--model", self.models / "current")
-        return (*places, "--max-rejected-share", 0.25)
+    def options(self) -> Sequence[object]:
+        locations = ("--manifests", self.manifests, "--leads", self.leads, "--model", self.models / "current")
+        return (*locations, "--max-rejected-share", 0.25)
 
     def night(self, *arguments: object) -> tuple[dict[str, Any] | None, str]:
-        """What the night's job says of the one day that it scored, if any, and its whole output."""
-        output, log = self.run("score_daily.py", *self.places, *arguments)
+        """Run the nightly job; return its summary of the day that it scored, if any, and its whole output."""
+        output, log = self.run("score_daily.py", *self.options, *arguments)
         days = json.loads(output.splitlines()[-1])["days"]
-        (said,) = days or [None]
-        return said, output + log
+        (summary,) = days or [None]
+        return summary, output + log
 
     def train(self, *arguments: object) -> str:
-        """The last line of a retraining on all labelled days."""
+        """Retrain on all labelled days; return the last line of the output."""
         shares = ("--validation-share", 0.2, "--gate-share", 0.3, "--gate-margin", 0.05)
         options = (*shares, "--prosody-epochs", 1, "--batch-calls", 4, "--masked-tokens", 0)
         output, _ = self.run(
@@ -126,138 +126,144 @@ def day(number: int) -> dt.date:
 
 @pytest.fixture(scope="module")
 def company(tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Company:
-    """One for all nights; each goes on from those before it."""
+    """Return one company for all nights; every night continues from those before."""
     return Company(tmp_path_factory.mktemp("company"), ray_address)
 
 
 def test_before_the_first_night_a_model_is_trained_and_history_is_scored(company: Company) -> None:
     for date in HISTORY:
         company.receive(date, CALLS_OF_HISTORY)
-    first = company.train("--to", HISTORY[-1], *HARDLY_AT_ALL)
+    first = company.train("--to", HISTORY[-1], *BARELY_TRAINED)
     assert re.search(r"v0001 passed: .* there is no present model\. Current: v0001\.", first), first
-    output, _ = company.run("score_daily.py", *company.places, "--to", HISTORY[-1])
-    assert [each["scored"] for each in json.loads(output.splitlines()[-1])["days"]] == [CALLS_OF_HISTORY] * len(HISTORY)
+    output, _ = company.run("score_daily.py", *company.options, "--to", HISTORY[-1])
+    assert [day_summary["scored"] for day_summary in json.loads(output.splitlines()[-1])["days"]] == [
+        CALLS_OF_HISTORY
+    ] * len(HISTORY)
 
 
 def test_night_1_scores_the_newest_day_with_the_current_model(company: Company) -> None:
     company.receive(day(1), CALLS_A_DAY)
-    said, _ = company.night()
-    assert said is not None
-    assert (said["date"], said["scored"], said["model"]) == (str(day(1)), CALLS_A_DAY, f"{company.models}/v0001")
-    assert said["drift"]["moved"] == []
+    summary, _ = company.night()
+    assert summary is not None
+    assert (summary["date"], summary["scored"], summary["model"]) == (
+        str(day(1)),
+        CALLS_A_DAY,
+        f"{company.models}/v0001",
+    )
+    assert summary["drift"]["moved"] == []
 
 
-def test_night_2_takes_about_as_long_as_planned_and_its_line_says_what_success_says(company: Company) -> None:
+def test_night_2_takes_about_as_long_as_planned_and_its_summary_equals_success(company: Company) -> None:
     company.receive(day(2), 2 * CALLS_A_DAY)
-    plan, _ = company.run("score_daily.py", *company.places, "--dry-run")
+    plan, _ = company.run("score_daily.py", *company.options, "--dry-run")
     expected = float(re.search(rf"{day(2)} .* (\d+) s ", plan)[1])  # type: ignore[index]
-    said, _ = company.night()
-    assert said is not None
-    LOGGER.info("expected %.0f s, took %.1f s", expected, said["seconds"])
-    assert expected == pytest.approx(said["seconds"], rel=0.4)
+    summary, _ = company.night()
+    assert summary is not None
+    LOGGER.info("expected %.0f s, took %.1f s", expected, summary["seconds"])
+    assert expected == pytest.approx(summary["seconds"], rel=0.4)
     success, _ = company.published(day(2))
-    assert said.pop("exit_code") == 0
-    assert {name: success[name] for name in said} == said
+    assert summary.pop("exit_code") == 0
+    assert {name: success[name] for name in summary} == summary
     assert set(success["stage_seconds"]) == {"prepare", "score"}
 
 
 def test_night_4_finds_no_manifest_and_does_nothing(company: Company) -> None:
     company.receive(day(3), CALLS_A_DAY)
     company.night()
-    said, output = company.night()
-    assert said is None
+    summary, output = company.night()
+    assert summary is None
     assert "nothing was done" in output
 
 
 def test_night_5_scores_the_newest_day_and_then_the_late_one(company: Company) -> None:
     company.receive(day(4), CALLS_A_DAY)
     company.receive(day(5), CALLS_A_DAY)
-    said, output = company.night()
-    assert said is not None
-    assert said["date"] == str(day(5))
+    summary, output = company.night()
+    assert summary is not None
+    assert summary["date"] == str(day(5))
     assert f"{day(4)} have manifests and no leads too" in output
-    said, _ = company.night()
-    assert said is not None
-    assert said["date"] == str(day(4))
+    summary, _ = company.night()
+    assert summary is not None
+    assert summary["date"] == str(day(4))
 
 
 def test_night_6_is_started_twice_and_scored_once(company: Company) -> None:
     company.receive(day(6), CALLS_A_DAY)
-    twice = [company.start("score_daily.py", *company.places) for _ in range(2)]
+    twice = [company.start("score_daily.py", *company.options) for _ in range(2)]
     outputs = [process.communicate(timeout=540)[0] for process in twice]
     assert sorted(process.returncode for process in twice) == [0, 4], outputs
     assert company.published(day(6))[0]["scored"] == CALLS_A_DAY
 
 
-def test_night_7_rejects_what_is_missing_and_scores_it_when_it_has_come(company: Company) -> None:
+def test_night_7_rejects_missing_recordings_and_scores_them_once_they_have_arrived(company: Company) -> None:
     missing = company.receive(day(7), CALLS_A_DAY)[:5]
-    kept = [recording.read_bytes() for recording in missing]
+    contents = [recording.read_bytes() for recording in missing]
     for recording in missing:
         recording.unlink()
-    said, output = company.night()
-    assert said is not None
-    assert said["rejected_by_reason"] == {"audio_not_found": 5}
-    assert said["drift"]["moved"] == ["rejected"]
+    summary, output = company.night()
+    assert summary is not None
+    assert summary["rejected_by_reason"] == {"audio_not_found": 5}
+    assert summary["drift"]["moved"] == ["rejected"]
     assert "share of rejects 20.8 %, 0.0 % in the" in output
     before = {row["call_id"]: row["lead_score"] for row in company.published(day(7))[1] if row["status"] == "scored"}
-    for recording, content in zip(missing, kept, strict=True):
+    for recording, content in zip(missing, contents, strict=True):
         recording.write_bytes(content)
-    said, _ = company.night("--date", day(7), "--retry-rejected")
-    assert said is not None
-    assert (said["scored"], said["rejected"], said["retried"]) == (CALLS_A_DAY, 0, 5)
+    summary, _ = company.night("--date", day(7), "--retry-rejected")
+    assert summary is not None
+    assert (summary["scored"], summary["rejected"], summary["retried"]) == (CALLS_A_DAY, 0, 5)
     after = {row["call_id"]: row["lead_score"] for row in company.published(day(7))[1]}
     assert {call_id: after[call_id] for call_id in before} == before
 
 
-def test_night_8_hears_quieter_calls_without_text_and_warns_of_both(company: Company) -> None:
+def test_night_8_warns_of_drift_to_quieter_calls_without_text(company: Company) -> None:
     company.receive(day(8), CALLS_A_DAY, loudness=0.003, has_text=False)
-    said, output = company.night()
-    assert said is not None
-    assert {"loudness_dbfs", "has_text"} <= set(said["drift"]["moved"])
+    summary, output = company.night()
+    assert summary is not None
+    assert {"loudness_dbfs", "has_text"} <= set(summary["drift"]["moved"])
     assert re.search(r"Has moved: .*loudness_dbfs \(PSI", output)
 
 
-def test_night_9_scores_with_a_better_model_that_was_trained(company: Company) -> None:
+def test_night_9_scores_with_a_better_model_after_retraining(company: Company) -> None:
     better = company.train("--to", day(7), "--max-epochs", 2)
     assert re.search(r"v0002 passed: .*Current: v0002\.", better), better
     company.receive(day(9), CALLS_A_DAY)
-    said, _ = company.night()
-    assert said is not None
-    assert said["model"] == f"{company.models}/v0002"
-    right = [row["intent"] == row["intent_predicted"] for row in company.published(day(9))[1]]
-    assert np.mean(right) > 0.8
+    summary, _ = company.night()
+    assert summary is not None
+    assert summary["model"] == f"{company.models}/v0002"
+    hits = [row["intent"] == row["intent_predicted"] for row in company.published(day(9))[1]]
+    assert np.mean(hits) > 0.8
 
 
-def test_night_10_keeps_that_model_though_a_worse_one_was_trained(company: Company) -> None:
-    worse = company.train("--to", day(7), *HARDLY_AT_ALL)
+def test_night_10_keeps_the_model_after_a_worse_one_was_trained(company: Company) -> None:
+    worse = company.train("--to", day(7), *BARELY_TRAINED)
     assert re.search(r"v0003 did not pass: .*Current: v0002\.", worse), worse
     company.receive(day(10), CALLS_A_DAY)
-    said, _ = company.night()
-    assert said is not None
-    assert said["model"] == f"{company.models}/v0002"
+    summary, _ = company.night()
+    assert summary is not None
+    assert summary["model"] == f"{company.models}/v0002"
 
 
-def test_nights_11_and_12_score_with_the_model_that_somebody_chose(company: Company) -> None:
+def test_nights_11_and_12_score_with_the_model_that_an_operator_chose(company: Company) -> None:
     assert f"{company.models}/v0001 is current" in company.run("models.py", "rollback", "--models", company.models)[0]
     company.receive(day(11), CALLS_A_DAY)
-    said, _ = company.night()
-    assert said is not None
-    assert said["model"] == f"{company.models}/v0001"
+    summary, _ = company.night()
+    assert summary is not None
+    assert summary["model"] == f"{company.models}/v0001"
     company.run("models.py", "promote", "--models", company.models, "--version", "v0002")
     company.receive(day(12), CALLS_A_DAY)
-    said, _ = company.night()
-    assert said is not None
-    assert said["model"] == f"{company.models}/v0002"
+    summary, _ = company.night()
+    assert summary is not None
+    assert summary["model"] == f"{company.models}/v0002"
     listed, _ = company.run("models.py", "list", "--models", company.models)
     assert [name in listed for name in ("v0001", "v0002 (current)", "v0003")] == [True] * 3
 
 
-def test_nights_13_and_14_are_made_up_for_in_one_go_that_skips_what_is_published(company: Company) -> None:
+def test_nights_13_and_14_are_caught_up_in_one_run_that_skips_published_days(company: Company) -> None:
     for number in (13, 14):
         company.receive(day(number), CALLS_A_DAY)
-    output, _ = company.run("score_daily.py", *company.places, "--from", day(12), "--to", day(14))
-    told = json.loads(output.splitlines()[-1])["days"]
-    assert [each["date"] for each in told] == [str(day(number)) for number in (12, 13, 14)]
+    output, _ = company.run("score_daily.py", *company.options, "--from", day(12), "--to", day(14))
+    summaries = json.loads(output.splitlines()[-1])["days"]
+    assert [summary["date"] for summary in summaries] == [str(day(number)) for number in (12, 13, 14)]
     assert output.count("nothing was done") == 1
 
 
