@@ -74,7 +74,7 @@ def start_and_stop(leads: str, run: str, stops_before: int) -> subprocess.Popen[
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_replaced", [False, True])
+@pytest.mark.parametrize("is_replaced", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_publisher_stopped_past_its_lease_does_not_harm_a_newer_publication(
     place: str, monkeypatch: pytest.MonkeyPatch, is_replaced: bool
 ) -> None:
