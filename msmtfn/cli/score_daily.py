@@ -9,6 +9,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from msmtfn import storage
-from msmtfn.cli.command import EXIT_DONE, exit_code_of, print_result, start_log
+from msmtfn.cli.command import EXIT_DONE, exit_code_of, run_command
 from msmtfn.corpora import demo_model
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day, tidy_up
@@ -195,17 +196,19 @@ def main(program: str, arguments: Sequence[str]) -> int:
         program: name of the command in its help.
         arguments: command-line arguments, without the name of the command.
     """
-    start_log()
     day_results: list[dict[str, Any]] = []
+    run = partial(_score_days, program, arguments, day_results)
+    return run_command(run, job="score_daily", content={"days": day_results})
+
+
+def _score_days(program: str, arguments: Sequence[str], day_results: list[dict[str, Any]]) -> int:
+    options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     try:
-        options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
         with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-            code = _run(options, Path(scratch), day_results)
+            return _run(options, Path(scratch), day_results)
     except JobError as exc:
-        code = exit_code_of(exc)
         day_results.append({"error": str(exc)})
-    print_result("score_daily", code, days=day_results)
-    return code
+        raise
 
 
 def _run(arguments: Arguments, scratch: Path, day_results: list[dict[str, Any]]) -> int:
