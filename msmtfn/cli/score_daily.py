@@ -26,6 +26,7 @@ from msmtfn.daily.progress import show_progress
 from msmtfn.daily.publish import RUNS_FOLDER, read_success
 from msmtfn.daily.retry import count_retryable
 from msmtfn.daily.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
+from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, LockedError, UsageError
@@ -145,8 +146,8 @@ class _Job:
             retry_rejected=self.arguments.retry_rejected,
         )
 
-    def score(self, date: dt.date) -> dict[str, Any]:
-        """Score and publish a day; return the content of its `_SUCCESS`."""
+    def score(self, date: dt.date) -> Success:
+        """Score and publish a day; return its record."""
         with lock_day(storage.absolute(self.leads), date) as check_lock:
             plan = self.plan(date)
             if self.arguments.retry_rejected and plan.retried is None:
@@ -172,7 +173,7 @@ class _Job:
             )
         logger.info("%s: none of the rejects of %s could succeed now", plan.run_id, plan.manifest.date)
 
-    def _finish(self, plan: DayPlan, check_lock: Callable[[], None]) -> dict[str, Any]:
+    def _finish(self, plan: DayPlan, check_lock: Callable[[], None]) -> Success:
         run = open_run(plan)
         logger.info(
             "%s: %d of %d calls in %d files, model %s",
@@ -261,7 +262,7 @@ def _score_day(job: _Job, date: dt.date, day_results: list[dict[str, Any]]) -> i
         day_results.append({"date": date.isoformat(), "exit_code": code, "error": str(exc)})
         return code
     code = _exit_code_of(success, job.arguments.max_rejected_share)
-    figures = {name: value for name, value in success.items() if name not in OMITTED_IN_LAST_LINE}
+    figures = {name: value for name, value in success.as_dict().items() if name not in OMITTED_IN_LAST_LINE}
     day_results.append({**figures, "exit_code": code})
     return code
 
@@ -337,13 +338,13 @@ def _fetch_model(name: str, scratch: Path) -> tuple[str, Path]:
     return location, fetch_model(location, scratch / "model")
 
 
-def _exit_code_of(success: dict[str, Any], max_rejected_share: float) -> int:
-    share = success["rejected"] / max(success["calls"], 1)
+def _exit_code_of(success: Success, max_rejected_share: float) -> int:
+    share = success.rejected / max(success.calls, 1)
     if share <= max_rejected_share:
         return EXIT_DONE
     logger.error(
         "%s: %.1f %% of the calls were rejected, more than --max-rejected-share allows (%.1f %%)",
-        success["date"],
+        success.date,
         100 * share,
         100 * max_rejected_share,
     )

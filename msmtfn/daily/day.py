@@ -34,6 +34,7 @@ from msmtfn.daily.publish import (
     tidy_day,
 )
 from msmtfn.daily.retry import carry_over, count_retryable, rows_to_retry
+from msmtfn.daily.success import Success
 from msmtfn.errors import LockedError, format_trace
 from msmtfn.features.prepare import INPUTS, PrepareConfig, Preparer
 from msmtfn.inference.scorer import ScorerConfig
@@ -80,8 +81,8 @@ class DayPlan:
         model_version: fingerprint of the model's content.
         run_id: the day, and a fingerprint of everything that decides the result.
         work: name of the folder that holds the run's work in progress.
-        published: content of `_SUCCESS` if this run is already published and nothing is left to do; else None.
-        retried: content of `_SUCCESS` of the day whose rejects are scored again; None to score the whole day.
+        published: record of the day if this run has published it and nothing is left to do; else None.
+        retried: record of the day whose rejects are scored again; None to score the whole day.
     """
 
     manifest: Manifest
@@ -91,8 +92,8 @@ class DayPlan:
     model_version: str
     run_id: str
     work: str
-    published: dict[str, Any] | None
-    retried: dict[str, Any] | None = None
+    published: Success | None
+    retried: Success | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +148,12 @@ def plan_day(
     identity = json.dumps([manifest.fingerprint, manifest.root, version, config.fingerprint(), msmtfn.__version__])
     run_id = f"{date.isoformat()}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     success = read_success(leads, date)
-    published = success if success is not None and success.get("run_id") == run_id else None
+    published = success if success is not None and success.run_id == run_id else None
     work, retried = run_id, None
     if force and published is not None:
-        work, published = f"{run_id}-after-{published['publication']}", None
+        work, published = f"{run_id}-after-{published.publication}", None
     elif retry_rejected and published is not None and count_retryable(published):
-        work, published, retried = f"{run_id}-retry-{published['publication']}", None, published
+        work, published, retried = f"{run_id}-retry-{published.publication}", None, published
     return DayPlan(manifest, leads, model, model_folder, version, run_id, work, published, retried)
 
 
@@ -181,9 +182,7 @@ def open_run(plan: DayPlan) -> Run:
     return Run(plan, folder, task, model, resumed)
 
 
-def finish_run(
-    run: Run, config: ScoringConfig, report: Reporter, check: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
+def finish_run(run: Run, config: ScoringConfig, report: Reporter, check: Callable[[], None] = lambda: None) -> Success:
     """Score the remaining calls of a run and publish the day; Ray must be running if any call remains.
 
     Args:
@@ -193,7 +192,7 @@ def finish_run(
         check: raises `LockedError` if another run has taken the day over; the day then stays unchanged.
 
     Returns:
-        The content of `_SUCCESS`.
+        The record of the published day.
 
     Raises:
         JobError: the day could not be published; the same command resumes where this one stopped.
@@ -203,26 +202,27 @@ def finish_run(
     passes = [] if run.model is None else _score(run, run.model, config, report)
     scored_in = time.monotonic() - started
     drift = _compare(run)
-    about = {
-        "date": plan.manifest.date.isoformat(),
-        "run_id": plan.run_id,
-        "model": plan.model or plan.model_folder.name,
-        "model_version": plan.model_version,
-        "calls_resumed": run.resumed,
-        "seconds": round(time.monotonic() - started, 3),
+    record = Success(
+        date=plan.manifest.date,
+        run_id=plan.run_id,
+        model=plan.model or plan.model_folder.name,
+        model_version=plan.model_version,
+        calls_resumed=run.resumed,
+        seconds=round(time.monotonic() - started, 3),
         **_rates(passes, scored_in),
-        "drift": drift,
-        "published_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "versions": _versions(),
-    }
-    if plan.retried is not None:
-        about["retried"] = task.num_calls
+        drift=drift,
+        published_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        versions=_versions(),
+        retried=None if plan.retried is None else task.num_calls,
+    )
     if (moved := describe_drift(drift)) is not None:
         logger.warning("%s: has moved: %s", plan.run_id, moved)
     check()
-    success = publish_day(plan.leads, plan.manifest.date, run.folder, task.schema, plan.manifest.num_rows, about, check)
+    success = publish_day(
+        plan.leads, plan.manifest.date, run.folder, task.schema, plan.manifest.num_rows, record, check
+    )
     forget_runs(plan, check)
-    report(task.num_calls, success["rejected"], run.resumed)
+    report(task.num_calls, success.rejected, run.resumed)
     logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
     return success
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.dataset as pads
 from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ERROR
 from msmtfn.daily.publish import ROWS_PER_FILE
+from msmtfn.daily.success import Success
 from msmtfn.errors import RejectCode
 from msmtfn.rows import ROW_ID
 from msmtfn.scoring.pipeline import ScoringTask
@@ -23,9 +24,9 @@ RETRYABLE: Final = (RejectCode.AUDIO_NOT_FOUND, RejectCode.AUDIO_TIMEOUT, Reject
 _IS_RETRYABLE: Final = pc.is_in(pc.field("error_code"), pa.array([str(code) for code in RETRYABLE]))
 
 
-def count_retryable(success: Mapping[str, Any]) -> int:
-    """Count the rejects in the content of `_SUCCESS` that could succeed now."""
-    return sum(success["rejected_by_reason"].get(str(code), 0) for code in RETRYABLE)
+def count_retryable(success: Success) -> int:
+    """Count the rejects of a published day that could succeed now."""
+    return sum(success.rejected_by_reason.get(str(code), 0) for code in RETRYABLE)
 
 
 def rows_to_retry(batches: Iterable[pa.RecordBatch], leads: pads.Dataset) -> Iterator[pa.RecordBatch]:

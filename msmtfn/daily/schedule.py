@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import statistics
 from dataclasses import dataclass
-from typing import Any
 
 from msmtfn import storage
 from msmtfn.daily.publish import NUM_EARLIER, SUCCESS_FILE, day_folder, published_before, read_success
+from msmtfn.daily.success import Success
 from msmtfn.errors import ManifestError
 
 
@@ -84,15 +84,14 @@ def estimate_day(leads: str, date: dt.date, num_calls: int) -> Estimate | None:
     if not told:
         return None
     startup = statistics.median(map(_startup, told))
-    seconds = statistics.median((success["seconds"] - _startup(success)) / success["calls"] for success in told)
-    hours = statistics.median(success["audio_hours"] / success["calls"] for success in told)
+    seconds = statistics.median((success.seconds - _startup(success)) / success.calls for success in told)
+    hours = statistics.median(success.audio_hours / success.calls for success in told)
     return Estimate(startup + seconds * num_calls, hours * num_calls, len(told))
 
 
-def _startup(success: dict[str, Any]) -> float:
-    return float(success.get("startup_seconds", 0.0))
+def _startup(success: Success) -> float:
+    return success.startup_seconds or 0.0
 
 
-def _tells(success: dict[str, Any]) -> bool:
-    has_all = {"calls", "seconds", "audio_hours"} <= success.keys()
-    return bool(has_all and success["calls"] and not success.get("calls_resumed") and "retried" not in success)
+def _tells(success: Success) -> bool:
+    return success.calls > 0 and not success.calls_resumed and success.retried is None

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.leads.ranking import LeadWeights
 from msmtfn.scoring.pipeline import PipelineConfig
 from msmtfn.storage.untrusted import LinkError
+from tests.daily.parts import write_success
 from tests.integration.job import DATE, write_manifest
 
 ROWS: list[dict[str, Any]] = [{"call_id": "a", "uri": "a.wav", "turns": None}, {"call_id": "a", "uri": "b.wav"}]
@@ -120,7 +120,7 @@ def test_a_day_that_cannot_be_compared_is_still_published(
     pq.write_table(pa.table({"call_id": pa.array([], pa.string()), "uri": []}), next(manifests.rglob("*.parquet")))
     run = open_run(plan_of(manifests, tiny_model))
     success = finish_run(run, ScoringConfig(), lambda *_: None)
-    assert success["drift"] == {"figures": {}, "moved": [], "error": "ArrowNotImplementedError"}
+    assert success.drift == {"figures": {}, "moved": [], "error": "ArrowNotImplementedError"}
     assert read_success(run.plan.leads, DATE) == success
     assert "cannot be compared" in caplog.text
     assert transcript not in caplog.text
@@ -140,11 +140,9 @@ def test_force_is_the_same_run_until_the_day_is_published_again(
     config = ScoringConfig()
     first = plan_day(DATE, str(manifests), leads, tiny_model, config, force=True)
     assert first.work == first.run_id  # there is nothing to be forced yet
-    day = tmp_path / "leads" / f"date={DATE}"
-    day.mkdir(parents=True)
     works = []
     for publication in ("00000001", "00000001", "00000002"):
-        (day / "_SUCCESS").write_text(json.dumps({"run_id": first.run_id, "publication": publication, "files": []}))
+        write_success(leads, DATE, run_id=first.run_id, publication=publication)
         assert plan_day(DATE, str(manifests), leads, tiny_model, config).published is not None
         forced = plan_day(DATE, str(manifests), leads, tiny_model, config, force=True)
         assert forced.published is None

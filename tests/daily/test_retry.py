@@ -9,6 +9,7 @@ import pytest
 
 from msmtfn.daily.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_leads, read_success
+from msmtfn.daily.success import Success
 from msmtfn.scoring.pipeline import PipelineConfig
 from tests.integration.job import DATE, write_manifest, write_short_calls
 
@@ -19,7 +20,7 @@ def plan_of(root: Path, model: Path, *, retry: bool = False) -> DayPlan:
     return plan_day(DATE, str(root / "manifests"), str(root / "leads"), model, CONFIG, retry_rejected=retry)
 
 
-def score(plan: DayPlan) -> dict[str, Any]:
+def score(plan: DayPlan) -> Success:
     return finish_run(open_run(plan), CONFIG, lambda *_: None)
 
 
@@ -42,7 +43,7 @@ def day(tmp_path: Path, tiny_model: Path, ray_address: str) -> Path:
     rows += [{"call_id": "text", "uri": f"{calls}/text.wav"}]
     write_manifest(tmp_path / "manifests", rows)
     success = score(plan_of(tmp_path, tiny_model))
-    assert success["rejected_by_reason"] == {"audio_not_found": 2, "audio_unreadable": 1}
+    assert success.rejected_by_reason == {"audio_not_found": 2, "audio_unreadable": 1}
     (tmp_path / "late-0.wav").rename(calls / "call-000.wav")
     return tmp_path
 
@@ -65,9 +66,9 @@ def test_rejects_that_can_succeed_are_scored_and_all_else_stays_as_it_was(day: P
     again = open_run(plan_of(day, tiny_model, retry=True))
     assert (again.resumed, again.model, count_done(again.plan)) == (2, None, 2)
     success = finish_run(again, CONFIG, lambda *_: None)
-    assert (success["calls"], success["scored"], success["retried"]) == (5, 3, 2)
-    assert success["rejected_by_reason"] == {"audio_not_found": 1, "audio_unreadable": 1}
-    assert success["run_id"] == plan.run_id
+    assert (success.calls, success.scored, success.retried) == (5, 3, 2)
+    assert success.rejected_by_reason == {"audio_not_found": 1, "audio_unreadable": 1}
+    assert success.run_id == plan.run_id
     assert read_success(str(day / "leads"), DATE) == success
     after = leads_of(day)
     assert after.keys() == before.keys()

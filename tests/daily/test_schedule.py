@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,9 @@ import pytest
 
 from msmtfn.daily.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
 from msmtfn.errors import ManifestError
+from tests.daily.parts import write_success
 
 TODAY = dt.date(2026, 3, 10)
-EMPTY = {"publication": "0123abcd", "files": []}
 
 
 def day(number: int) -> dt.date:
@@ -31,10 +30,7 @@ def leads(tmp_path: Path) -> Path:
 
 
 def publish(leads: Path, date: dt.date, **said: Any) -> None:
-    folder = leads / f"date={date}"
-    folder.mkdir(parents=True)
-    success = {**EMPTY, "calls": 100, "seconds": 50.0, "audio_hours": 2.0, "calls_resumed": 0, "rejected": 0}
-    (folder / "_SUCCESS").write_text(json.dumps(success | said))
+    write_success(leads, date, **{"calls": 100, "seconds": 50.0, "audio_hours": 2.0, **said})
 
 
 def test_the_newest_day_without_leads_is_due(manifests: Path, leads: Path) -> None:
@@ -91,11 +87,9 @@ def test_days_whose_seconds_are_not_those_of_all_their_calls_tell_nothing(leads:
     assert estimate_day(str(leads), TODAY, 400) is None
 
 
-def test_a_day_whose_success_says_little_tells_nothing(leads: Path) -> None:
+def test_a_day_whose_success_cannot_be_read_tells_nothing(leads: Path) -> None:
     publish(leads, day(1))
-    folder = leads / f"date={day(2)}"
-    folder.mkdir()
-    (folder / "_SUCCESS").write_text(json.dumps({**EMPTY, "calls": 9, "rejected": 0}))
+    publish(leads, day(2), seconds="a minute")
     estimate = estimate_day(str(leads), TODAY, 400)
     assert estimate is not None
     assert estimate.num_days == 1

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from msmtfn.leads.drift import (
     write_distribution,
 )
 from msmtfn.leads.schema import parts_schema
-from tests.daily.parts import DATE, rejected, scored, write_parts
+from tests.daily.parts import DATE, RECORD, rejected, scored, write_parts
 
 SCHEMA = parts_schema([pa.field("call_id", pa.string()), pa.field("language", pa.string())])
 
@@ -188,14 +189,14 @@ def test_in_large_days_the_usual_reading_counts() -> None:
     [(1000, 19, False), (1000, 29, False), (1000, 60, True), (20, 1, False), (20, 8, True), (0, 0, False)],
 )
 def test_a_rise_of_rejects_is_distinguished_from_chance(calls: int, rejects: int, moved: bool) -> None:
-    before = [{"calls": 1000, "rejected": 10}] * 14
+    before = [replace(RECORD, calls=1000, rejected=10)] * 14
     said = compare_rejects(calls, rejects, before)
     assert said["moved"] is moved
     assert said["days"] == (14 if calls else 0)
 
 
 def test_after_days_without_a_reject_one_is_no_drift() -> None:
-    assert not compare_rejects(100, 1, [{"calls": 1000, "rejected": 0}])["moved"]
+    assert not compare_rejects(100, 1, [replace(RECORD, calls=1000)])["moved"]
 
 
 def test_a_failed_comparison_is_described() -> None:
@@ -204,6 +205,6 @@ def test_a_failed_comparison_is_described() -> None:
 
 
 def test_a_rise_of_rejects_is_described() -> None:
-    rejects = compare_rejects(1000, 300, [{"calls": 1000, "rejected": 10}] * 3)
+    rejects = compare_rejects(1000, 300, [replace(RECORD, calls=1000, rejected=10)] * 3)
     said = describe_drift({"figures": {}, "rejected": rejects, "moved": ["rejected"]})
     assert said == "share of rejects 30.0 %, 1.0 % in the 3 days before"

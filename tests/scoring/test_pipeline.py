@@ -21,6 +21,7 @@ import ray
 
 from msmtfn.daily.day import Run, ScoringConfig, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_leads
+from msmtfn.daily.success import Success
 from msmtfn.errors import ScoringError, StorageError, UsageError
 from msmtfn.features.prepare import PrepareConfig, PreparedCall, Preparer
 from msmtfn.features.sandbox import MAX_ATTEMPTS, SandboxConfig
@@ -193,7 +194,7 @@ def test_the_calls_of_a_worker_that_dies_once_are_scored(
 
 
 @pytest.fixture
-def finish(run: Run, preparer: DyingPreparer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+def finish(run: Run, preparer: DyingPreparer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Success]:
     """Return a function that scores and publishes with a preparer that always crashes on its deadly calls."""
     monkeypatch.setattr("msmtfn.daily.day.Preparer", lambda *_: preparer)
     for number in range(100):
@@ -205,10 +206,10 @@ def finish(run: Run, preparer: DyingPreparer, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
 def test_only_a_call_that_always_crashes_its_worker_is_rejected(
-    run: Run, preparer: DyingPreparer, finish: Callable[[], dict[str, Any]]
+    run: Run, preparer: DyingPreparer, finish: Callable[[], Success]
 ) -> None:
     success = finish()
-    assert success["rejected_by_reason"] == {"worker_crashed": 1}
+    assert success.rejected_by_reason == {"worker_crashed": 1}
     rows = read_leads(run.plan.leads, DATE).to_table().to_pylist()
     assert [(row["status"], row["call_id"]) for row in rows if row["status"] != "scored"] == [("rejected", "call-002")]
     assert sorted(row["call_id"] for row in rows) == [f"call-{number:03d}" for number in range(NUM_CALLS)]
@@ -221,7 +222,7 @@ def test_only_a_call_that_always_crashes_its_worker_is_rejected(
 def test_only_a_call_that_always_crashes_its_scorer_is_rejected(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("msmtfn.scoring.pipeline.ScoringActor", DyingScorer)
     success = finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
-    assert (success["scored"], success["rejected_by_reason"]) == (NUM_CALLS - 1, {"worker_crashed": 1})
+    assert (success.scored, success.rejected_by_reason) == (NUM_CALLS - 1, {"worker_crashed": 1})
 
 
 @pytest.mark.slow
@@ -238,7 +239,7 @@ def test_only_calls_that_crash_or_hang_or_run_out_of_memory_are_rejected(
     started = time.monotonic()
     success = finish_run(run, ScoringConfig(pipeline=replace(CONFIG, batch_calls=2)), lambda *_: None)
     assert time.monotonic() - started < 300  # the decoder would hang for 600
-    assert success["scored"] == NUM_CALLS - 3
+    assert success.scored == NUM_CALLS - 3
     rows = read_leads(run.plan.leads, DATE).to_table(columns=["call_id", "error_code"]).to_pylist()
     assert {row["call_id"]: row["error_code"] for row in rows if row["error_code"]} == {
         "call-001": "worker_crashed",
@@ -264,7 +265,7 @@ def test_when_storage_fails_nothing_is_published_and_the_next_run_resumes(
     assert not Path(run.plan.leads, f"date={DATE}").exists()
     assert len(rows_of(run)) == NUM_CALLS - 1
     preparer.mark.unlink()
-    assert finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)["scored"] == NUM_CALLS
+    assert finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None).scored == NUM_CALLS
 
 
 @pytest.mark.slow
@@ -310,7 +311,7 @@ def test_the_cause_of_a_failure_is_in_the_error(run: Run, preparer: DyingPrepare
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
 def test_when_many_workers_die_nothing_is_published_and_the_next_run_resumes(
-    run: Run, preparer: DyingPreparer, finish: Callable[[], dict[str, Any]]
+    run: Run, preparer: DyingPreparer, finish: Callable[[], Success]
 ) -> None:
     preparer.deadly = frozenset({2, 3})
     with pytest.raises(ScoringError, match=r"on 2 calls failed even alone.*the same command goes on where it stopped$"):
@@ -318,7 +319,7 @@ def test_when_many_workers_die_nothing_is_published_and_the_next_run_resumes(
     assert not Path(run.plan.leads, f"date={DATE}").exists()
     died_at = dt.datetime.now(dt.UTC)
     preparer.deadly = frozenset()
-    assert finish()["scored"] == NUM_CALLS
+    assert finish().scored == NUM_CALLS
     rows = read_leads(run.plan.leads, DATE).to_table().to_pylist()
     assert sum(row["scored_at"] < died_at for row in rows) == NUM_CALLS - 2
 
