@@ -2,7 +2,7 @@
 
 A call stays one row from read to write, with the `row_id` by which Ray Data's checkpoint identifies it, so a call that
 a crashed run has committed is not scored again. A call that cannot be scored travels on as a reject. An unsettled call
-is dropped at the end, uncommitted, and is thereby left for another attempt (`leftovers`).
+is dropped at the end, uncommitted, and is thereby left for another attempt (`daily/leftovers.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ray.exceptions import RayError
 
 from msmtfn import storage
 from msmtfn.compat.ray import limit_queued_blocks
+from msmtfn.daily.graph import Task
 from msmtfn.errors import RejectCode, ScoringError
 from msmtfn.features.prepare import PREPARED, Preparer
 from msmtfn.features.sandbox import UNSETTLED, SandboxedPreparer
@@ -94,31 +95,8 @@ class PipelineConfig:
             raise ValueError("gpus_per_scorer and progress_sec must be more than 0")
 
 
-@dataclass(frozen=True, slots=True)
-class ScoringTask:
-    """Work of one run of the scoring graph.
-
-    Attributes:
-        calls: folder with the run's copy of the manifest.
-        parts: folder to write the scored calls to.
-        checkpoint: folder where Ray Data records the committed calls.
-        num_calls: number of calls of the day.
-        schema: schema of the parts.
-        model_version: version of the model, for the lineage columns.
-        run_id: id of the run, for the lineage columns.
-    """
-
-    calls: str
-    parts: str
-    checkpoint: str
-    num_calls: int
-    schema: pa.Schema
-    model_version: str
-    run_id: str
-
-
 def score_calls(
-    task: ScoringTask,
+    task: Task,
     preparer: Preparer,
     network: PackedNetwork,
     scorer: ScorerConfig,
@@ -131,7 +109,7 @@ def score_calls(
 ) -> RunFigures:
     """Score the calls that no earlier run of the same task has committed.
 
-    Some calls stay uncommitted and are left to `leftovers`: those in a block whose worker dies more often than the
+    Some calls stay uncommitted and are left to another pass: those in a block whose worker dies more often than the
     retries allow, those that crash their sandbox, and those whose recordings storage does not deliver.
 
     Args:
@@ -153,7 +131,7 @@ def score_calls(
     """
     if alone:
         config = replace(config, batch_calls=1, block_calls=1)
-    filesystem, parts = storage.arrow_filesystem_of(task.parts)
+    filesystem, parts = storage.arrow_filesystem_of(task.folder.parts)
     _configure_ray_data()
     pool = _plan_scorers(config, scorer)
     config = _fit_to_machines(config, pool, task.num_calls)
@@ -164,7 +142,7 @@ def score_calls(
         _translate_errors(),
         _checkpoint_commits(task, filesystem),
     ):
-        prepared = prepared_dataset(task.calls, preparer, _passthrough_columns(task.schema), config, counter)
+        prepared = prepared_dataset(task.folder.calls, preparer, _passthrough_columns(task.schema), config, counter)
         actor_args = (ray.put(network), make, task, pool.threads, counter)
         scored = _scored_dataset(prepared, actor_args, pool, config, alone=alone)
         scored.write_parquet(parts, filesystem=filesystem, mode=SaveMode.APPEND, compression="zstd")
@@ -231,7 +209,7 @@ class ScoringActor:
         self,
         network: ray.ObjectRef[PackedNetwork],
         make_scorer: Callable[..., Scorer],
-        task: ScoringTask,
+        task: Task,
         threads: int,
         counter: Any,
     ) -> None:
@@ -298,11 +276,11 @@ def _configure_ray_data() -> None:
 
 
 @contextlib.contextmanager
-def _checkpoint_commits(task: ScoringTask, filesystem: pa.fs.FileSystem) -> Iterator[None]:
+def _checkpoint_commits(task: Task, filesystem: pa.fs.FileSystem) -> Iterator[None]:
     """Record committed calls and skip those of earlier runs, in this graph and in no other dataset of the process."""
     context = DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
-        ROW_ID, task.checkpoint, override_filesystem=filesystem, delete_checkpoint_on_success=False
+        ROW_ID, task.folder.checkpoint, override_filesystem=filesystem, delete_checkpoint_on_success=False
     )
     try:
         yield
@@ -366,7 +344,7 @@ def _translate_errors() -> Iterator[None]:
         cause = str(exc).strip().rpartition("\n")[2][:MAX_CAUSE_LENGTH]
         raise ScoringError(
             f"the scoring graph failed ({type(exc).__name__}: {cause}; more above); fix the cause, and the same "
-            "command goes on where it stopped"
+            "command resumes where this one stopped"
         ) from exc
 
 
