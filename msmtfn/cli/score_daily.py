@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from msmtfn import storage
+from msmtfn.calls.days import find_days
 from msmtfn.cli.command import EXIT_DONE, exit_code_of, print_result, start_log
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, count_done
 from msmtfn.daily.publish import read_success
 from msmtfn.daily.retry import count_retryable
-from msmtfn.daily.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
+from msmtfn.daily.schedule import estimate_day, newest_unscored_day, other_unscored_days
 from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
 from msmtfn.errors import JobError, LockedError, UsageError
@@ -199,7 +200,7 @@ def _resolve_roots(arguments: Arguments) -> tuple[str, str]:
 
 def _select_dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.date]:
     if arguments.first_date or arguments.last_date:
-        return days_between(manifests, arguments.first_date, arguments.last_date)
+        return find_days(manifests, arguments.first_date, arguments.last_date)
     if arguments.demo or arguments.date:
         return [arguments.date or DEMO_DATE]
     date = newest_unscored_day(manifests, leads)

@@ -7,9 +7,9 @@ import statistics
 from dataclasses import dataclass
 
 from msmtfn import storage
+from msmtfn.calls.days import find_days
 from msmtfn.daily.publish import NUM_EARLIER, SUCCESS_FILE, day_folder, published_before, read_success
 from msmtfn.daily.success import Success
-from msmtfn.errors import ManifestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,9 @@ def newest_unscored_day(manifests: str, leads: str) -> dt.date | None:
         ManifestError: there is no day at all.
         StorageError: the storage refused.
     """
-    days = storage.list_days(storage.absolute(manifests))
-    if not days:
-        raise ManifestError(f"{manifests} has no folder date=YYYY-MM-DD; check --manifests, or give --date")
-    return next((day for day in reversed(days) if read_success(storage.absolute(leads), day) is None), None)
+    return next(
+        (day for day in reversed(find_days(manifests)) if read_success(storage.absolute(leads), day) is None), None
+    )
 
 
 def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int = NUM_EARLIER) -> list[dt.date]:
@@ -51,24 +50,6 @@ def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int =
     """
     before = [day for day in storage.list_days(storage.absolute(manifests)) if day < date][-number:]
     return [day for day in before if not storage.exists(storage.join(day_folder(leads, day), SUCCESS_FILE))]
-
-
-def days_between(manifests: str, first: dt.date | None, last: dt.date | None) -> list[dt.date]:
-    """Return the days of a range, both ends included, that have a manifest folder, in order.
-
-    Raises:
-        ManifestError: there is none.
-        StorageError: the storage refused.
-    """
-    days = storage.list_days(storage.absolute(manifests))
-    chosen = [day for day in days if (first is None or first <= day) and (last is None or day <= last)]
-    if not chosen:
-        held = f"it has {days[0]} to {days[-1]}" if days else "it has no folder date=YYYY-MM-DD"
-        raise ManifestError(
-            f"{manifests} has no day from {first or 'the first'} to {last or 'the last'}; {held}; check --manifests, "
-            "--from and --to"
-        )
-    return chosen
 
 
 def estimate_day(leads: str, date: dt.date, num_calls: int) -> Estimate | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from msmtfn.features.sandbox import UNSETTLED, SandboxedPreparer
 from msmtfn.inference.scorer import BATCH_CALLS, BATCH_CALLS_OF_GPU, Scorer, ScorerConfig
 from msmtfn.leads.schema import SCORED
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
+from msmtfn.progress import poll
 from msmtfn.rows import ROW_ID
 from msmtfn.scoring.counter import Batch, RunFigures, open_counter, prepare_counted
 
@@ -138,7 +138,7 @@ def score_calls(
     make = partial(make_scorer, config=scorer)
     with (
         open_counter(task.run_id, task.num_calls if num_left is None else num_left) as counter,
-        _report_progress(counter, report, config.progress_sec),
+        poll(partial(_report_figures, counter, report), config.progress_sec),
         _translate_errors(),
         _checkpoint_commits(task, filesystem),
     ):
@@ -348,21 +348,8 @@ def _translate_errors() -> Iterator[None]:
         ) from exc
 
 
-@contextlib.contextmanager
-def _report_progress(counter: Any, report: Callable[[int, int], None], interval_sec: float) -> Iterator[None]:
-    """Report the counter's figures periodically, from a thread."""
-    finished = threading.Event()
-
-    def watch() -> None:
-        while not finished.wait(interval_sec):
-            with contextlib.suppress(RayError):  # missing figures must not fail the run
-                figures: RunFigures = ray.get(counter.read.remote())
-                report(figures.done, figures.rejected)
-
-    watcher = threading.Thread(target=watch, daemon=True, name="progress")
-    watcher.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        watcher.join()
+def _report_figures(counter: Any, report: Callable[[int, int], None]) -> None:
+    """Report the counter's figures."""
+    with contextlib.suppress(RayError):  # missing figures must not fail the run
+        figures: RunFigures = ray.get(counter.read.remote())
+        report(figures.done, figures.rejected)

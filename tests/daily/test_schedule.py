@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from msmtfn.daily.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
+from msmtfn.daily.schedule import estimate_day, newest_unscored_day, other_unscored_days
 from msmtfn.errors import ManifestError
 from tests.daily.parts import write_success
 
@@ -52,14 +52,6 @@ def test_days_just_before_without_leads_are_reported(manifests: Path, leads: Pat
 def test_without_any_day_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="has no folder date=YYYY-MM-DD"):
         newest_unscored_day(str(tmp_path), str(tmp_path))
-
-
-def test_a_range_holds_the_days_that_there_are_with_both_ends(manifests: Path) -> None:
-    assert days_between(str(manifests), day(3), day(5)) == [day(3), day(5)]
-    assert days_between(str(manifests), None, day(4)) == [day(2), day(3)]
-    assert days_between(str(manifests), day(4), None) == [day(5)]
-    with pytest.raises(ManifestError, match="has no day from 2026-03-06 to the last; it has 2026-03-02 to 2026-03-05"):
-        days_between(str(manifests), day(6), None)
 
 
 def test_a_day_is_expected_to_cost_what_the_median_day_before_it_cost(leads: Path) -> None:
