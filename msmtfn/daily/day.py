@@ -249,7 +249,7 @@ def forget_runs(plan: DayPlan, check: Callable[[], None] = lambda: None) -> None
     try:
         check()
     except LockedError as exc:
-        logger.warning("%s: work in progress is left to the run that has the day now: %s", plan.run_id, exc)
+        logger.warning("%s: work in progress is left to the run that holds the day now: %s", plan.run_id, exc)
         return
     for name in runs:
         storage.delete(inside(plan.leads, RUNS_FOLDER, name))

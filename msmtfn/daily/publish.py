@@ -73,21 +73,21 @@ def read_success(leads: str, date: dt.date) -> Success | None:
         PublishError: `_SUCCESS` is not what a run writes.
         StorageError: the storage refused.
     """
-    place = _success_place(leads, date)
-    text = read_text(place)
-    return None if text is None else _parse_success(place, text)
+    location = _success_location(leads, date)
+    text = read_text(location)
+    return None if text is None else _parse_success(location, text)
 
 
-def _success_place(leads: str, date: dt.date) -> str:
+def _success_location(leads: str, date: dt.date) -> str:
     return storage.join(inside(leads, _day_name(date)), SUCCESS_FILE)
 
 
-def _parse_success(place: str, text: str) -> Success:
+def _parse_success(location: str, text: str) -> Success:
     try:
         return Success.from_json(text)
     except ValueError as exc:
         raise PublishError(
-            f"{place} is not what a run writes ({exc}); remove it to have the day published again"
+            f"{location} is not what a run writes ({exc}); remove it to have the day published again"
         ) from exc
 
 
@@ -104,7 +104,7 @@ def published_before(leads: str, date: dt.date, number: int = NUM_EARLIER) -> li
         try:
             success = read_success(leads, day)
         except (PublishError, LinkError) as exc:  # must not keep this day from being published
-            logger.warning("%s; it is left out", exc)
+            logger.warning("%s; the day is ignored", exc)
             continue
         if success is not None:
             published.append(success)
@@ -195,21 +195,22 @@ def publish_tables(
 
 def tidy_day(leads: str, date: dt.date, check: Callable[[], None]) -> None:
     """Delete the files left by publishers of a published day that died before they finished."""
-    runs, folder, place = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date)), _success_place(leads, date)
+    runs, folder = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date))
+    location = _success_location(leads, date)
     left = begun(runs, date)
-    seen = conditional.see(place)
+    seen = conditional.see(location)
     check()
     if seen.text is None:
         return
-    success = _parse_success(place, seen.text)
+    success = _parse_success(location, seen.text)
     replaced = set(success.replaced)
     unfinished = (left - replaced - {success.publication}) & publications_in(folder).keys()
     if unfinished:
         # A publisher of theirs may be asleep before its swap against this very `_SUCCESS`: change it before files go.
         replaced |= unfinished
         record = replace(success, replaced=tuple(sorted(replaced)))
-        if not conditional.swap(place, seen, record.to_json(), check):
-            raise PublishError(f"{place} has changed while the day was tidied; run the same command again")
+        if not conditional.swap(location, seen, record.to_json(), check):
+            raise PublishError(f"{location} has changed during the clean-up; run the same command again")
     delete_files(folder, replaced)
     finish(runs, date, left)
 
@@ -224,20 +225,20 @@ def _install(
     the check, asleep, fails in the swap, if anything newer was published meanwhile. And since no publication that was
     unfinished before the check can win a swap after ours, its files may go once ours is won, and not before.
     """
-    place, folder = _success_place(leads, date), day_folder(leads, date)
+    location, folder = _success_location(leads, date), day_folder(leads, date)
     runs, own = inside(leads, RUNS_FOLDER), {record.publication}
     left = begun(runs, date) - own
     if staged and _rename_day(staged, folder, record, check):
         return record, left
     for _ in range(MAX_SWAPS):
         left = begun(runs, date) - own
-        seen = conditional.see(place)
-        before = None if seen.text is None else _parse_success(place, seen.text)
+        seen = conditional.see(location)
+        before = None if seen.text is None else _parse_success(location, seen.text)
         gone = left if before is None else left | {*before.replaced, before.publication}
         success = replace(record, replaced=tuple(sorted(gone & publications_in(folder).keys())))
-        if conditional.swap(place, seen, success.to_json(), check):
+        if conditional.swap(location, seen, success.to_json(), check):
             return success, gone
-    raise PublishError(f"{place} changed {MAX_SWAPS} times while it was to be replaced; run the same command again")
+    raise PublishError(f"{location} changed {MAX_SWAPS} times before it could be replaced; run the same command again")
 
 
 def _rename_day(staged: str, folder: str, record: Success, check: Callable[[], None]) -> bool:
@@ -294,7 +295,7 @@ def _read_keys(parts: pads.Dataset, run: str) -> pa.Table:
 def _unreadable(run: str, error: Exception) -> PublishError:
     return PublishError(
         f"the parts in {run} cannot be read ({error}); nothing was published; run the same command with --force to "
-        "score the day anew"
+        "score the day again"
     )
 
 
@@ -306,7 +307,7 @@ def _check_complete(keys: pa.Table, num_calls: int) -> None:
     if lost or doubled or len(times) > num_calls:
         raise PublishError(
             f"the run's parts hold {len(ids)} rows for {num_calls} calls of the manifest: {lost} are missing and "
-            f"{doubled} are doubled; nothing was published; run the same command with --force to score the day anew"
+            f"{doubled} are duplicated; nothing was published; run the same command with --force to score the day again"
         )
 
 

@@ -19,7 +19,7 @@ class Estimate:
     Attributes:
         seconds: from the start of the scoring to the published day.
         audio_hours: of the recordings.
-        num_days: earlier days that it is made from.
+        num_days: number of earlier days that it is made from.
     """
 
     seconds: float
@@ -46,7 +46,7 @@ def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int =
         manifests: the root of all manifests.
         leads: the root of all leads.
         date: the day.
-        number: of days that are looked at.
+        number: maximum number of days to look at.
     """
     before = [day for day in storage.list_days(storage.absolute(manifests)) if day < date][-number:]
     return [day for day in before if not storage.exists(storage.join(day_folder(leads, day), SUCCESS_FILE))]
@@ -59,20 +59,20 @@ def estimate_day(leads: str, date: dt.date, num_calls: int) -> Estimate | None:
     run, whose seconds are not those of all calls, are left out.
 
     Returns:
-        The estimate; None where no earlier day tells.
+        The estimate; None if no earlier day is comparable.
     """
-    told = [success for success in published_before(leads, date) if _tells(success)]
-    if not told:
+    earlier = [success for success in published_before(leads, date) if _is_comparable(success)]
+    if not earlier:
         return None
-    startup = statistics.median(map(_startup, told))
-    seconds = statistics.median((success.seconds - _startup(success)) / success.calls for success in told)
-    hours = statistics.median(success.audio_hours / success.calls for success in told)
-    return Estimate(startup + seconds * num_calls, hours * num_calls, len(told))
+    startup = statistics.median(map(_startup, earlier))
+    seconds = statistics.median((success.seconds - _startup(success)) / success.calls for success in earlier)
+    hours = statistics.median(success.audio_hours / success.calls for success in earlier)
+    return Estimate(startup + seconds * num_calls, hours * num_calls, len(earlier))
 
 
 def _startup(success: Success) -> float:
     return success.startup_seconds or 0.0
 
 
-def _tells(success: Success) -> bool:
+def _is_comparable(success: Success) -> bool:
     return success.calls > 0 and not success.calls_resumed and success.retried is None

@@ -29,7 +29,8 @@ def best_leads(leads: str, date: dt.date, number: int = NUM_BEST) -> pa.Table:
         rows = read_leads(leads, date).to_table(columns=list(BEST_COLUMNS), filter=pc.field("lead_rank") <= number)
     except (OSError, pa.ArrowException) as exc:
         raise PublishError(
-            f"the leads of {date} in {leads} cannot be read ({exc}); run the same command with --force to publish anew"
+            f"the leads of {date} in {leads} cannot be read ({exc}); run the same command with "
+            "--force to publish it again"
         ) from exc
     return rows.sort_by("lead_rank")
 

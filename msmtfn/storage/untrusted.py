@@ -32,7 +32,7 @@ def inside(root: str, *names: str) -> str:
             below = storage.join(root, *names[:number])
             if Path(below.removeprefix("file://")).is_symlink():
                 raise LinkError(
-                    f"{below} is a symbolic link, and none below {root} is followed; put there what it leads to"
+                    f"{below} is a symbolic link, and no link below {root} is followed; replace it by what it points to"
                 )
     return storage.join(root, *names)
 
@@ -52,13 +52,13 @@ def read_text(location: str, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
     except OSError as exc:
         reason = "it is a symbolic link" if exc.errno == errno.ELOOP else (exc.strerror or str(exc))
         raise StorageError(
-            f"{location} cannot be read: {' '.join(reason.split())}; check the place, its permissions, the endpoint "
+            f"{location} cannot be read: {' '.join(reason.split())}; check the location, its permissions, the endpoint "
             "and the credentials"
         ) from exc
     try:
         return data.decode()
     except UnicodeDecodeError as exc:
-        raise StorageError(f"{location} is not text in UTF-8; look what wrote it, or remove it") from exc
+        raise StorageError(f"{location} is not UTF-8 text; find out what wrote it, or remove it") from exc
 
 
 def parse_object(text: str) -> dict[str, Any]:

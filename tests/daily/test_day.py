@@ -231,6 +231,6 @@ def test_work_is_not_written_through_a_link(manifests: Path, tiny_model: Path, t
     place = tmp_path / "leads" / "_runs" / plan.work / linked
     place.parent.mkdir(parents=True)
     place.symlink_to(tmp_path / "theirs")
-    with pytest.raises(LinkError, match="is a symbolic link, and none below"):
+    with pytest.raises(LinkError, match="is a symbolic link, and no link below"):
         open_run(plan)
     assert list((tmp_path / "theirs").iterdir()) == []

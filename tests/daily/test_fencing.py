@@ -257,7 +257,7 @@ def test_a_publisher_that_sleeps_past_its_lease_neither_wins_nor_harms_the_newer
             assert world.published() == "b", case
         else:  # kept out by one who sleeps in the few microseconds of the swap itself, where POSIX cannot tell
             assert isinstance(newer.outcome, LockedError), case
-            assert "does not let go" in str(newer.outcome), case
+            assert "does not release it" in str(newer.outcome), case
             assert world.published() in ("a", "old"), case
         assert isinstance(asleep.outcome, Success | LockedError), case
         tidy_day(world.leads, DATE, lambda: None)

@@ -229,7 +229,7 @@ def test_a_success_that_cannot_be_understood_is_named_with_its_cure(tmp_path: Pa
 def test_a_success_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "date=2026-03-02").mkdir()
     (tmp_path / "date=2026-03-02" / "_SUCCESS").write_bytes(b"\xff\xfe")
-    with pytest.raises(StorageError, match=r"_SUCCESS is not text in UTF-8"):
+    with pytest.raises(StorageError, match=r"_SUCCESS is not UTF-8 text"):
         read_success(str(tmp_path), DATE)
 
 
@@ -239,19 +239,19 @@ def test_a_success_that_is_no_text_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "num_calls", "said"),
     [
-        ([[scored(0, 1.0)]], 2, "1 rows for 2 calls of the manifest: 1 are missing and 0 are doubled"),
+        ([[scored(0, 1.0)]], 2, "1 rows for 2 calls of the manifest: 1 are missing and 0 are duplicated"),
         (
             [[scored(0, 1.0)], [scored(0, 1.0)]],
             1,
-            "2 rows for 1 calls of the manifest: 0 are missing and 1 are doubled",
+            "2 rows for 1 calls of the manifest: 0 are missing and 1 are duplicated",
         ),
         (
             [[scored(0, 1.0)], [scored(0, 1.0)]],
             2,
-            "2 rows for 2 calls of the manifest: 1 are missing and 1 are doubled",
+            "2 rows for 2 calls of the manifest: 1 are missing and 1 are duplicated",
         ),
         ([[scored(0, 1.0), scored(1, 1.0)]], 1, "2 rows for 1 calls of the manifest"),
-        ([], 3, "0 rows for 3 calls of the manifest: 3 are missing and 0 are doubled"),
+        ([], 3, "0 rows for 3 calls of the manifest: 3 are missing and 0 are duplicated"),
     ],
 )
 def test_calls_that_are_missing_or_doubled_publish_nothing(

@@ -167,7 +167,7 @@ def test_a_published_file_that_is_a_link_is_not_read(tmp_path: Path, theirs: Pat
     (their_file,) = (theirs / DAY).glob("*.parquet")
     (leads / DAY / name).unlink()
     (leads / DAY / name).symlink_to(their_file)
-    with pytest.raises(LinkError, match="is a symbolic link, and none below"):
+    with pytest.raises(LinkError, match="is a symbolic link, and no link below"):
         read_leads(str(leads), DATE)
     publish(str(leads), CALLS, "run-2")
     assert their_file.exists()

@@ -110,7 +110,7 @@ def test_a_holder_that_sleeps_keeps_others_out_and_they_give_up(
     monkeypatch.setattr(conditional, "WAIT_SEC", 0.1)
     file = str(tmp_path / "file")
     with exclusive(file):
-        with pytest.raises(LockedError, match=r"\.file\.lock and does not let go"):
+        with pytest.raises(LockedError, match=r"\.file\.lock and does not release it"):
             swap(file, Seen(None), "text")
         assert storage.read_text(file) is None
     assert swap(file, Seen(None), "text")
