@@ -36,9 +36,9 @@ from msmtfn.evaluation.plots import plot_confusions, plot_reliability
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.model.checkpoint import fetch_model, is_trained, load_model, model_version
-from msmtfn.model.registry import places_of_model
+from msmtfn.model.registry import locations_of_model
 from msmtfn.progress import LineLog
-from msmtfn.storage.overlap import Place, refuse_overlaps
+from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
 from msmtfn.training.ablations import AblationConfig, as_markdown, as_table, explain, run_ablations, tabulate
 
 DEFAULT_SPLIT: Final = "test"
@@ -201,17 +201,20 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
 
 
 def _refuse_overlaps(arguments: Arguments) -> None:
-    inputs = [Place("--model", place) for place in places_of_model(arguments.model)]
-    inputs += [Place("--allowed-prefixes", prefix) for prefix in arguments.prepare.allowed_prefixes]
+    inputs = [NamedLocation("--model", place) for place in locations_of_model(arguments.model)]
+    inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in arguments.prepare.allowed_prefixes]
     named = {"--corpus": arguments.corpus, "--manifests": arguments.manifests}
-    inputs += [Place(option, location) for option, location in named.items() if location is not None]
-    refuse_overlaps(inputs, [Place("--out", arguments.out)])
+    inputs += [NamedLocation(option, location) for option, location in named.items() if location is not None]
+    refuse_overlaps(inputs, [NamedLocation("--out", arguments.out)])
 
 
 def _run_ablations(arguments: AblationArguments, console: Console) -> None:
     prefixes = arguments.ablations.training.prepare.allowed_prefixes
-    inputs = [Place("--corpus", arguments.corpus), *(Place("--allowed-prefixes", prefix) for prefix in prefixes)]
-    refuse_overlaps(inputs, [Place("--out", arguments.out)])
+    inputs = [
+        NamedLocation("--corpus", arguments.corpus),
+        *(NamedLocation("--allowed-prefixes", prefix) for prefix in prefixes),
+    ]
+    refuse_overlaps(inputs, [NamedLocation("--out", arguments.out)])
     out, corpus = storage.absolute(arguments.out), storage.absolute(arguments.corpus)
     roots = {name: storage.join(corpus, name) for name in SPLITS}
     splits = [read_labelled(name, root, find_days(root)) for name, root in roots.items()]

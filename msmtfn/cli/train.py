@@ -29,15 +29,15 @@ from msmtfn.evaluation.judge import judge_split
 from msmtfn.evaluation.labelled import LabelledSplit, check_splits, read_labelled, split_by_customer
 from msmtfn.labels import TASKS
 from msmtfn.leads.drift import write_distribution
-from msmtfn.model.checkpoint import Model, fetch_model, load_model, start_from_encoders, weights_digest
+from msmtfn.model.checkpoint import Model, build_model_from_encoders, fetch_model, load_model, weights_digest
 from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.registry import CURRENT, is_in_registry, places_of_model, read_current
+from msmtfn.model.registry import CURRENT, is_in_registry, locations_of_model, read_current
 from msmtfn.model.small import make_small_model
 from msmtfn.progress import LineLog, TimeLeft, show_bar
 from msmtfn.registry.gate import GateConfig
 from msmtfn.registry.registration import Registration, find_registered, register
 from msmtfn.storage.conditional import warn_unless_conditional
-from msmtfn.storage.overlap import Place, is_place, refuse_overlaps
+from msmtfn.storage.overlap import NamedLocation, is_location, refuse_overlaps
 from msmtfn.training.datasets import describe_calls
 from msmtfn.training.events import EpochDone, StepDone, TrainingEvent, TrainingStarted
 from msmtfn.training.recipe import SMALL_RECIPE
@@ -208,16 +208,18 @@ def _work_place(arguments: Arguments) -> str:
 def _refuse_overlaps(arguments: Arguments) -> None:
     """Refuse outputs that overlap what the job reads; a registry's own versions may be what training starts from."""
     named = {"--corpus": arguments.corpus, "--manifests": arguments.manifests}
-    inputs = [Place(option, location) for option, location in named.items() if location is not None]
-    inputs += [Place("--allowed-prefixes", prefix) for prefix in arguments.training.prepare.allowed_prefixes]
+    inputs = [NamedLocation(option, location) for option, location in named.items() if location is not None]
+    inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in arguments.training.prepare.allowed_prefixes]
     if arguments.start == "encoders":
         encoders = {"--audio-encoder": arguments.audio_encoder, "--text-encoder": arguments.text_encoder}
-        inputs += [Place(option, location) for option, location in encoders.items() if is_place(location)]
+        inputs += [NamedLocation(option, location) for option, location in encoders.items() if is_location(location)]
     model = str(arguments.model)
     if arguments.start == "model" and not (arguments.register and is_in_registry(arguments.register, model)):
-        inputs += [Place("--model", place) for place in places_of_model(model)]
-    target = Place("--out", arguments.out) if arguments.out else Place("--register", str(arguments.register))
-    refuse_overlaps(inputs, [target, Place("--work", _work_place(arguments))])
+        inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
+    target = (
+        NamedLocation("--out", arguments.out) if arguments.out else NamedLocation("--register", str(arguments.register))
+    )
+    refuse_overlaps(inputs, [target, NamedLocation("--work", _work_place(arguments))])
 
 
 def _clean_up(arguments: Arguments, work: str, name: str) -> None:
@@ -259,7 +261,7 @@ def _initial_model(arguments: Arguments, scratch: Path) -> tuple[Model, str]:
     if arguments.start == "model":
         (scratch / "model").mkdir()
         return load_model(fetch_model(str(arguments.model), scratch / "model")), f"Trained on from {arguments.model}."
-    return start_from_encoders(
+    return build_model_from_encoders(
         arguments.audio_encoder, arguments.text_encoder, arguments.training.recipe.seed
     ), f"Trained from the encoders {arguments.audio_encoder} and {arguments.text_encoder}."
 

@@ -30,7 +30,7 @@ from msmtfn.daily.publish import (
     day_folder,
     open_parts,
     publish_day,
-    published_before,
+    read_earlier_successes,
     read_leads,
     read_success,
     tidy_day,
@@ -200,7 +200,7 @@ def finish_run(run: Run, report: Reporter, check: Callable[[], None] = lambda: N
     check()
     num_rows = plan.manifest.num_rows
     success = publish_day(plan.leads, plan.manifest.date, run.folder.path, task.schema, num_rows, record, check)
-    forget_runs(plan, check)
+    delete_runs(plan, check)
     report(task.num_calls, success.rejected, run.resumed)
     logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
     return success
@@ -211,7 +211,7 @@ def _compare(run: Run) -> dict[str, Any]:
     plan = run.plan
     try:
         parts = open_parts(run.folder.parts, run.task.schema)
-        return plan.graph.compare(parts, published_before(plan.leads, plan.manifest.date))
+        return plan.graph.compare(parts, read_earlier_successes(plan.leads, plan.manifest.date))
     # The comparison is only informative, so its failure must not keep a finished day from being published.
     except Exception as exc:
         logger.error("%s: cannot be compared with the model and the days before: %s", plan.run_id, format_trace(exc))
@@ -235,10 +235,10 @@ def tidy_up(plan: DayPlan, check: Callable[[], None] = lambda: None) -> None:
     """Delete the files left by a run that published the day but died before it cleaned up."""
     if plan.published is not None:
         tidy_day(plan.leads, plan.manifest.date, check)
-        forget_runs(plan, check)
+        delete_runs(plan, check)
 
 
-def forget_runs(plan: DayPlan, check: Callable[[], None] = lambda: None) -> None:
+def delete_runs(plan: DayPlan, check: Callable[[], None] = lambda: None) -> None:
     """Delete the work in progress of every run of the day, including the copies of the manifest.
 
     Folders whose names are not those of runs are kept. If another run has taken the day over, all are kept: the

@@ -32,7 +32,7 @@ from msmtfn.daily.publication import (
 )
 from msmtfn.daily.success import Success
 from msmtfn.errors import LockedError, PublishError, StorageError
-from msmtfn.leads.ranking import order_of_leads
+from msmtfn.leads.ranking import rank_leads
 from msmtfn.leads.schema import LEAD_RANK, REJECTED, SCORED, leads_schema
 from msmtfn.rows import ROW_ID
 from msmtfn.storage import conditional
@@ -91,7 +91,7 @@ def _parse_success(location: str, text: str) -> Success:
         ) from exc
 
 
-def published_before(leads: str, date: dt.date, number: int = NUM_EARLIER) -> list[Success]:
+def read_earlier_successes(leads: str, date: dt.date, number: int = NUM_EARLIER) -> list[Success]:
     """Return the records of the last days published before a day, oldest first.
 
     Args:
@@ -158,7 +158,7 @@ def publish_day(
     scored_parts = open_parts(storage.join(run, PARTS_FOLDER), schema)
     keys = _read_keys(scored_parts, run)
     _check_complete(keys, num_calls)
-    order, num_ranked = order_of_leads(keys)
+    order, num_ranked = rank_leads(keys)
     tables = _ranked_tables(scored_parts, order, num_ranked)
     return publish_tables(leads, date, run, tables, _with_counts(record, keys), check)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
-from msmtfn.daily.publish import NUM_EARLIER, SUCCESS_FILE, day_folder, published_before, read_success
+from msmtfn.daily.publish import NUM_EARLIER, SUCCESS_FILE, day_folder, read_earlier_successes, read_success
 from msmtfn.daily.success import Success
 
 
@@ -61,7 +61,7 @@ def estimate_day(leads: str, date: dt.date, num_calls: int) -> Estimate | None:
     Returns:
         The estimate; None if no earlier day is comparable.
     """
-    earlier = [success for success in published_before(leads, date) if _is_comparable(success)]
+    earlier = [success for success in read_earlier_successes(leads, date) if _is_comparable(success)]
     if not earlier:
         return None
     startup = statistics.median(map(_startup, earlier))

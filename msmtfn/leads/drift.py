@@ -139,7 +139,7 @@ def stability_index(reference: Sequence[int], day: Sequence[int]) -> float:
     return float(((p - q) * np.log(p / q)).sum())
 
 
-def threshold_of(reference: Sequence[int], day: Sequence[int]) -> float:
+def psi_threshold(reference: Sequence[int], day: Sequence[int]) -> float:
     """Return the PSI above which a figure counts as moved, given the two histograms' numbers of calls."""
     # Without drift, PSI / (1/n + 1/m) is approximately chi-squared with bins - 1 degrees of freedom (Yurdakul 2018),
     # hence mean `freedom` and variance 2 * `freedom`; n and m are the two numbers of calls.
@@ -216,7 +216,7 @@ def describe_drift(drift: Mapping[str, Any]) -> str | None:
 
 
 def _compare(reference: Sequence[int], day: Sequence[int]) -> dict[str, Any]:
-    psi, threshold = stability_index(reference, day), threshold_of(reference, day)
+    psi, threshold = stability_index(reference, day), psi_threshold(reference, day)
     return {"psi": round(psi, 4), "threshold": round(threshold, 4), "moved": psi > threshold}
 
 

@@ -25,10 +25,10 @@ from msmtfn.daily.success import Success
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, UsageError
 from msmtfn.model.checkpoint import fetch_model, locate_model
-from msmtfn.model.registry import places_of_model
+from msmtfn.model.registry import locations_of_model
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
 from msmtfn.storage.conditional import warn_unless_conditional
-from msmtfn.storage.overlap import Place, refuse_overlaps
+from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
 from msmtfn.storage.untrusted import inside
 
 DEMO: Final = "demo"
@@ -195,11 +195,11 @@ def refuse_overlapping_leads(manifests: Sequence[str], leads: str, model: str, p
     Raises:
         UsageError: they overlap.
     """
-    inputs = [Place("--manifests", folder) for folder in manifests]
-    inputs += [Place("--allowed-prefixes", prefix) for prefix in prefixes]
+    inputs = [NamedLocation("--manifests", folder) for folder in manifests]
+    inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in prefixes]
     if model != DEMO:
-        inputs += [Place("--model", place) for place in places_of_model(model)]
-    refuse_overlaps(inputs, [Place("--leads", leads)])
+        inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
+    refuse_overlaps(inputs, [NamedLocation("--leads", leads)])
 
 
 def _fetch_model(name: str, scratch: Path) -> tuple[str, Path]:

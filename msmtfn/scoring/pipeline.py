@@ -31,7 +31,7 @@ from msmtfn.daily.graph import Task
 from msmtfn.errors import RejectCode, ScoringError
 from msmtfn.features.prepare import PREPARED, Preparer
 from msmtfn.features.sandbox import UNSETTLED, SandboxedPreparer
-from msmtfn.inference.scorer import BATCH_CALLS, BATCH_CALLS_OF_GPU, Scorer, ScorerConfig
+from msmtfn.inference.scorer import BATCH_CALLS, GPU_BATCH_CALLS, Scorer, ScorerConfig
 from msmtfn.leads.schema import SCORED
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
 from msmtfn.progress import poll
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 CPUS_PER_SCORER: Final = 8
 """Without a GPU: CPUs, and so threads, of a scorer; a batch of calls has enough rounds to keep them all busy."""
 
-WAITING_RATIO: Final = 2.0
+BACKPRESSURE_RATIO: Final = 2.0
 """Maximum bytes of prepared calls that wait for the scorers, relative to the bytes of the batches being scored."""
 
 BLOCKS_PER_CPU: Final = 4
@@ -270,7 +270,7 @@ def _configure_ray_data() -> None:
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     # Backpressure: no more calls are prepared than the scorers will soon need.
-    limit_queued_blocks(context, WAITING_RATIO)
+    limit_queued_blocks(context, BACKPRESSURE_RATIO)
     # Otherwise Ray Data warns every half minute that a network takes much memory.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
 
@@ -309,7 +309,7 @@ def fit_to_cpus(config: PipelineConfig, num_calls: int, batch_calls: int = BATCH
 
 def _fit_to_machines(config: PipelineConfig, pool: _ScorerPool, num_calls: int) -> PipelineConfig:
     """Set the sizes of batches and blocks for this pool of scorers, and log them."""
-    config = fit_to_cpus(config, num_calls, BATCH_CALLS_OF_GPU if pool.gpus else BATCH_CALLS)
+    config = fit_to_cpus(config, num_calls, GPU_BATCH_CALLS if pool.gpus else BATCH_CALLS)
     logger.info("batches of %d calls, blocks of %d", config.batch_calls, config.block_calls)
     return config
 

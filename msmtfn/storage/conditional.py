@@ -103,7 +103,7 @@ def exclusive(location: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def honours_conditions(folder: str) -> bool:
+def supports_conditional_writes(folder: str) -> bool:
     """Return True if the storage honours conditional writes, tested on a probe object that is deleted afterwards.
 
     Raises:
@@ -132,7 +132,7 @@ def honours_conditions(folder: str) -> bool:
 
 def warn_unless_conditional(folder: str) -> None:
     """Log a warning if the storage has no conditional writes, the last safeguard between two concurrent runs."""
-    if not honours_conditions(folder):
+    if not supports_conditional_writes(folder):
         logger.warning(
             "the storage of %s has no conditional writes (%s): two runs that finish at the same moment could "
             "overwrite each other's work; start one at a time",

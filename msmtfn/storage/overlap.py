@@ -17,14 +17,14 @@ from msmtfn import storage
 from msmtfn.errors import UsageError
 
 
-class Place(NamedTuple):
-    """A location and the option that gave it."""
+class NamedLocation(NamedTuple):
+    """Location, named by the option that gave it."""
 
     option: str
     location: str
 
 
-def refuse_overlaps(inputs: Iterable[Place], outputs: Iterable[Place]) -> None:
+def refuse_overlaps(inputs: Iterable[NamedLocation], outputs: Iterable[NamedLocation]) -> None:
     """Check that no output is, contains or lies inside an input, and that no two outputs are the same location.
 
     Raises:
@@ -39,7 +39,7 @@ def refuse_overlaps(inputs: Iterable[Place], outputs: Iterable[Place]) -> None:
             _refuse(output, other)
 
 
-def is_place(name: str) -> bool:
+def is_location(name: str) -> bool:
     """Return True if a model's name is a location, rather than a name on the hub."""
     return storage.is_absolute(name) or Path(name).expanduser().exists()
 
@@ -57,7 +57,7 @@ def contains(folder: str, location: str) -> bool:
     return identity is not None and identity in map(_identity, _upwards(inner))
 
 
-def _refuse(output: Place, other: Place) -> None:
+def _refuse(output: NamedLocation, other: NamedLocation) -> None:
     raise UsageError(
         f"{output.option} {output.location} overlaps {other.option} {other.location}: they are the same location, or "
         f"one is inside the other; choose another location for {output.option}"

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from msmtfn.calls.manifest import TURN
-from msmtfn.daily.day import DayPlan, finish_run, forget_runs, open_run, plan_day
+from msmtfn.daily.day import DayPlan, delete_runs, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_success
 from msmtfn.errors import LockedError, ManifestError, ModelError, StorageError
 from msmtfn.features.prepare import PrepareConfig
@@ -96,8 +96,8 @@ def test_the_transcript_stays_out_of_the_parts(manifests: Path, tiny_model: Path
 def test_the_work_of_an_earlier_run_can_be_deleted(manifests: Path, tiny_model: Path) -> None:
     plan = plan_of(manifests, tiny_model)
     folder = Path(open_run(plan).folder.path)
-    forget_runs(plan)
-    forget_runs(plan)
+    delete_runs(plan)
+    delete_runs(plan)
     assert not folder.exists()
 
 
@@ -208,7 +208,7 @@ def test_only_folders_of_runs_of_the_day_are_forgotten(manifests: Path, tiny_mod
     for name in (*kept, f"{DATE}-0123456789ab-after-0123abcd"):
         (runs / name).mkdir()
     (runs / f"{DATE}-ba9876543210").symlink_to(theirs)
-    forget_runs(plan)
+    delete_runs(plan)
     assert sorted(path.name for path in runs.iterdir()) == sorted([*kept, f"{DATE}-ba9876543210"])
     assert (theirs / "file").exists()
 
@@ -220,7 +220,7 @@ def test_a_run_that_lost_the_day_forgets_no_run(manifests: Path, tiny_model: Pat
     def lost() -> None:
         raise LockedError("another run has the day")
 
-    forget_runs(plan, lost)
+    delete_runs(plan, lost)
     assert folder.is_dir()
 
 

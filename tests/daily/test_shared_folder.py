@@ -10,7 +10,7 @@ import pytest
 from msmtfn import storage
 from msmtfn.daily import publish as module
 from msmtfn.daily.publication import begin, begun, file_name, new_publication
-from msmtfn.daily.publish import day_folder, published_before, read_leads, read_success, tidy_day
+from msmtfn.daily.publish import day_folder, read_earlier_successes, read_leads, read_success, tidy_day
 from msmtfn.errors import PublishError, StorageError
 from msmtfn.storage.untrusted import LinkError
 from tests.daily.parts import DATE, RECORD, SCHEMA, publish, rejected, scored, write_parts, write_success
@@ -178,4 +178,4 @@ def test_a_linked_day_tells_nothing_about_other_days(tmp_path: Path, theirs: Pat
     leads = tmp_path / "leads"
     leads.mkdir()
     (leads / DAY).symlink_to(theirs / DAY)
-    assert published_before(str(leads), DATE.replace(day=9)) == []
+    assert read_earlier_successes(str(leads), DATE.replace(day=9)) == []

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import chi2
 
-from msmtfn.daily.publish import open_parts, published_before
+from msmtfn.daily.publish import open_parts, read_earlier_successes
 from msmtfn.labels import INTENTS
 from msmtfn.leads.drift import (
     DISTRIBUTION_FILE,
@@ -21,9 +21,9 @@ from msmtfn.leads.drift import (
     compare_rejects,
     describe,
     describe_drift,
+    psi_threshold,
     read_distribution,
     stability_index,
-    threshold_of,
     write_distribution,
 )
 from msmtfn.leads.schema import parts_schema
@@ -71,7 +71,7 @@ def compare(leads: str, calls: list[dict[str, Any]], model: Path) -> Mapping[str
 
 
 def compare_parts(leads: str, run: str, schema: pa.Schema, model: Path) -> Mapping[str, Any]:
-    return compare_day(open_parts(f"{run}/parts", schema), model, published_before(leads, DATE))
+    return compare_day(open_parts(f"{run}/parts", schema), model, read_earlier_successes(leads, DATE))
 
 
 @pytest.mark.parametrize("number", [60, 500, 5000])
@@ -175,13 +175,13 @@ def test_chance_exceeds_the_threshold_as_rarely_as_it_should() -> None:
     exceeded = 0
     for _ in range(4000):
         reference, day = (rng.multinomial(number, [0.2] * 5).tolist() for number in (300, 40))
-        exceeded += stability_index(reference, day) > threshold_of(reference, day)
+        exceeded += stability_index(reference, day) > psi_threshold(reference, day)
     assert exceeded / 4000 < 0.002
     assert chi2.sf(4 + NOISE_DEVIATIONS * np.sqrt(8), 4) < 0.0005
 
 
 def test_in_large_days_the_usual_reading_counts() -> None:
-    assert threshold_of([10_000] * 10, [1000] * 10) == 0.2
+    assert psi_threshold([10_000] * 10, [1000] * 10) == 0.2
 
 
 @pytest.mark.parametrize(
