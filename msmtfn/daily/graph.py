@@ -91,15 +91,15 @@ class Graph(Protocol):
     def max_crashed_share(self) -> float:
         """Maximum share of the day's calls that may be rejected because their processes died."""
 
-    def schema(self, passed: Iterable[pa.Field]) -> pa.Schema:
+    def schema(self, passed: Iterable[pa.Field], /) -> pa.Schema:
         """Return the schema of the parts, given the columns of the manifest that pass through."""
 
-    def load(self, manifests: str) -> RunPass:
+    def load(self, manifests: str, /) -> RunPass:
         """Load the model, so that its errors show before the cluster starts.
 
         Args:
             manifests: root of all manifests, which relative names of recordings refer to.
         """
 
-    def compare(self, parts: pads.Dataset, earlier: Iterable[Success]) -> dict[str, Any]:
+    def compare(self, parts: pads.Dataset, earlier: Iterable[Success], /) -> dict[str, Any]:
         """Compare a day that is complete with what the model was made on and with the days before it."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from msmtfn import storage
 from msmtfn.daily.publish import read_success
 from msmtfn.daily.success import Success
 from msmtfn.errors import PublishError, StorageError
@@ -84,8 +85,7 @@ WRITTEN_BY_0_2_0 = """{
 
 
 def plant(root: Path, **changes: Any) -> None:
-    content = {**FULL.as_dict(), **changes}
-    write_success(root, **content)
+    storage.write_text(f"{root}/date={DATE}/_SUCCESS", json.dumps({**FULL.as_dict(), **changes}))
 
 
 def test_what_an_earlier_version_wrote_is_read_and_written_byte_for_byte() -> None:
