@@ -48,7 +48,7 @@ def read_text(location: str, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
     except FileNotFoundError:
         return None
     except storage.FileTooLargeError as exc:
-        raise StorageError(f"{location} has {exc}; find out what wrote it, and remove it") from exc
+        raise StorageError(f"{location} cannot be read: it has {exc}; check what wrote it, and remove it") from exc
     except OSError as exc:
         reason = "it is a symbolic link" if exc.errno == errno.ELOOP else (exc.strerror or str(exc))
         raise StorageError(

@@ -90,7 +90,7 @@ def test_a_day_that_the_version_before_published_is_read_and_replaced(place: str
     old = publish(place, CALLS)
     assert "replaced" not in old.as_dict()  # as that version wrote it
     new = publish(place, CALLS, "run-2")
-    assert new.replaced == [old.publication]
+    assert new.replaced == (old.publication,)
     assert names_in(day_folder(place, DATE)) == list(new.files)
 
 

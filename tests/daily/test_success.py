@@ -166,5 +166,8 @@ def test_a_record_that_is_nested_too_deeply_is_refused(depth: int) -> None:
 def test_a_record_of_three_gigabytes_is_not_read(tmp_path: Path) -> None:
     write_success(tmp_path)
     os.truncate(tmp_path / f"date={DATE}" / "_SUCCESS", 3 * 2**30)
-    with pytest.raises(StorageError, match=r"_SUCCESS has 3221225472 bytes; at most 16777216 are read; .* remove it$"):
+    with pytest.raises(
+        StorageError,
+        match=r"_SUCCESS cannot be read: it has 3221225472 bytes; at most 16777216 are read; .* remove it$",
+    ):
         read_success(str(tmp_path), DATE)

@@ -13,17 +13,17 @@ from msmtfn.daily.publish import read_leads
 from msmtfn.errors import JobError, LockedError, UsageError
 from tests.integration.job import DATE, write_short_calls
 
-CONFIG = msmtfn.ScoringConfig()
-
 
 @pytest.fixture
 def manifests(tmp_path: Path) -> Path:
     return write_short_calls(tmp_path / "manifests", 3)
 
 
-def score(manifests: Path, model: Path, **options: bool) -> msmtfn.Success:
+def score(manifests: Path, model: Path, *, force: bool = False, retry_rejected: bool = False) -> msmtfn.Success:
     leads = manifests.parent / "leads"
-    return msmtfn.score_day(DATE, manifests=manifests, leads=leads, model=model, config=CONFIG, **options)
+    return msmtfn.score_day(
+        DATE, manifests=manifests, leads=leads, model=model, force=force, retry_rejected=retry_rejected
+    )
 
 
 @pytest.mark.usefixtures("ray_address")
