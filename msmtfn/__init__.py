@@ -18,19 +18,36 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from msmtfn.calls.rounds import Turn
+    from msmtfn.daily.success import Success
     from msmtfn.inference.classifier import CallClassifier, CallScore, load_model
     from msmtfn.model.config import MsmtFnConfig
     from msmtfn.model.network import MsmtFn
+    from msmtfn.scoring.day import score_day
+    from msmtfn.scoring.graph import ScoringConfig
 
-__all__ = ["CallClassifier", "CallScore", "MsmtFn", "MsmtFnConfig", "Turn", "__version__", "load_model"]
+__all__ = [
+    "CallClassifier",
+    "CallScore",
+    "MsmtFn",
+    "MsmtFnConfig",
+    "ScoringConfig",
+    "Success",
+    "Turn",
+    "__version__",
+    "load_model",
+    "score_day",
+]
 
 _MODULES: Final = {
     "CallClassifier": "msmtfn.inference.classifier",
     "CallScore": "msmtfn.inference.classifier",
     "MsmtFn": "msmtfn.model.network",
     "MsmtFnConfig": "msmtfn.model.config",
+    "ScoringConfig": "msmtfn.scoring.graph",
+    "Success": "msmtfn.daily.success",
     "Turn": "msmtfn.calls.rounds",
     "load_model": "msmtfn.inference.classifier",
+    "score_day": "msmtfn.scoring.day",
 }
 
 

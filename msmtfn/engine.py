@@ -30,6 +30,8 @@ CURES: Final = {
 def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> Iterator[None]:
     """Connect to the Ray cluster at `RAY_ADDRESS`, or start Ray on this machine; shut down at the end.
 
+    A process that is connected to Ray already stays so.
+
     Args:
         show_workers: whether the workers' logs are also shown here; Ray keeps them in its own files in any case.
         num_cpus: logical CPUs of a local Ray; by default those of the machine, but at least 4.
@@ -40,6 +42,9 @@ def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> I
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield
+        return
     address = os.environ.get("RAY_ADDRESS", LOCAL)
     with _keep_sigterm_handler(), _translate_errors(address):
         if address != LOCAL:

@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,22 +24,23 @@ from rich.table import Table
 from rich.text import Text
 
 from msmtfn import storage
+from msmtfn.calls.days import find_days
 from msmtfn.cli.command import run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import TrainingDataError, UsageError
 from msmtfn.evaluation.evaluator import Evaluation, Shuffle, evaluate_calls, read_ceilings
-from msmtfn.evaluation.labelled import LabelledSplit, check_splits, find_days, read_labelled
+from msmtfn.evaluation.labelled import LabelledSplit, check_splits, read_labelled
 from msmtfn.evaluation.metrics import TaskMetrics
 from msmtfn.evaluation.plots import plot_confusions, plot_reliability
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.model.checkpoint import fetch_model, is_trained, load_model, model_version
-from msmtfn.model.registry import places_of_model
-from msmtfn.storage.overlap import Place, refuse_overlaps
+from msmtfn.model.registry import locations_of_model
+from msmtfn.progress import LineLog
+from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
 from msmtfn.training.ablations import AblationConfig, as_markdown, as_table, explain, run_ablations, tabulate
 
-LOG_INTERVAL_SEC: Final = 15.0
 DEFAULT_SPLIT: Final = "test"
 METRICS_NAME, PREDICTIONS_NAME = "metrics.json", "predictions.parquet"
 CONFUSIONS_NAME, RELIABILITY_NAME = "confusions.png", "reliability.png"
@@ -134,19 +135,15 @@ class AblationArguments:
     """Variants to compare, and options of their training."""
 
 
-class _LogReporter:
-    """Reporter that logs the progress at most every `LOG_INTERVAL_SEC` seconds, and at the end."""
+def _make_reporter(num_calls: int) -> Callable[[str, int], None]:
+    """Return a function that logs the progress now and then, and at the end."""
+    log, started = LineLog(logger), time.monotonic()
 
-    def __init__(self, num_calls: int) -> None:
-        self.num_calls = num_calls
-        self.started = self.last_line = time.monotonic()
+    def report(step: str, done: int) -> None:
+        line = f"{done} of {num_calls} calls {step}, after {time.monotonic() - started:.0f} s"
+        log.show(line, is_last=step == "scored" and done == num_calls)
 
-    def __call__(self, step: str, done: int) -> None:
-        now = time.monotonic()
-        if now - self.last_line < LOG_INTERVAL_SEC and not (step == "scored" and done == self.num_calls):
-            return
-        self.last_line = now
-        logger.info("%d of %d calls %s, after %.0f s", done, self.num_calls, step, now - self.started)
+    return report
 
 
 def main(program: str, arguments: Sequence[str]) -> int:
@@ -195,7 +192,7 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
         ScorerConfig(device=arguments.device),
         shuffle=arguments.shuffle,
         seed=arguments.seed,
-        report=_LogReporter(len(split.rows)),
+        report=_make_reporter(len(split.rows)),
     )
     metrics = evaluation.metrics()
     facts = _collect_facts(arguments, split, evaluation, model_version(folder))
@@ -204,17 +201,20 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
 
 
 def _refuse_overlaps(arguments: Arguments) -> None:
-    inputs = [Place("--model", place) for place in places_of_model(arguments.model)]
-    inputs += [Place("--allowed-prefixes", prefix) for prefix in arguments.prepare.allowed_prefixes]
+    inputs = [NamedLocation("--model", place) for place in locations_of_model(arguments.model)]
+    inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in arguments.prepare.allowed_prefixes]
     named = {"--corpus": arguments.corpus, "--manifests": arguments.manifests}
-    inputs += [Place(option, location) for option, location in named.items() if location is not None]
-    refuse_overlaps(inputs, [Place("--out", arguments.out)])
+    inputs += [NamedLocation(option, location) for option, location in named.items() if location is not None]
+    refuse_overlaps(inputs, [NamedLocation("--out", arguments.out)])
 
 
 def _run_ablations(arguments: AblationArguments, console: Console) -> None:
     prefixes = arguments.ablations.training.prepare.allowed_prefixes
-    inputs = [Place("--corpus", arguments.corpus), *(Place("--allowed-prefixes", prefix) for prefix in prefixes)]
-    refuse_overlaps(inputs, [Place("--out", arguments.out)])
+    inputs = [
+        NamedLocation("--corpus", arguments.corpus),
+        *(NamedLocation("--allowed-prefixes", prefix) for prefix in prefixes),
+    ]
+    refuse_overlaps(inputs, [NamedLocation("--out", arguments.out)])
     out, corpus = storage.absolute(arguments.out), storage.absolute(arguments.corpus)
     roots = {name: storage.join(corpus, name) for name in SPLITS}
     splits = [read_labelled(name, root, find_days(root)) for name, root in roots.items()]

@@ -17,32 +17,31 @@ from typing import Annotated, Any, Final, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from msmtfn import storage
+from msmtfn.calls.days import find_days
 from msmtfn.cli.command import run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import UsageError
 from msmtfn.evaluation.judge import judge_split
-from msmtfn.evaluation.labelled import LabelledSplit, check_splits, find_days, read_labelled, split_by_customer
+from msmtfn.evaluation.labelled import LabelledSplit, check_splits, read_labelled, split_by_customer
 from msmtfn.labels import TASKS
 from msmtfn.leads.drift import write_distribution
-from msmtfn.model.checkpoint import Model, fetch_model, load_model, start_from_encoders, weights_digest
+from msmtfn.model.checkpoint import Model, build_model_from_encoders, fetch_model, load_model, weights_digest
 from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.registry import CURRENT, is_in_registry, places_of_model, read_current
+from msmtfn.model.registry import CURRENT, is_in_registry, locations_of_model, read_current
 from msmtfn.model.small import make_small_model
+from msmtfn.progress import LineLog, TimeLeft, show_bar
 from msmtfn.registry.gate import GateConfig
 from msmtfn.registry.registration import Registration, find_registered, register
 from msmtfn.storage.conditional import warn_unless_conditional
-from msmtfn.storage.overlap import Place, is_place, refuse_overlaps
+from msmtfn.storage.overlap import NamedLocation, is_location, refuse_overlaps
 from msmtfn.training.datasets import describe_calls
 from msmtfn.training.events import EpochDone, StepDone, TrainingEvent, TrainingStarted
 from msmtfn.training.recipe import SMALL_RECIPE
 from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, fingerprint, train
-
-LOG_INTERVAL_SEC: Final = 15.0
 
 logger = logging.getLogger("msmtfn.train")
 
@@ -209,16 +208,18 @@ def _work_place(arguments: Arguments) -> str:
 def _refuse_overlaps(arguments: Arguments) -> None:
     """Refuse outputs that overlap what the job reads; a registry's own versions may be what training starts from."""
     named = {"--corpus": arguments.corpus, "--manifests": arguments.manifests}
-    inputs = [Place(option, location) for option, location in named.items() if location is not None]
-    inputs += [Place("--allowed-prefixes", prefix) for prefix in arguments.training.prepare.allowed_prefixes]
+    inputs = [NamedLocation(option, location) for option, location in named.items() if location is not None]
+    inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in arguments.training.prepare.allowed_prefixes]
     if arguments.start == "encoders":
         encoders = {"--audio-encoder": arguments.audio_encoder, "--text-encoder": arguments.text_encoder}
-        inputs += [Place(option, location) for option, location in encoders.items() if is_place(location)]
+        inputs += [NamedLocation(option, location) for option, location in encoders.items() if is_location(location)]
     model = str(arguments.model)
     if arguments.start == "model" and not (arguments.register and is_in_registry(arguments.register, model)):
-        inputs += [Place("--model", place) for place in places_of_model(model)]
-    target = Place("--out", arguments.out) if arguments.out else Place("--register", str(arguments.register))
-    refuse_overlaps(inputs, [target, Place("--work", _work_place(arguments))])
+        inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
+    target = (
+        NamedLocation("--out", arguments.out) if arguments.out else NamedLocation("--register", str(arguments.register))
+    )
+    refuse_overlaps(inputs, [target, NamedLocation("--work", _work_place(arguments))])
 
 
 def _clean_up(arguments: Arguments, work: str, name: str) -> None:
@@ -260,7 +261,7 @@ def _initial_model(arguments: Arguments, scratch: Path) -> tuple[Model, str]:
     if arguments.start == "model":
         (scratch / "model").mkdir()
         return load_model(fetch_model(str(arguments.model), scratch / "model")), f"Trained on from {arguments.model}."
-    return start_from_encoders(
+    return build_model_from_encoders(
         arguments.audio_encoder, arguments.text_encoder, arguments.training.recipe.seed
     ), f"Trained from the encoders {arguments.audio_encoder} and {arguments.text_encoder}."
 
@@ -290,15 +291,14 @@ class _TrainingReporter:
         self, max_epochs: int, update: Callable[[str, float], None], print_line: Callable[[str], None]
     ) -> None:
         self.max_epochs, self.update, self.print_line = max_epochs, update, print_line
-        self.started = time.monotonic()
-        self.first_done: float | None = None
+        self.time_left: TimeLeft | None = None
 
     def __call__(self, event: TrainingEvent) -> None:
         match event:
             case EpochDone():
                 self._say_epoch(event)
             case TrainingStarted():
-                self.first_done = None
+                self.time_left = None
                 self.print_line(f"{event.num_workers} workers start with epoch {event.first_epoch}")
             case StepDone():
                 self._show_step(event)
@@ -313,12 +313,9 @@ class _TrainingReporter:
 
     def _show_step(self, step: StepDone) -> None:
         done = step.epoch + step.step / step.num_steps
-        if self.first_done is None:  # the epochs before a resumed run must not count for its pace
-            self.first_done, self.started = done, time.monotonic()
-        epochs_per_sec = (done - self.first_done) / max(time.monotonic() - self.started, 1e-9)
-        left = (
-            f"{(self.max_epochs - done) / epochs_per_sec:.0f} s left at most" if epochs_per_sec else "time left unknown"
-        )
+        if self.time_left is None:  # the epochs before a resumed run must not count for its pace
+            self.time_left = TimeLeft(self.max_epochs, done)
+        left = self.time_left.describe(done).replace("s left", "s left at most")
         self.update(
             f"epoch {step.epoch}, step {step.step} of {step.num_steps}, loss {step.loss:.3f}, "
             f"{step.rounds_per_sec:.1f} rounds/s, {left}",
@@ -330,24 +327,11 @@ class _TrainingReporter:
 def _show_progress(console: Console, max_epochs: int) -> Iterator[_TrainingReporter]:
     """Show progress as a bar on a terminal, else in the log."""
     if not console.is_terminal:
-        last_logged = time.monotonic()
-
-        def log_sometimes(line: str, _done: float) -> None:
-            nonlocal last_logged
-            if time.monotonic() - last_logged >= LOG_INTERVAL_SEC:
-                last_logged = time.monotonic()
-                logger.info("%s", line)
-
-        yield _TrainingReporter(max_epochs, log_sometimes, lambda line: logger.info("%s", line))
+        log = LineLog(logger)
+        yield _TrainingReporter(max_epochs, lambda line, _done: log.show(line), lambda line: logger.info("%s", line))
         return
-    columns = (TextColumn("training"), BarColumn(), TextColumn("{task.fields[line]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=max_epochs, line="starting")
-        yield _TrainingReporter(
-            max_epochs,
-            lambda line, done: progress.update(task, completed=done, line=line),
-            lambda line: progress.console.print(line, highlight=False),
-        )
+    with show_bar(console, "training", max_epochs) as show:
+        yield _TrainingReporter(max_epochs, show, lambda line: console.print(line, highlight=False))
 
 
 def _summarize(epochs: list[dict[str, Any]], out: str, seconds: float) -> Table:

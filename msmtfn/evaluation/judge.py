@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow as pa
 
 from msmtfn import storage
-from msmtfn.daily.leftovers import forget_crashed, left_over, score_until_complete, settle_commits
-from msmtfn.daily.publish import PARTS_FOLDER, open_parts
+from msmtfn.daily.graph import Task
+from msmtfn.daily.leftovers import run_until_complete
+from msmtfn.daily.publish import open_parts
+from msmtfn.daily.state import RunFolder
 from msmtfn.evaluation.labelled import LabelledSplit
-from msmtfn.features.prepare import PrepareConfig, Preparer
-from msmtfn.inference.scorer import ScorerConfig
+from msmtfn.features.prepare import PrepareConfig
 from msmtfn.leads.schema import parts_schema
-from msmtfn.model.checkpoint import Model, pack_network
+from msmtfn.model.checkpoint import Model
 from msmtfn.rows import ROW_ID
-from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask
+from msmtfn.scoring.graph import ScoringConfig, ScoringPass
 
 PASSED: Final = ("call_id", "intent", "language")
 
@@ -46,21 +47,15 @@ def judge_split(
     """
     rows = split.rows.set_column(0, ROW_ID, pa.array(np.arange(len(split.rows))))
     passed = [rows.schema.field(name) for name in PASSED]
-    task = ScoringTask(
-        calls=storage.join(folder, "calls"),
-        parts=storage.join(folder, PARTS_FOLDER),
-        checkpoint=storage.join(folder, "checkpoint"),
-        num_calls=len(rows),
-        schema=parts_schema(passed),
-        model_version="",
-        run_id=f"judging {split.name}",
-    )
-    storage.make_folder(task.calls)
-    storage.make_folder(task.parts)
-    storage.write_parquet(storage.join(task.calls, "calls.parquet"), rows)
-    settle_commits(task)
-    forget_crashed(task)
-    if len(left_over(task)):
-        preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
-        score_until_complete(task, preparer, pack_network(model.network), ScorerConfig(), PipelineConfig(), report)
-    return open_parts(task.parts, task.schema).to_table()
+    run = RunFolder(folder)
+    task = Task(run, len(rows), parts_schema(passed), model_version="", run_id=f"judging {split.name}")
+    storage.make_folder(run.calls)
+    storage.make_folder(run.parts)
+    storage.write_parquet(storage.join(run.calls, "calls.parquet"), rows)
+    run.finish_commits()
+    run.delete_crashed_rejects()
+    if len(run.uncommitted_ids(len(rows))):
+        config = ScoringConfig(prepare=prepare)
+        score = ScoringPass(model, config, storage.absolute(split.root))
+        run_until_complete(task, score, config.pipeline.max_crashed_share, report)
+    return open_parts(run.parts, task.schema).to_table()

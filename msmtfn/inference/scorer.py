@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 Device = Literal["auto", "cpu", "cuda"]
 BATCH_CALLS: Final = 16
-BATCH_CALLS_OF_GPU: Final = 64
+GPU_BATCH_CALLS: Final = 64
 """Enough for several full groups of rounds of similar length: about 200 rounds, 55 MB of samples."""
 
 ROUNDS_PER_GPU_GROUP: Final = 32

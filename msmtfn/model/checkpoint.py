@@ -151,7 +151,7 @@ def load_model(folder: Path) -> Model:
     return Model(network=network.train(False), tokenizer=tokenizer)
 
 
-def start_from_encoders(audio_encoder: str, text_encoder: str, seed: int) -> Model:
+def build_model_from_encoders(audio_encoder: str, text_encoder: str, seed: int) -> Model:
     """Build a network from pretrained encoders and new weights elsewhere, with the text encoder's tokenizer.
 
     Args:

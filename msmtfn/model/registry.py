@@ -22,7 +22,7 @@ from typing import Any, Final
 from msmtfn import storage
 from msmtfn.errors import ModelError
 from msmtfn.storage.conditional import Seen, see, swap
-from msmtfn.storage.overlap import contains, is_place
+from msmtfn.storage.overlap import contains, is_location
 from msmtfn.storage.untrusted import inside, parse_object, read_text
 
 CURRENT: Final = "current"
@@ -58,7 +58,7 @@ def resolve_model(name: str) -> str:
     return name if current is None else inside(root, current.version)
 
 
-def places_of_model(name: str) -> list[str]:
+def locations_of_model(name: str) -> list[str]:
     """List what a job reads of a model: its folder, and the whole registry where the name is `<root>/current`.
 
     A name on the hub has no place.
@@ -67,7 +67,7 @@ def places_of_model(name: str) -> list[str]:
         ModelError: `current` does not name a version.
         StorageError: the storage refused.
     """
-    if not is_place(name):
+    if not is_location(name):
         return []
     place = resolve_model(name)
     return [place] if place == name else [place, name.rstrip("/").rpartition("/")[0]]
@@ -77,7 +77,7 @@ def is_in_registry(root: str, name: str) -> bool:
     """Return True if a model's name is `<root>/current` or a version of this registry."""
     above, _, last = name.rstrip("/").rpartition("/")
     named = last == CURRENT or VERSION.fullmatch(last) is not None
-    return named and is_place(name) and contains(above, root) and contains(root, above)
+    return named and is_location(name) and contains(above, root) and contains(root, above)
 
 
 def read_current(root: str) -> Current | None:

@@ -149,7 +149,7 @@ def list_days(root: str) -> list[dt.date]:
             try:
                 days.append(dt.date.fromisoformat(name.removeprefix(DAY_PREFIX)))
             except ValueError:
-                logger.warning("%s is no day and is left out", folder)
+                logger.warning("%s is not a day and is ignored", folder)
     return days
 
 
@@ -172,7 +172,7 @@ def read_text(location: str) -> str | None:
         except FileNotFoundError:
             return None
         except UnicodeDecodeError as exc:
-            raise StorageError(f"{location} is not text in UTF-8; look what wrote it, or remove it") from exc
+            raise StorageError(f"{location} is not UTF-8 text; find out what wrote it, or remove it") from exc
 
 
 def write_text(location: str, text: str) -> None:
@@ -303,7 +303,7 @@ def rename_folder(folder: str, target: str) -> bool:
     Raises:
         StorageError: the storage refused.
     """
-    with explained(f"{folder} cannot become {target}"):
+    with explained(f"{folder} cannot be renamed to {target}"):
         try:
             Path(folder).rename(target)
         except OSError as exc:

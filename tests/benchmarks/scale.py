@@ -117,15 +117,15 @@ def _score_day(num_calls: int, folder: Path, job: Path, seed: int) -> dict[str, 
         )
     footprint = _watch(process)
     success = read_success(str(leads), DATE)
-    if process.returncode or success is None:
+    if process.returncode or success is None or success.calls_per_sec is None:
         raise JobError(f"the job ended with exit code {process.returncode}: {log.read_text(encoding='utf-8')[-2000:]}")
     return {
         "work": "small network",
         "calls": num_calls,
         "scorers": 1,
-        "seconds": round(num_calls / success["calls_per_sec"], 1),
-        "startup_sec": success["startup_seconds"],
-        "calls_per_sec": success["calls_per_sec"],
+        "seconds": round(num_calls / success.calls_per_sec, 1),
+        "startup_sec": success.startup_seconds,
+        "calls_per_sec": success.calls_per_sec,
         "driver_mib": _mib(footprint.driver),
         "workers_mib": _mib(footprint.workers),
         "largest_worker_mib": _mib(footprint.largest),

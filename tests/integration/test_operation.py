@@ -87,7 +87,7 @@ def test_a_day_that_another_run_has_locked_is_not_scored(manifests: Path, tiny_m
     with lock_day(str(manifests.parent / "leads"), DATE):
         job = run_job("--date", DATE, *location_options(manifests, tiny_model))
     assert job.returncode == parse_summary(job.stdout)["exit_code"] == 4
-    assert f"another run is at work on {DATE}" in job.stderr.splitlines()[-1]
+    assert f"another run is working on {DATE}" in job.stderr.splitlines()[-1]
     assert not (manifests.parent / "leads" / f"date={DATE}").exists()
 
 
