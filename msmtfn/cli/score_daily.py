@@ -16,13 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from msmtfn import storage
-<<<<<<< HEAD
-from msmtfn.cli.command import EXIT_DONE, exit_code_of, run_command
-from msmtfn.corpora import demo_model
-=======
 from msmtfn.calls.days import find_days
-from msmtfn.cli.command import EXIT_DONE, exit_code_of, print_result, start_log
->>>>>>> daily
+from msmtfn.cli.command import EXIT_DONE, exit_code_of, run_command
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, count_done
 from msmtfn.daily.publish import read_success
@@ -124,13 +119,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
 def _score_days(program: str, arguments: Sequence[str], day_results: list[dict[str, Any]]) -> int:
     options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     try:
-<<<<<<< HEAD
-        with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-            return _run(options, Path(scratch), day_results)
-=======
-        options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
-        code = _run(options, day_results)
->>>>>>> daily
+        return _run(options, day_results)
     except JobError as exc:
         day_results.append({"error": str(exc)})
         raise
