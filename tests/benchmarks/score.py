@@ -106,7 +106,7 @@ def _timed_loop(task: ScoringTask, preparer: Preparer, model: Model) -> float:
     rows = pq.read_table(calls)
     size = BATCH_CALLS
     batches = [preparer.prepare_batch(rows.slice(start, size), PASSED) for start in range(0, len(rows), size)]
-    scorer = Scorer(model.network, ScorerConfig(), model_version="", run_id="")
+    scorer = Scorer(model.network, ScorerConfig())
     scorer.score_batch(batches[0].slice(0, 1), task.schema)
     started = time.perf_counter()
     scored = [scorer.score_batch(batch, task.schema) for batch in batches]

@@ -60,6 +60,6 @@ def local_scores(folder: Path, model_folder: Path) -> dict[str, float]:
     prepared = Preparer(PrepareConfig(), model.network.config, model.tokenizer, manifest.root).prepare_batch(
         calls, ["row_id", "call_id"]
     )
-    scorer = Scorer(model.network, ScorerConfig(), model_version="", run_id="")
+    scorer = Scorer(model.network, ScorerConfig())
     scored = scorer.score_batch(prepared, parts_schema([pa.field("call_id", pa.string())]))
     return dict(zip(scored["call_id"].to_pylist(), scored["lead_score"].to_pylist(), strict=True))

@@ -174,6 +174,19 @@ def test_every_call_is_written_once_in_the_schema_of_the_parts(
 
 
 @pytest.mark.usefixtures("ray_address")
+def test_every_call_says_which_run_scored_it_with_which_model_and_when(
+    run: Run, preparer: Preparer, network: PackedNetwork
+) -> None:
+    Path(run.plan.manifest.root, "call-001.wav").unlink()
+    started = dt.datetime.now(dt.UTC)
+    score(run, preparer, network)
+    rows = rows_of(run)
+    assert Counter(row["status"] for row in rows) == {"scored": NUM_CALLS - 1, "rejected": 1}
+    assert {(row["model_version"], row["run_id"]) for row in rows} == {(run.plan.model_version, run.plan.run_id)}
+    assert all(started <= row["scored_at"] <= dt.datetime.now(dt.UTC) for row in rows)
+
+
+@pytest.mark.usefixtures("ray_address")
 def test_committed_calls_are_not_skipped_in_other_datasets(
     run: Run, preparer: Preparer, network: PackedNetwork
 ) -> None:
