@@ -1,7 +1,8 @@
 """MSMT-FN: rank yesterday's sales calls by how likely the customer is to buy.
 
 The names below are the public API; everything else is private by convention. They are imported on first use, so that
-`import msmtfn` and `msmtfn --help` take no time.
+`import msmtfn` and `msmtfn --help` take no time. After it, transformers' `AutoConfig`, `AutoModel` and `AutoProcessor`
+know the model.
 
 Example:
     >>> from msmtfn import CallClassifier
@@ -14,18 +15,31 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from msmtfn.compat.transformers import register_lazily
+
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from msmtfn.calls.rounds import Turn
+    from msmtfn.features.processor import CallProcessor
     from msmtfn.inference.classifier import CallClassifier, CallScore, load_model
     from msmtfn.model.config import MsmtFnConfig
     from msmtfn.model.network import MsmtFn
 
-__all__ = ["CallClassifier", "CallScore", "MsmtFn", "MsmtFnConfig", "Turn", "__version__", "load_model"]
+__all__ = [
+    "CallClassifier",
+    "CallProcessor",
+    "CallScore",
+    "MsmtFn",
+    "MsmtFnConfig",
+    "Turn",
+    "__version__",
+    "load_model",
+]
 
 _MODULES: Final = {
     "CallClassifier": "msmtfn.inference.classifier",
+    "CallProcessor": "msmtfn.features.processor",
     "CallScore": "msmtfn.inference.classifier",
     "MsmtFn": "msmtfn.model.network",
     "MsmtFnConfig": "msmtfn.model.config",
@@ -48,3 +62,6 @@ if not TYPE_CHECKING:  # for a type checker a name that is not there is an error
 def __dir__() -> list[str]:
     """Return the public names."""
     return __all__
+
+
+register_lazily()

@@ -256,7 +256,7 @@ def _score(run: Run, model: Model, config: ScoringConfig, report: Reporter) -> l
     """Score the remaining calls and return the figures of each pass."""
     return score_until_complete(
         run.task,
-        Preparer(config.prepare, model.network.config, model.tokenizer, run.plan.manifest.root),
+        Preparer(config.prepare, model.processor, run.plan.manifest.root),
         pack_network(model.network),
         config.scorer,
         config.pipeline,

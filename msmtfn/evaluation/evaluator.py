@@ -110,7 +110,7 @@ def evaluate_calls(
     Raises:
         TrainingDataError: no call can be scored, or there is no other round to shuffle with.
     """
-    preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
+    preparer = Preparer(prepare, model.processor, storage.absolute(split.root))
     guarded = SandboxedPreparer(preparer, prepare.guard, [column.name for column in _LABELLED], PREPARED)
     batches = _prepare(split.rows, guarded, report)
     if shuffle != "none":

@@ -61,6 +61,6 @@ def judge_split(
     settle_commits(task)
     forget_crashed(task)
     if len(left_over(task)):
-        preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
+        preparer = Preparer(prepare, model.processor, storage.absolute(split.root))
         score_until_complete(task, preparer, pack_network(model.network), ScorerConfig(), PipelineConfig(), report)
     return open_parts(task.parts, task.schema).to_table()

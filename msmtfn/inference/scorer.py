@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from msmtfn.errors import CallError, RejectCode
-from msmtfn.features.prepare import FULL_SCALE
+from msmtfn.features.processor import FULL_SCALE
 from msmtfn.inference.feed import RoundBatch, feed_rounds, group_rounds
 from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.ranking import LeadWeights, lead_scores

@@ -46,7 +46,7 @@ def measure_score(model: Model, num_calls: int, seed: int, pipeline: PipelineCon
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as folder:
         root = write_day(Path(folder) / "calls", lengths, np.random.default_rng(seed), "PCM_16")
         task = make_task(root, Path(folder) / "run", num_calls)
-        preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+        preparer = Preparer(PrepareConfig(), model.processor, str(root))
         started = time.perf_counter()
         with start_engine():
             engine_sec = time.perf_counter() - started

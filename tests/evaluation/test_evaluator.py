@@ -69,7 +69,7 @@ def evaluate(model: Model, split: LabelledSplit, shuffle: Shuffle = "none", seed
 
 def prepared(model: Model, split: LabelledSplit) -> list[pa.Table]:
     """The prepared calls in batches of two."""
-    preparer = Preparer(LIMITS, model.network.config, model.tokenizer, split.root)
+    preparer = Preparer(LIMITS, model.processor, split.root)
     return [preparer.prepare_batch(split.rows.slice(start, 2), ["call_id"]) for start in range(0, len(split.rows), 2)]
 
 

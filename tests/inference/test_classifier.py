@@ -54,7 +54,7 @@ def test_a_file_is_scored_as_the_nightly_job_scores_it(
         recording.parent, [{"call_id": "c", "uri": str(recording), "turns": TURNS, "agent_channel": 0}]
     )
     (batch,) = iter_calls(open_manifest(str(root), DATE))
-    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+    preparer = Preparer(PrepareConfig(), model.processor, str(root))
     prepared = preparer.prepare_batch(pa.Table.from_batches([batch]), ["row_id", "call_id"])
     schema = parts_schema([pa.field("call_id", pa.string())])
     (row,) = Scorer(model.network, ScorerConfig(device="cpu")).score_batch(prepared, schema).to_pylist()

@@ -479,7 +479,7 @@ def test_bf16_predicts_the_same_intents_as_fp32_for_synthetic_speech(tmp_path: P
     pytest.importorskip("espeakng_loader")
     model = load_model(demo_model())
     root = write_demo_day(tmp_path, dt.date(2026, 1, 5), num_calls=12)
-    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+    preparer = Preparer(PrepareConfig(), model.processor, str(root))
     rows = pa.Table.from_batches(iter_calls(open_manifest(str(root), dt.date(2026, 1, 5))))
     prepared = preparer.prepare_batch(rows, ["row_id"])
     calls = list(split_calls(prepared.filter(pc.is_null(prepared["status"]))))
