@@ -21,6 +21,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from msmtfn.calls.rounds import Turn
+    from msmtfn.evaluation.evaluate import EvaluationReport, evaluate
     from msmtfn.features.processor import CallProcessor
     from msmtfn.inference.classifier import CallClassifier, CallScore, load_model
     from msmtfn.model.config import MsmtFnConfig
@@ -30,10 +31,12 @@ __all__ = [
     "CallClassifier",
     "CallProcessor",
     "CallScore",
+    "EvaluationReport",
     "MsmtFn",
     "MsmtFnConfig",
     "Turn",
     "__version__",
+    "evaluate",
     "load_model",
 ]
 
@@ -41,9 +44,11 @@ _MODULES: Final = {
     "CallClassifier": "msmtfn.inference.classifier",
     "CallProcessor": "msmtfn.features.processor",
     "CallScore": "msmtfn.inference.classifier",
+    "EvaluationReport": "msmtfn.evaluation.evaluate",
     "MsmtFn": "msmtfn.model.network",
     "MsmtFnConfig": "msmtfn.model.config",
     "Turn": "msmtfn.calls.rounds",
+    "evaluate": "msmtfn.evaluation.evaluate",
     "load_model": "msmtfn.inference.classifier",
 }
 

@@ -61,11 +61,24 @@ def load_model(name_or_folder: str | os.PathLike[str]) -> Model:
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
     """
-    name = os.fspath(name_or_folder)
-    if name == DEMO:
-        return load_folder(demo_model())
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        return load_folder(fetch_model(name, Path(scratch)))
+        return load_folder(find_model(name_or_folder, Path(scratch)))
+
+
+def find_model(name_or_folder: str | os.PathLike[str], scratch: Path) -> Path:
+    """Return the local folder of a model, downloaded if necessary.
+
+    Args:
+        name_or_folder: as for `load_model`; a model's folder of the name `demo` comes before the one in the package.
+        scratch: where to put a model downloaded from S3.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be downloaded.
+    """
+    name = os.fspath(name_or_folder)
+    if name == DEMO and not Path(DEMO, "config.json").is_file():
+        return demo_model()
+    return fetch_model(name, scratch)
 
 
 class CallClassifier:

@@ -131,7 +131,7 @@ def test_a_broken_file_is_named(content: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="has neither processor_config.json nor config.json"):
+    with pytest.raises(ModelError, match=r"has neither processor_config\.json nor config\.json"):
         CallProcessor.from_pretrained(tmp_path)
 
 
