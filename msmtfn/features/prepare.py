@@ -1,4 +1,4 @@
-"""Preparation of calls: from a row of the manifest to the network's inputs (fetch, decode, cut rounds, tokenise).
+"""Preparation of calls: rows of the manifest are checked, fetched, and put through a model's processor.
 
 Plain Python without Ray. A batch of manifest rows goes in; the same rows come out, in the same order, with the samples
 and tokens of their rounds or with the reason why there are none.
@@ -59,7 +59,7 @@ failed and another attempt may succeed."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrepareConfig:
-    """Reading recordings and cutting them into rounds."""
+    """Options of reading recordings and of cutting them into rounds."""
 
     allowed_prefixes: tuple[str, ...] = ()
     """Folders and s3:// addresses that may contain recordings, in addition to the root of the manifests."""

@@ -52,7 +52,7 @@ class CallScore:
 
 
 def load_model(name_or_folder: str | os.PathLike[str]) -> Model:
-    """Load a model: the network in evaluation mode, with its tokenizer.
+    """Load a model: the network in evaluation mode, with its processor.
 
     Args:
         name_or_folder: `"demo"`, a folder, an `s3://` URI, a name on the Hugging Face hub, or `<root>/current` of a

@@ -1,4 +1,6 @@
-"""Scoring of batches of prepared calls with the network. Plain Python without Ray; the graph's actors each hold one.
+"""Scoring of batches of prepared calls with the network, in plain Python without Ray.
+
+Each actor of the graph holds one scorer, which knows nothing of runs.
 
 A batch of calls is split into rounds, the rounds go through the encoders and the fusion in groups of similar length
 under a budget of samples, and their vectors are put back together by call. On a CPU each thread computes its own group,
@@ -58,7 +60,7 @@ VERDICT_COLUMNS: Final = ("status", "error_code", "error_detail")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScorerConfig:
-    """Running the network, and the value of its probabilities."""
+    """Options of running the network, and the value of each intent in the lead score."""
 
     device: Device = "auto"
     """Device that runs the network; auto means a GPU if there is one."""
@@ -73,7 +75,7 @@ class ScorerConfig:
     """Maximum number of samples, padding included, that are encoded at once; 0 means a quarter of the maximum round per
     thread on a CPU, and 32 maximum rounds on a GPU."""
     lead_weights: LeadWeights = field(default_factory=LeadWeights)
-    """Value of a call of each intent in the lead score."""
+    """Value of each intent in the lead score."""
 
     def __post_init__(self) -> None:
         """Check the budget and the precision.

@@ -298,6 +298,13 @@ def test_one_missing_weight_is_named(folder: Path) -> None:
     assert "1 missing keys, the first is fusion.audio_token.token" in loading_error(folder)
 
 
+def test_a_processor_of_another_network_is_refused(folder: Path) -> None:
+    path = folder / "processor_config.json"
+    path.write_text(path.read_text().replace('"max_text_tokens": 20', '"max_text_tokens": 30'))
+    problem = f"max_text_tokens is 30 in processor_config.json of {folder} and 20 in config.json; they must be equal"
+    assert loading_error(folder) == problem
+
+
 def test_an_error_is_one_line_with_its_cause(folder: Path) -> None:
     change_config(folder, context_size=0)
     with pytest.raises(ModelError) as caught:
