@@ -360,7 +360,7 @@ def test_the_error_of_the_network_is_recorded_in_one_line(fails_on_marked: Score
     assert row["error_code"] == "scoring_failed"
     assert row["error_detail"] == "RuntimeError in the network: CUDA out of memory. Tried to allocate 2 GiB"
     assert [row[name] for name in (*TASKS, "intent_predicted", "lead_score")] == [None] * 6
-    assert (row["duration_sec"], row["num_rounds"], row["model_version"]) == (7.5, 1, "m1")
+    assert (row["duration_sec"], row["num_rounds"]) == (7.5, 1)
 
 
 def test_a_failing_batch_is_logged_with_its_size(fails_on_marked: Scorer, caplog: pytest.LogCaptureFixture) -> None:
