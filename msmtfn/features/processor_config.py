@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, cached_file
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
+from transformers.utils.hub import cached_file
 
 from msmtfn.calls.activity import ActivityConfig
 from msmtfn.calls.rounds import RoundsConfig

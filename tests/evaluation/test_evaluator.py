@@ -83,7 +83,7 @@ def certain(labels: str, predicted: str) -> Evaluation:
     """Calls a, b, c … with these labels, and with a probability of 1 for these intents; "-" is a reject."""
     rows: list[dict[str, Any]] = []
     for call_id, intent, guess in zip("abcdefg", labels, predicted, strict=False):
-        row = {"call_id": call_id, "intent": intent, "status": "rejected", "error_code": "audio_empty"}
+        row: dict[str, Any] = {"call_id": call_id, "intent": intent, "status": "rejected", "error_code": "audio_empty"}
         if guess != "-":
             row |= {"status": "scored", "error_code": None, "intent_predicted": guess}
             row |= {task: {name: float(guess in name) for name in classes} for task, classes in TASKS.items()}
