@@ -7,9 +7,9 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from msmtfn.evaluation.shuffling import Shuffle
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.classifier import find_model
 from msmtfn.inference.scorer import Device, ScorerConfig
-from msmtfn.model.checkpoint import is_trained, load_model, model_version
+from msmtfn.model.checkpoint import Model, is_trained, load_model, model_version
 from msmtfn.model.registry import places_of_model
 from msmtfn.storage.overlap import Place, refuse_overlaps
 
@@ -109,17 +109,14 @@ def evaluate(
 ) -> EvaluationReport:
     """Evaluate a model on labelled calls in this process; the command `msmtfn evaluate` does the same.
 
-    Give either a corpus or manifests.
-
     Args:
         model: `"demo"`, a folder, an `s3://` URI, a name on the Hugging Face hub, or `<root>/current` of a registry.
-        corpus: folder or `s3://` address of splits, all of them roots of manifests.
+        corpus: folder or `s3://` address of splits; give either this or `manifests`.
         split: split of the corpus; by default `test`.
         manifests: root of manifests.
-        first_date: first day of the manifests; by default the first one that has a manifest.
-        last_date: last day of the manifests; by default the last one that has a manifest.
-        out: folder or `s3://` address for `metrics.json`, `predictions.parquet`, `confusions.png` and
-            `reliability.png`; existing files of these names are replaced. None writes nothing.
+        first_date: first day of the manifests; by default the first one that there is.
+        last_date: last day of the manifests; by default the last one.
+        out: folder or `s3://` address for the report's files, which are replaced; None writes nothing.
         shuffle: the modality of which every round receives that of a random other round.
         seed: seed of the shuffling.
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
@@ -127,34 +124,20 @@ def evaluate(
         report: receives the progress.
 
     Raises:
-        UsageError: the arguments do not go together.
-        JobError: the calls or the model cannot be read, or no call can be scored.
+        JobError: the arguments do not go together, something cannot be read, or no call can be scored.
 
     Example:
-        >>> from msmtfn import evaluate
         >>> report = evaluate("demo", corpus="corpus", out="report")
         >>> report.metrics["five"].accuracy
         0.784
     """
-    named = {"--corpus": corpus, "--manifests": manifests}
-    given = {option: os.fspath(location) for option, location in named.items() if location is not None}
-    _check_arguments(given, split, first_date or last_date, seed)
+    given = _check_arguments({"--corpus": corpus, "--manifests": manifests}, split, first_date or last_date, seed)
     model, prepare = os.fspath(model), prepare or PrepareConfig()
-    if out is not None:
-        inputs = [Place("--model", place) for place in places_of_model(model)]
-        inputs += [Place("--allowed-prefixes", prefix) for prefix in prepare.allowed_prefixes]
-        inputs += [Place(option, location) for option, location in given.items()]
-        refuse_overlaps(inputs, [Place("--out", os.fspath(out))])
-        out = storage.absolute(os.fspath(out))  # before anything can change the working directory
+    target = None if out is None else _check_target(os.fspath(out), model, given, prepare)
     labelled = _read_split(given, split, first_date, last_date)
-    ceilings = None if corpus is None else read_split_ceilings(given["--corpus"], labelled.name)
-    with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        folder = find_model(model, Path(scratch))
-        loaded = load_model(folder)
-        _log_inputs(model, labelled, shuffle, trained=is_trained(folder))
-        scorer = ScorerConfig(device=device)
-        evaluation = evaluate_calls(loaded, labelled, prepare, scorer, shuffle=shuffle, seed=seed, report=report)
-        version = model_version(folder)
+    ceilings = read_split_ceilings(given["--corpus"], labelled.name) if corpus is not None else None
+    score = partial(evaluate_calls, scorer=ScorerConfig(device=device), shuffle=shuffle, seed=seed, report=report)
+    evaluation, version = _score(model, labelled, prepare, shuffle, score)
     result = EvaluationReport(
         model=model,
         model_version=version,
@@ -166,12 +149,40 @@ def evaluate(
         ceilings=ceilings,
     )
     _ = result.metrics  # raises if no call was scored
-    if out is not None:
-        result.write(out)
+    if target is not None:
+        result.write(target)
     return result
 
 
-def _check_arguments(given: Mapping[str, str], split: str | None, date: dt.date | None, seed: int) -> None:
+def _check_target(out: str, model: str, given: Mapping[str, str], prepare: PrepareConfig) -> str:
+    """Return the absolute location of the report, after checking that it overlaps nothing that is read."""
+    inputs = [Place("--model", place) for place in places_of_model(model)]
+    inputs += [Place("--allowed-prefixes", prefix) for prefix in prepare.allowed_prefixes]
+    inputs += [Place(option, location) for option, location in given.items()]
+    refuse_overlaps(inputs, [Place("--out", out)])
+    return storage.absolute(out)
+
+
+def _score(
+    model: str,
+    labelled: LabelledSplit,
+    prepare: PrepareConfig,
+    shuffle: Shuffle,
+    score: Callable[[Model, LabelledSplit, PrepareConfig], Evaluation],
+) -> tuple[Evaluation, str]:
+    """Load a model and score the calls with it; return them with the model's version."""
+    with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
+        folder = find_model(model, Path(scratch))
+        loaded = load_model(folder)
+        _log_inputs(model, labelled, shuffle, trained=is_trained(folder))
+        return score(loaded, labelled, prepare), model_version(folder)
+
+
+def _check_arguments(
+    named: Mapping[str, str | os.PathLike[str] | None], split: str | None, date: dt.date | None, seed: int
+) -> dict[str, str]:
+    """Check that the arguments go together; return the location of the calls by the name of its option."""
+    given = {option: os.fspath(location) for option, location in named.items() if location is not None}
     if len(given) != 1:
         raise UsageError("give either --corpus or --manifests")
     if "--corpus" in given and date is not None:
@@ -180,6 +191,7 @@ def _check_arguments(given: Mapping[str, str], split: str | None, date: dt.date 
         raise UsageError("--split selects a split of --corpus; use --from and --to to select days of --manifests")
     if seed < 0:
         raise UsageError(f"--seed is {seed}; it must be at least 0")
+    return given
 
 
 def _read_split(
