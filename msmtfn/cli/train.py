@@ -25,8 +25,9 @@ from msmtfn.cli.command import run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import UsageError
-from msmtfn.evaluation.judge import judge_split
+from msmtfn.evaluation.evaluator import evaluate_calls
 from msmtfn.evaluation.labelled import LabelledSplit, check_splits, read_labelled, split_by_customer
+from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.labels import TASKS
 from msmtfn.leads.drift import write_distribution
 from msmtfn.model.checkpoint import Model, build_model_from_encoders, fetch_model, load_model, weights_digest
@@ -174,8 +175,9 @@ def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
         folder = train(run, arguments.training, report)
         try:
             logger.info("scoring the %d validation calls to record their distribution", len(validation.rows))
-            judged = judge_split(validation, load_model(folder), prepare, storage.join(work, name, "judged-validation"))
-            write_distribution(describe_calls(storage.join(work, name), judged), folder)
+            scratch_folder = storage.join(work, name, "judged-validation")
+            judged = evaluate_calls(load_model(folder), validation, prepare, ScorerConfig(), work=scratch_folder)
+            write_distribution(describe_calls(storage.join(work, name), judged.calls), folder)
             epochs = [json.loads(line) for line in (folder / EPOCHS_NAME).read_text().splitlines()]
             if held_out:
                 logger.info("comparing the new model with the current one on %d held-out calls", len(held_out[0].rows))

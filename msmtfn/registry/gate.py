@@ -86,7 +86,7 @@ def decide(candidate: pa.Table, present: pa.Table | None, config: GateConfig, se
     """Compare two models on the calls that at least one could score; a call that a model rejected counts as wrong.
 
     Args:
-        candidate: the held-out calls as scored by the new model (`judge.judge_split`).
+        candidate: the held-out calls as scored by the new model (`Evaluation.calls`).
         present: the same calls as scored by the current model; None if there is none.
         config: the conditions.
         seed: seed of the bootstrap.

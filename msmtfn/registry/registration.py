@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from msmtfn import storage
-from msmtfn.evaluation.judge import judge_split
+from msmtfn.evaluation.evaluator import evaluate_calls
 from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.features.prepare import PrepareConfig
+from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.model.checkpoint import fetch_model, load_model, model_version
 from msmtfn.model.registry import add_version, list_records, promote, read_current, write_decision
 from msmtfn.registry.gate import Decision, GateConfig, decide
@@ -92,7 +93,7 @@ def _judge_version(to: Registration, version: str) -> pa.Table:
 def _judge(to: Registration, folder: Path) -> pa.Table:
     """Score the held-out calls with the model in a folder; the work folder is named by it, so that this can resume."""
     work = storage.join(to.work, f"judged-{model_version(folder)}")
-    return judge_split(to.held_out, load_model(folder), to.prepare, work)
+    return evaluate_calls(load_model(folder), to.held_out, to.prepare, ScorerConfig(), work=work).calls
 
 
 def _decision_row(decision: Decision, present: str | None) -> dict[str, Any]:

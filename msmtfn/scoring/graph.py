@@ -61,7 +61,7 @@ class ScoringPass:
 
     def __call__(self, task: Task, report: Callable[[int, int], None], *, alone: bool, num_left: int) -> RunFigures:
         """Score the calls; see `daily.graph.RunPass`."""
-        preparer = Preparer(self.config.prepare, self.model.network.config, self.model.tokenizer, self.root)
+        preparer = Preparer(self.config.prepare, self.model.processor, self.root)
         return score_calls(
             task,
             preparer,

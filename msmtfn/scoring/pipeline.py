@@ -8,6 +8,7 @@ is dropped at the end, uncommitted, and is thereby left for another attempt (`da
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import logging
 import os
 import time
@@ -32,7 +33,7 @@ from msmtfn.errors import RejectCode, ScoringError
 from msmtfn.features.prepare import PREPARED, Preparer
 from msmtfn.features.sandbox import UNSETTLED, SandboxedPreparer
 from msmtfn.inference.scorer import BATCH_CALLS, GPU_BATCH_CALLS, Scorer, ScorerConfig
-from msmtfn.leads.schema import SCORED
+from msmtfn.leads.schema import LINEAGE, SCORED
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
 from msmtfn.progress import poll
 from msmtfn.rows import ROW_ID
@@ -217,12 +218,7 @@ class ScoringActor:
             torch.set_num_threads(min(threads, os.cpu_count() or 1))  # Ray may be configured with more CPUs than exist
         self.task = task
         self.counter = counter
-        self.scorer = make_scorer(
-            unpack_network(ray.get(network)),
-            model_version=task.model_version,
-            run_id=task.run_id,
-            owns_network=True,
-        )
+        self.scorer = make_scorer(unpack_network(ray.get(network)), owns_network=True)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score a batch of prepared calls and drop the unsettled ones."""
@@ -232,7 +228,7 @@ class ScoringActor:
             batch = batch.filter(pc.invert(is_unsettled))
         started = time.monotonic()
         try:
-            scored = self.scorer.score_batch(batch, self.task.schema)
+            scored = _with_lineage(self.scorer.score_batch(batch, self.task.schema), self.task)
         except torch.AcceleratorError:
             # CUDA cannot be used in this process any more; Ray sends the same calls to a new one.
             logger.exception("the GPU failed; this process exits and is replaced")
@@ -249,6 +245,15 @@ class ScoringActor:
         if unsettled:
             ray.get(counted)  # the run's outcome depends on this count, so it must arrive before the run ends
         return scored
+
+
+def _with_lineage(scored: pa.Table, task: Task) -> pa.Table:
+    """Fill the columns of `LINEAGE`."""
+    lineage = {"model_version": task.model_version, "run_id": task.run_id, "scored_at": dt.datetime.now(dt.UTC)}
+    for field in LINEAGE:
+        values = pa.repeat(pa.scalar(lineage[field.name], field.type), len(scored))
+        scored = scored.set_column(scored.schema.get_field_index(field.name), field, values)
+    return scored
 
 
 @dataclass(frozen=True, slots=True)

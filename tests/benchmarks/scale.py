@@ -137,7 +137,7 @@ def _run_waiting_scorers(num_scorers: int, model: Model, folder: Path, seed: int
     num_calls = CALLS_PER_SCORER * num_scorers
     root = write_day(folder / f"waits-{num_scorers}", [[CALL_SEC]] * num_calls, np.random.default_rng(seed), "PCM_16")
     task = make_task(root, folder / f"run-{num_scorers}", num_calls)
-    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+    preparer = Preparer(PrepareConfig(), model.processor, str(root))
     with start_engine(num_cpus=num_scorers):
         started = time.perf_counter()
         figures = score_calls(

@@ -47,7 +47,7 @@ def measure_score(model: Model, num_calls: int, seed: int, pipeline: PipelineCon
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as folder:
         root = write_day(Path(folder) / "calls", lengths, np.random.default_rng(seed), "PCM_16")
         task = make_task(root, Path(folder) / "run", num_calls)
-        preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+        preparer = Preparer(PrepareConfig(), model.processor, str(root))
         started = time.perf_counter()
         with start_engine():
             engine_sec = time.perf_counter() - started
@@ -99,7 +99,7 @@ def _timed_loop(task: Task, preparer: Preparer, model: Model) -> float:
     rows = pq.read_table(calls)
     size = BATCH_CALLS
     batches = [preparer.prepare_batch(rows.slice(start, size), PASSED) for start in range(0, len(rows), size)]
-    scorer = Scorer(model.network, ScorerConfig(), model_version="", run_id="")
+    scorer = Scorer(model.network, ScorerConfig())
     scorer.score_batch(batches[0].slice(0, 1), task.schema)
     started = time.perf_counter()
     scored = [scorer.score_batch(batch, task.schema) for batch in batches]

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from msmtfn.evaluation.evaluator import Evaluation
 from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.model.checkpoint import fetch_model, load_model, model_version
@@ -22,7 +23,7 @@ NUM_CALLS = 60
 
 
 class Judge:
-    """A maker of models, and a replacement for `judge_split` that gives each model a chosen number of correct calls."""
+    """Maker of models, and replacement for `evaluate_calls` that gives each a chosen number of correct calls."""
 
     def __init__(self, tiny_model: Path, folder: Path) -> None:
         self.tiny_model, self.folder = tiny_model, folder
@@ -35,17 +36,16 @@ class Judge:
         self.num_correct[model_version(folder)] = num_correct
         return folder
 
-    def __call__(self, split: Any, model: Any, prepare: Any, folder: str) -> pa.Table:
-        num_correct = self.num_correct[folder.rpartition("judged-")[2]]
+    def __call__(self, *_: Any, work: str) -> Evaluation:
+        num_correct = self.num_correct[work.rpartition("judged-")[2]]
         self.asked.append(num_correct)
-        return pa.table(
-            {
-                "row_id": list(range(NUM_CALLS)),
-                "intent": ["A"] * NUM_CALLS,
-                "status": ["scored"] * NUM_CALLS,
-                "intent_predicted": ["A"] * num_correct + ["C"] * (NUM_CALLS - num_correct),
-            }
-        )
+        calls = {
+            "row_id": list(range(NUM_CALLS)),
+            "intent": ["A"] * NUM_CALLS,
+            "status": ["scored"] * NUM_CALLS,
+            "intent_predicted": ["A"] * num_correct + ["C"] * (NUM_CALLS - num_correct),
+        }
+        return Evaluation("", pa.table(calls))
 
 
 def to(root: str, run: str) -> Registration:
@@ -61,7 +61,7 @@ def root(tmp_path: Path) -> str:
 @pytest.fixture
 def judge(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
     judge = Judge(tiny_model, tmp_path)
-    monkeypatch.setattr(registration, "judge_split", judge)
+    monkeypatch.setattr(registration, "evaluate_calls", judge)
     return judge
 
 
@@ -92,14 +92,14 @@ def test_a_model_is_compared_with_one_that_was_promoted_meanwhile(
     first, slow, fast = (judge.make_model(num_correct) for num_correct in (15, 45, 30))
     register(first, to(root, "a"))
 
-    def judge_slowly(split: Any, model: Any, prepare: Any, folder: str) -> pa.Table:
-        judged = judge(split, model, prepare, folder)
+    def judge_slowly(*_: Any, work: str) -> Evaluation:
+        judged = judge(work=work)
         if judge.asked == [15, 45, 15]:  # the other run is faster
-            monkeypatch.setattr(registration, "judge_split", judge)
+            monkeypatch.setattr(registration, "evaluate_calls", judge)
             register(fast, to(root, "c"))
         return judged
 
-    monkeypatch.setattr(registration, "judge_split", judge_slowly)
+    monkeypatch.setattr(registration, "evaluate_calls", judge_slowly)
     record = register(slow, to(root, "b"))
     assert (record["decision"]["compared_with"], record["decision"]["present"]) == ("v0003", 0.5)
     assert read_current(root) == Current("v0002", ("v0001", "v0003"))

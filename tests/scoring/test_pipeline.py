@@ -23,7 +23,8 @@ from msmtfn.daily.day import Run, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_leads
 from msmtfn.daily.success import Success
 from msmtfn.errors import ScoringError, StorageError, UsageError
-from msmtfn.features.prepare import PrepareConfig, PreparedCall, Preparer
+from msmtfn.features.prepare import PrepareConfig, Preparer
+from msmtfn.features.processor import PreparedCall
 from msmtfn.features.sandbox import MAX_ATTEMPTS, SandboxConfig
 from msmtfn.inference.scorer import BATCH_CALLS, Scorer, ScorerConfig
 from msmtfn.model.checkpoint import PackedNetwork, load_model, pack_network
@@ -147,7 +148,7 @@ def open_run_of(root: Path, model: Path, pipeline: PipelineConfig) -> Run:
 @pytest.fixture
 def preparer(run: Run, tiny_model: Path, tmp_path: Path) -> DyingPreparer:
     model = load_model(tiny_model)
-    preparer = DyingPreparer(PrepareConfig(), model.network.config, model.tokenizer, run.plan.manifest.root)
+    preparer = DyingPreparer(PrepareConfig(), model.processor, run.plan.manifest.root)
     preparer.marks = tmp_path / "marks"
     preparer.marks.mkdir()
     return preparer
@@ -178,6 +179,19 @@ def test_every_call_is_written_once_in_the_schema_of_the_parts(
     assert schema.names == run.task.schema.names
     # Cast, because Parquet has its own name for the items of a list.
     assert schema.empty_table().cast(run.task.schema).schema == run.task.schema
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_every_call_says_which_run_scored_it_with_which_model_and_when(
+    run: Run, preparer: Preparer, network: PackedNetwork
+) -> None:
+    Path(run.plan.manifest.root, "call-001.wav").unlink()
+    started = dt.datetime.now(dt.UTC)
+    score(run, preparer, network)
+    rows = rows_of(run)
+    assert Counter(row["status"] for row in rows) == {"scored": NUM_CALLS - 1, "rejected": 1}
+    assert {(row["model_version"], row["run_id"]) for row in rows} == {(run.task.model_version, run.plan.run_id)}
+    assert all(started <= row["scored_at"] <= dt.datetime.now(dt.UTC) for row in rows)
 
 
 @pytest.mark.usefixtures("ray_address")
@@ -238,9 +252,7 @@ def test_only_calls_that_crash_or_hang_or_run_out_of_memory_are_rejected(
 ) -> None:
     model = load_model(tiny_model)
     limits = SandboxConfig(max_prepare_sec=10.0, max_prepare_bytes=MEGABYTES_300)
-    preparer = MisbehavingPreparer(
-        PrepareConfig(guard=limits), model.network.config, model.tokenizer, run.plan.manifest.root
-    )
+    preparer = MisbehavingPreparer(PrepareConfig(guard=limits), model.processor, run.plan.manifest.root)
     monkeypatch.setattr("msmtfn.scoring.graph.Preparer", lambda *_: preparer)
     started = time.monotonic()
     success = finish_run(open_run_of(tmp_path, tiny_model, replace(CONFIG, batch_calls=2)), lambda *_: None)
@@ -262,7 +274,7 @@ def test_when_storage_fails_nothing_is_published_and_the_next_run_resumes(
 ) -> None:
     model = load_model(tiny_model)
     config = PrepareConfig(allowed_prefixes=("s3://bucket",))
-    preparer = DisconnectedPreparer(config, model.network.config, model.tokenizer, run.plan.manifest.root)
+    preparer = DisconnectedPreparer(config, model.processor, run.plan.manifest.root)
     preparer.mark = tmp_path / "mark"
     preparer.mark.touch()
     monkeypatch.setattr("msmtfn.scoring.graph.Preparer", lambda *_: preparer)
@@ -282,7 +294,7 @@ def test_preparation_does_not_run_far_ahead_of_the_scorers(
     manifests = write_short_calls(tmp_path / "manifests", 600)
     run = open_run_of(tmp_path, tiny_model, PipelineConfig())
     model = load_model(tiny_model)
-    preparer = NotingPreparer(PrepareConfig(), model.network.config, model.tokenizer, str(manifests))
+    preparer = NotingPreparer(PrepareConfig(), model.processor, str(manifests))
     preparer.notes = tmp_path / "notes"
     preparer.notes.mkdir()
     score_calls(
@@ -364,7 +376,7 @@ def test_the_scorer_gets_batches_of_the_chosen_size(network: PackedNetwork, tiny
     manifests = write_short_calls(tmp_path / "manifests", num_calls)
     run = open_run_of(tmp_path, tiny_model, PipelineConfig())
     model = load_model(tiny_model)
-    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(manifests))
+    preparer = Preparer(PrepareConfig(), model.processor, str(manifests))
     make = partial(make_measuring_scorer, notes=tmp_path / "sizes")
     score_calls(run.task, preparer, network, ScorerConfig(), PipelineConfig(), lambda *_: None, make_scorer=make)
     assert (tmp_path / "sizes").read_text().split() == 7 * [str(BATCH_CALLS)]
