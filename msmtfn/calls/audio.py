@@ -29,6 +29,7 @@ from torchaudio.functional import resample
 
 from msmtfn.calls.containers import recognise_container, survey_container
 from msmtfn.calls.flac import READ_AHEAD, check_flac_rest
+from msmtfn.calls.frames import skip_id3
 from msmtfn.calls.layout import Layout, check_heard, unreadable
 from msmtfn.calls.media import FORMATS, decode_media
 from msmtfn.errors import CallError, RejectCode
@@ -46,6 +47,13 @@ MAX_KERNEL_SIZE: Final = 2**22
 
 MAX_PACKETS_PER_SEC: Final = 200
 """Maximum packets per second of an MP4, cover pictures included; AAC at 96 kHz has 94."""
+
+FLOAT_SUBTYPES: Final = ("FLOAT", "DOUBLE")
+MAX_OVERSHOOT: Final = 16.0
+"""Peak of float samples up to which they are taken as scaled to 1: 24 dB above full scale."""
+
+INTEGER_SCALES: Final = (2.0**15, 2.0**23, 2.0**31)
+"""Full scale of 16, 24 and 32 bits, by which some writers forget to divide."""
 
 _FILTER_WIDTH: Final = 6  # zero crossings of the sinc kernel on each side
 _UNKNOWN_FRAMES: Final = 2**62  # libsndfile reports an unknown length as this or more; a FLAC has fewer than 2**36
@@ -138,10 +146,25 @@ def _decode_with_libsndfile(
                 raise _too_long(f"lasts {file.frames / file.samplerate:.1f} s according to its header", config)
             parts = _resample(_decode_blocks(file, layout, container), file.samplerate, sample_rate, config)
             if container == "FLAC":
-                check_flac_rest(data, content.tell() - READ_AHEAD, file.frames)
-            return parts
+                check_flac_rest(data, skip_id3(data), content.tell() - READ_AHEAD, file.frames)
+            return _normalise_floats(parts) if file.subtype in FLOAT_SUBTYPES else parts
     except sf.SoundFileError as exc:
         raise unreadable(f"libsndfile cannot open this {container}: {getattr(exc, 'error_string', exc)}") from exc
+
+
+def _normalise_floats(parts: list[Waveform]) -> list[Waveform]:
+    """Bring samples that stand in a float file in the scale of integers to [-1, 1].
+
+    Raises:
+        CallError: they are larger than any scale of integers (`audio_unreadable`).
+    """
+    peak = max((float(np.abs(part).max()) for part in parts if part.size), default=0.0)
+    if peak <= MAX_OVERSHOOT:
+        return parts
+    for scale in INTEGER_SCALES:
+        if peak <= 1.25 * scale:  # resampling overshoots
+            return [part / np.float32(scale) for part in parts]
+    raise unreadable(f"the recording's float samples reach {peak:.3g}; they must be scaled to 1, or to integers' range")
 
 
 def _decode_with_ffmpeg(

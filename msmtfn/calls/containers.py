@@ -8,7 +8,9 @@ AAC and AMR) and `ogg`; `flac` looks at what the decoder left.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Final
 
 from msmtfn.calls.frames import AAC, MP3, begins_with_frames, skip_id3, survey_adts, survey_amr, survey_mp3
@@ -21,6 +23,7 @@ _TEXT_BYTES: Final = 512  # 64 ms of G.722; half of its bytes have the highest b
 _MAX_MP4_BOXES: Final = 100_000  # a fragment of a second or more has two
 _G722_BYTES_PER_SEC: Final = 8000
 _SURVEYS: Final = {"WAV": survey_wav, "OGG": survey_ogg, "MP3": survey_mp3, "AAC": survey_adts, "AMR": survey_amr}
+_MP4_AUDIO: Final = re.compile(b"mdat|moof|moov")
 _MP4_COUNTS: Final = {b"stsz": 12, b"stz2": 12, b"trun": 8}
 """Boxes that declare a number of packets, and the offset of that number; a few bytes can declare millions."""
 
@@ -90,12 +93,28 @@ def check_mp4_boxes(data: memoryview, max_packets: int) -> int:
         CallError: the file is truncated or damaged, promises too many packets, or holds several recordings
             (`audio_unreadable`).
     """
-    offset, num_packets, num_bytes = 0, 0, 0
+    num_packets, num_bytes = 0, 0
     seen: Counter[bytes] = Counter()
+    for name, offset, size in _mp4_boxes(data):
+        seen[name] += 1
+        if name == b"mdat":
+            num_bytes += size - 8
+        else:
+            num_packets += _count_promised_packets(bytes(data[offset : offset + size]))
+        if num_packets > max_packets:
+            raise unreadable(f"the MP4 promises {num_packets} packets, more than its maximum length allows")
+        if max(seen[b"ftyp"], seen[b"moov"]) > 1:
+            raise unreadable("the MP4 holds several recordings; give one recording a file")
+    return num_bytes
+
+
+def _mp4_boxes(data: memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name, the offset and the size of each box at the top; junk after the last one is left out."""
+    offset = 0
     for _ in range(_MAX_MP4_BOXES):
         size, name = int.from_bytes(data[offset : offset + 4], "big"), bytes(data[offset + 4 : offset + 8])
-        if not name.isalnum() and seen[b"moov"] and seen[b"mdat"]:  # junk after the last box
-            return num_bytes
+        if not name.isalnum() and offset and not _MP4_AUDIO.search(data, offset):
+            return
         if size == 1:  # a 64-bit size follows the name
             size = int.from_bytes(data[offset + 8 : offset + 16], "big")
         elif size == 0:  # the box extends to the end of the file
@@ -104,17 +123,10 @@ def check_mp4_boxes(data: memoryview, max_packets: int) -> int:
             raise unreadable("the MP4 has a box of an impossible size")
         if offset + size > data.nbytes:
             raise unreadable(f"the MP4 is cut short: a box promises {size} bytes, {data.nbytes - offset} are there")
-        seen[name] += 1
-        if seen[name] > 1 and name in (b"ftyp", b"moov"):
-            raise unreadable("the MP4 holds several recordings; give one recording a file")
-        num_bytes += (size - 8) * (name == b"mdat")
-        if name != b"mdat":
-            num_packets += _count_promised_packets(bytes(data[offset : offset + size]))
-        if num_packets > max_packets:
-            raise unreadable(f"the MP4 promises {num_packets} packets, more than its maximum length allows")
+        yield name, offset, size
         offset += size
         if offset + 8 > data.nbytes:
-            return num_bytes
+            return
     raise unreadable(f"the MP4 has more than {_MAX_MP4_BOXES} boxes")
 
 

@@ -15,33 +15,30 @@ _BLOCK_SAMPLES: Final = {1: 192, **{code: 576 << code - 2 for code in range(2, 6
 _BLOCK_SAMPLES_BELOW: Final = {code: 256 << code - 8 for code in range(8, 16)}
 
 
-def check_flac_rest(data: memoryview, start: int, num_frames: int) -> None:
+def check_flac_rest(data: memoryview, begin: int, start: int, num_frames: int) -> None:
     """Check that no audio follows the promised samples of a FLAC.
 
     Args:
         data: content of the file.
+        begin: offset of the FLAC in the file, after an ID3 tag.
         start: offset up to which the decoder has certainly used the file.
         num_frames: number of samples per channel that the header promises and that were decoded.
 
     Raises:
         CallError: a second FLAC follows, or a frame beyond the promised samples (`audio_unreadable`).
     """
-    if _SECOND_FILE.search(data, max(start, len(b"fLaC"))):
+    if _SECOND_FILE.search(data, max(start, begin + len(b"fLaC"))):
         raise unreadable("the FLAC holds several recordings; give one recording a file")
-    block_samples = int.from_bytes(data[8:10], "big")  # STREAMINFO's minimum, the size of all blocks but the last
+    block_samples = int.from_bytes(
+        data[begin + 8 : begin + 10], "big"
+    )  # STREAMINFO's minimum, the size of all blocks but the last
     numbers = {_as_utf8(num_frames)} | ({_as_utf8(num_frames // block_samples)} if block_samples else set())
     pattern = re.compile(b"\xff[\xf8\xf9]..(?:" + b"|".join(map(re.escape, sorted(numbers))) + b")", re.DOTALL)
-    for match in pattern.finditer(data, start):
+    for match in pattern.finditer(data, max(start, 0)):
         header = bytes(data[match.start() : match.start() + 16])
         end = _end_of_frame(header, block_samples)
         if end is not None and end > num_frames:
             raise unreadable(f"the FLAC holds more than the {num_frames} samples that its header promises")
-
-
-def flac_frame_samples(header: bytes) -> int | None:
-    """Return the samples per channel of the frame that a header starts; None if it starts none."""
-    parsed = _parse_header(header)
-    return None if parsed is None else parsed[1]
 
 
 def _end_of_frame(header: bytes, block_samples: int) -> int | None:
@@ -79,13 +76,9 @@ def _as_utf8(number: int) -> bytes:
     """Return a number in the coding of UTF-8, which FLAC extends to 36 bits."""
     if number < 0x80:  # noqa: PLR2004
         return bytes([number])
-    tail = []
-    width = 1
-    while number >> (6 - len(tail) if tail else 6):
-        tail.append(0x80 | number & 0x3F)
-        number >>= 6
-        width += 1
-    return bytes([(0xFF00 >> width) & 0xFF | number, *reversed(tail)])
+    width = max(2, -(-(number.bit_length() - 1) // 5))  # w bytes hold 5 w + 1 bits
+    tail = [0x80 | number >> shift & 0x3F for shift in range(6 * (width - 2), -1, -6)]
+    return bytes([0xFF00 >> width & 0xFF | number >> 6 * (width - 1), *tail])
 
 
 def _crc8(data: bytes) -> int:

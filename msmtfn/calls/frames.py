@@ -101,12 +101,11 @@ def begins_with_frames(data: memoryview, form: FrameFormat) -> bool:
 
 
 def skip_id3(data: memoryview, offset: int = 0) -> int:
-    """Return the offset behind an ID3v2 tag; `offset` itself where there is none."""
-    head = bytes(data[offset : offset + 10])
-    if not head.startswith(b"ID3") or len(head) < 10:  # noqa: PLR2004
-        return offset
-    size = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-    return offset + 10 + size + (10 if head[5] & 16 else 0)  # a footer repeats the header
+    """Return the offset behind all ID3v2 tags; `offset` itself where there is none."""
+    while (head := bytes(data[offset : offset + 10])).startswith(b"ID3") and len(head) == 10:  # noqa: PLR2004
+        size = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+        offset += 10 + size + (10 if head[5] & 16 else 0)  # a footer repeats the header
+    return offset
 
 
 def survey_mp3(data: memoryview) -> Layout:
@@ -120,7 +119,7 @@ def survey_mp3(data: memoryview) -> Layout:
     chain = _walk(data, start, MP3)
     first = bytes(data[start : start + chain.first.size])
     place = max(first.find(b"Xing", 0, _XING_REACH), first.find(b"Info", 0, _XING_REACH))
-    num_frames, trimmed = chain.num_frames, 0
+    num_frames, trimmed, patches = chain.num_frames, 0, {}
     if place >= 0:
         num_frames -= 1
         has_count, promised = first[place + 7] & 1, int.from_bytes(first[place + 8 : place + 12], "big")
@@ -129,12 +128,15 @@ def survey_mp3(data: memoryview) -> Layout:
                 f"the MP3 is cut short, or holds more than one recording: its header promises {promised} frames, "
                 f"{num_frames} are there"
             )
+        if has_count and not promised:  # the encoder was killed, or could not seek back
+            patches[start + place + 8] = num_frames.to_bytes(4, "big")
         trimmed = _samples_to_trim(first, place)
     rate, frame_samples = chain.first.sample_rate, chain.first.num_samples
     return Layout(
         end=chain.end,
         duration_sec=max(0, num_frames * frame_samples - trimmed) / rate,
-        slack_sec=(3 * frame_samples) / rate,
+        slack_sec=3 * frame_samples / rate,
+        patches=patches,
     )
 
 

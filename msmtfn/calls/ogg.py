@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from msmtfn.calls.flac import flac_frame_samples
 from msmtfn.calls.layout import MAX_LOST_SHARE, Layout, unreadable
 
 _PAGE: Final = re.compile(b"OggS")
@@ -105,18 +104,17 @@ def _with_end_flag(data: memoryview, page: _Page) -> dict[int, bytes]:
     """Return the patches that flag the last page as such, without which libsndfile fails at its end."""
     if page.flags & _LAST:
         return {}
-    changed = bytearray(data[page.start : page.end])
-    changed[5] |= _LAST
-    changed[22:26] = bytes(4)
-    return {page.start + 5: bytes([changed[5]]), page.start + 22: _crc32(changed).to_bytes(4, "little")}
+    flags = bytes([page.flags | _LAST])
+    changed = with_checksum(bytes(data[page.start : page.start + 5]) + flags + bytes(data[page.start + 6 : page.end]))
+    return {page.start + 5: flags, page.start + 22: changed[22:26]}
 
 
-def _crc32(data: bytes | bytearray) -> int:
-    """Return the checksum of a page: the usual polynomial, but the highest bit first and without an initial value."""
+def with_checksum(page: bytes) -> bytes:
+    """Return a page with its checksum: the usual polynomial, the highest bit first, without an initial value."""
     remainder = 0
-    for byte in data:
+    for byte in page[:22] + bytes(4) + page[26:]:
         remainder = (remainder << 8 & 0xFFFF_FFFF) ^ _CRC_TABLE[remainder >> 24 ^ byte]
-    return remainder
+    return page[:22] + remainder.to_bytes(4, "little") + page[26:]
 
 
 def _crc_of_byte(byte: int) -> int:
@@ -170,9 +168,6 @@ def _read_headers(headers: list[bytes]) -> _Codec | None:
     if first.startswith(b"\x01vorbis") and len(headers) == 3 and len(first) > 28:  # noqa: PLR2004
         samples_of = _vorbis_samples(1 << (first[28] & 15), 1 << (first[28] >> 4), headers[2])
         return samples_of and _Codec(int.from_bytes(first[12:16], "little"), 0, samples_of)
-    if first.startswith(b"\x7fFLAC"):
-        rate = int.from_bytes(first[27:30], "big") >> 4
-        return _Codec(rate, 0, lambda packet: flac_frame_samples(packet[:16]) or 0) if rate else None
     return None
 
 

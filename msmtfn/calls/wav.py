@@ -17,6 +17,7 @@ W64_MAGIC: Final = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _OPEN_SIZE: Final = 0x7FFF_0000  # writers that cannot seek back leave (nearly) the largest 31- or 32-bit number
 _UNKNOWN_SIZE: Final = 0xFFFF_FFFF
 _MAX_CHUNKS: Final = 1_000
+_MAX_JUNK_BYTES: Final = 4096
 _RIFF_MAGICS: Final = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 _SECOND_FILE: Final = re.compile(rb"(?:RIFF|RIFX|RF64|BW64)....WAVE", re.DOTALL)
 _TAGS: Final = (b"TAG", b"ID3", b"APETAGEX", b"LIST", b"id3 ", b"bext", b"iXML", b"cue ", b"fact", b"JUNK", b"PAD ")
@@ -108,7 +109,7 @@ def _survey_samples(data: memoryview, chunk: _Chunk, style: _Style, form: bytes,
         patches[place] = size.to_bytes(width, style.order)
     if bytes(data[:4]) == b"BW64":
         patches[0] = b"RF64"  # the same, under the name that libsndfile knows
-    return Layout(end=data.nbytes, duration_sec=duration_sec, slack_sec=slack_sec, patches=patches)
+    return Layout(end=chunk.start + num_bytes, duration_sec=duration_sec, slack_sec=slack_sec, patches=patches)
 
 
 def _count_bytes(data: memoryview, start: int, promised: int, style: _Style) -> int:
@@ -143,7 +144,7 @@ def _fills_file(data: memoryview, offset: int, style: _Style) -> bool:
 def _is_junk(data: memoryview, offset: int, promised: int) -> bool:
     """Return whether what follows the promised samples is a tag, or too little to matter."""
     rest = data.nbytes - offset
-    if rest <= MAX_LOST_SHARE * (promised + rest):
+    if rest <= min(_MAX_JUNK_BYTES, MAX_LOST_SHARE * (promised + rest)):
         return True
     head = bytes(data[offset : offset + 9])
     return head.startswith(_TAGS) or head[1:].startswith(_TAGS) or not bytes(data[offset:]).strip(b"\0")
