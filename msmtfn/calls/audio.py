@@ -27,6 +27,7 @@ import soundfile as sf
 import torch
 from torchaudio.functional import resample
 
+from msmtfn.calls.channels import merge_channels
 from msmtfn.calls.containers import recognise_container, survey_container
 from msmtfn.calls.flac import READ_AHEAD, check_flac_rest
 from msmtfn.calls.frames import skip_id3
@@ -106,7 +107,7 @@ class Recording:
 
 
 def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig, name: str = "") -> Recording:
-    """Decode a recording and resample it to `sample_rate`.
+    """Decode a recording and resample it to `sample_rate`; two channels that are one signal become one.
 
     Args:
         data: content of the file as `bytes`, a memoryview or an Arrow buffer; copied only for `media`.
@@ -132,7 +133,7 @@ def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig, nam
     decode = _decode_with_ffmpeg if container in FORMATS else _decode_with_libsndfile
     parts = decode(view, container, layout, sample_rate, config)
     channels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    return Recording(np.ascontiguousarray(channels), sample_rate)
+    return Recording(merge_channels(np.ascontiguousarray(channels), sample_rate), sample_rate)
 
 
 def _decode_with_libsndfile(

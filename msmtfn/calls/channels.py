@@ -1,0 +1,91 @@
+"""Tell whether two channels are one signal: a mono recording in two channels.
+
+A gain, a delay of some milliseconds, noise or the opposite polarity make no second speaker of it. Shapes: S samples,
+W windows, N samples of a window.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+MIN_CORRELATION: Final = 0.9
+"""Correlation of two channels from which on they may be one: the same signal with noise 7 dB below it in both."""
+
+PROBE_CORRELATION: Final = 0.6
+"""Correlation in a few windows below which two channels are not compared further, as in most calls."""
+
+MAX_DELAY_SEC: Final = 0.02
+WINDOW_SEC: Final = 0.25
+NUM_PROBES: Final = 64
+AUDIBLE_DB: Final = 20.0
+"""Windows this many dB below the loudest ones do not count: noise differs between channels."""
+
+MAX_LEVEL_SPREAD_DB: Final = 10.0
+MAX_OTHER_SHARE: Final = 0.01
+"""Share of the audible windows that may differ in level by more: with a second speaker, more do."""
+
+POWER_FLOOR: Final = 1e-12
+
+Waveform = npt.NDArray[np.float32]
+
+
+def merge_channels(channels: Waveform, sample_rate: int) -> Waveform:
+    """Return the one channel, (1, S), that two channels are, or the channels as they are.
+
+    Args:
+        channels: (C, S) samples, C being 1 or 2.
+        sample_rate: sample rate of `channels` in Hz.
+    """
+    window = round(WINDOW_SEC * sample_rate)
+    num_windows = channels.shape[1] // window
+    if len(channels) < 2 or not num_windows:  # noqa: PLR2004
+        return channels
+    windows = channels[:, : num_windows * window].reshape(2, num_windows, window)
+    probes = windows[:, np.linspace(0, num_windows - 1, min(NUM_PROBES, num_windows)).astype(int)]
+    max_delay = round(MAX_DELAY_SEC * sample_rate)
+    delay, correlation = _correlate(probes, max_delay)
+    if abs(correlation) < PROBE_CORRELATION:
+        return channels
+    first, second = _align(channels, delay)
+    if not _is_one_signal(first, second, window):
+        return channels
+    merged: Waveform = (first + np.float32(np.sign(correlation)) * second) / 2
+    return np.pad(merged, (max(delay, 0), max(-delay, 0)))[None]
+
+
+def _correlate(windows: Waveform, max_delay: int) -> tuple[int, float]:
+    """Return by how many samples the first channel of (2, W, N) is later, and their correlation at that delay."""
+    steps = np.diff(windows, axis=2)  # a hum that both channels have is weaker in them
+    first, second = np.fft.rfft(steps, 2 * windows.shape[2])
+    product = np.fft.irfft((first * second.conj()).sum(axis=0))
+    lags = np.arange(-max_delay, max_delay + 1)
+    energy = float(np.sqrt(np.prod(np.square(steps, dtype=np.float64).sum(axis=(1, 2)))))
+    best = int(np.abs(product[lags]).argmax())
+    return int(lags[best]), float(product[lags[best]]) / max(energy, POWER_FLOOR)
+
+
+def _align(channels: Waveform, delay: int) -> tuple[Waveform, Waveform]:
+    """Return both channels without the delay of the first, which may be negative; shorter by it."""
+    size = channels.shape[1] - abs(delay)
+    return channels[0, max(delay, 0) :][:size], channels[1, max(-delay, 0) :][:size]
+
+
+def _is_one_signal(first: Waveform, second: Waveform, window: int) -> bool:
+    """Return whether two aligned channels, (S,), are correlated, and differ in level by the same everywhere."""
+    num_windows = len(first) // window
+    if not num_windows:
+        return False
+    both = np.stack([first[: num_windows * window], second[: num_windows * window]]).reshape(2, num_windows, window)
+    both -= both.mean(axis=2, keepdims=True)
+    power = np.einsum("cwn,cwn->cw", both, both).astype(np.float64) + POWER_FLOOR
+    product = float(np.einsum("wn,wn->w", both[0], both[1]).astype(np.float64).sum())
+    if abs(product) < MIN_CORRELATION * float(np.sqrt(np.prod(power.sum(axis=1)))):
+        return False
+    level_db = 10 * np.log10(power)
+    audible = (level_db > level_db.max(axis=1, keepdims=True) - AUDIBLE_DB).any(axis=0)
+    difference_db = (level_db[0] - level_db[1])[audible]
+    is_other = np.abs(difference_db - np.median(difference_db)) > MAX_LEVEL_SPREAD_DB
+    return bool(is_other.mean() <= MAX_OTHER_SHARE)
