@@ -20,7 +20,10 @@ PROBE_CORRELATION: Final = 0.6
 MAX_DELAY_SEC: Final = 0.02
 WINDOW_SEC: Final = 0.25
 NUM_PROBES: Final = 64
-AUDIBLE_DB: Final = 20.0
+NUM_COMPARED: Final = 2_400
+"""Windows of a call that are compared where the probes are alike: all of 10 minutes, a part of longer calls."""
+
+AUDIBLE_DB: Final = 15.0
 """Windows this many dB below the loudest ones do not count: noise differs between channels."""
 
 MAX_LEVEL_SPREAD_DB: Final = 10.0
@@ -44,9 +47,8 @@ def merge_channels(channels: Waveform, sample_rate: int) -> Waveform:
     if len(channels) < 2 or not num_windows:  # noqa: PLR2004
         return channels
     windows = channels[:, : num_windows * window].reshape(2, num_windows, window)
-    probes = windows[:, np.linspace(0, num_windows - 1, min(NUM_PROBES, num_windows)).astype(int)]
-    max_delay = round(MAX_DELAY_SEC * sample_rate)
-    delay, correlation = _correlate(probes, max_delay)
+    probes = windows[:, _spread(num_windows, NUM_PROBES)]
+    delay, correlation = _correlate(probes, round(MAX_DELAY_SEC * sample_rate))
     if abs(correlation) < PROBE_CORRELATION:
         return channels
     first, second = _align(channels, delay)
@@ -54,6 +56,11 @@ def merge_channels(channels: Waveform, sample_rate: int) -> Waveform:
         return channels
     merged: Waveform = (first + np.float32(np.sign(correlation)) * second) / 2
     return np.pad(merged, (max(delay, 0), max(-delay, 0)))[None]
+
+
+def _spread(num_windows: int, num_chosen: int) -> npt.NDArray[np.intp]:
+    """Return the indices of at most `num_chosen` windows, evenly spread over a call."""
+    return np.linspace(0, num_windows - 1, min(num_chosen, num_windows)).astype(np.intp)
 
 
 def _correlate(windows: Waveform, max_delay: int) -> tuple[int, float]:
@@ -78,7 +85,8 @@ def _is_one_signal(first: Waveform, second: Waveform, window: int) -> bool:
     num_windows = len(first) // window
     if not num_windows:
         return False
-    both = np.stack([first[: num_windows * window], second[: num_windows * window]]).reshape(2, num_windows, window)
+    chosen = _spread(num_windows, NUM_COMPARED)
+    both = np.stack([side[: num_windows * window].reshape(num_windows, window)[chosen] for side in (first, second)])
     both -= both.mean(axis=2, keepdims=True)
     power = np.einsum("cwn,cwn->cw", both, both).astype(np.float64) + POWER_FLOOR
     product = float(np.einsum("wn,wn->w", both[0], both[1]).astype(np.float64).sum())

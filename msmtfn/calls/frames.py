@@ -122,7 +122,8 @@ def survey_mp3(data: memoryview) -> Layout:
     num_frames, trimmed, patches = chain.num_frames, 0, {}
     if place >= 0:
         num_frames -= 1
-        has_count, promised = first[place + 7] & 1, int.from_bytes(first[place + 8 : place + 12], "big")
+        has_count = int.from_bytes(first[place + 4 : place + 8], "big") & 1
+        promised = int.from_bytes(first[place + 8 : place + 12], "big")
         if has_count and promised and abs(num_frames - promised) > 1:
             raise unreadable(
                 f"the MP3 is cut short, or holds more than one recording: its header promises {promised} frames, "
@@ -134,14 +135,14 @@ def survey_mp3(data: memoryview) -> Layout:
     rate, frame_samples = chain.first.sample_rate, chain.first.num_samples
     return Layout(
         end=chain.end,
-        duration_sec=max(0, num_frames * frame_samples - trimmed) / rate,
-        slack_sec=3 * frame_samples / rate,
+        duration_sec=max(0.0, num_frames * frame_samples - trimmed / 2) / rate,
+        slack_sec=(3 * frame_samples + trimmed / 2) / rate,
         patches=patches,
     )
 
 
 def _samples_to_trim(first: bytes, xing: int) -> int:
-    """Return the encoder's delay and padding, which a decoder removes; they stand behind the Xing header (LAME)."""
+    """Return the encoder's delay and padding, which a decoder may remove; they stand behind the Xing header (LAME)."""
     flags = int.from_bytes(first[xing + 4 : xing + 8], "big")
     place = xing + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags & 8) // 2 + 21
     both = int.from_bytes(first[place : place + 3], "big")

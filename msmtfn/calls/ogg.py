@@ -167,7 +167,8 @@ def _read_headers(headers: list[bytes]) -> _Codec | None:
         return _Codec(_OPUS_RATE, int.from_bytes(first[10:12], "little"), _opus_samples)
     if first.startswith(b"\x01vorbis") and len(headers) == 3 and len(first) > 28:  # noqa: PLR2004
         samples_of = _vorbis_samples(1 << (first[28] & 15), 1 << (first[28] >> 4), headers[2])
-        return samples_of and _Codec(int.from_bytes(first[12:16], "little"), 0, samples_of)
+        rate = int.from_bytes(first[12:16], "little")
+        return _Codec(rate, 0, samples_of) if samples_of is not None and rate else None
     return None
 
 

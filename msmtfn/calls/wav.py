@@ -156,8 +156,11 @@ def _duration(form: bytes, num_bytes: int, order: Order) -> tuple[float | None, 
     block_bytes, bits = int.from_bytes(form[12:14], order), int.from_bytes(form[14:16], order)
     if tag == _EXTENSIBLE:
         tag = int.from_bytes(form[24:26], order)
-    if tag in (_PCM, _FLOAT, _ALAW, _ULAW):
-        block_bytes, block_samples = channels * -(-bits // 8), 1
+    if tag in (_ALAW, _ULAW):
+        block_bytes, block_samples = channels, 1
+    elif tag in (_PCM, _FLOAT):
+        is_padded = bits == 24 and block_bytes == 4 * channels  # noqa: PLR2004  24 bits in four bytes
+        block_bytes, block_samples = 4 * channels if is_padded else channels * -(-bits // 8), 1
     elif tag in (_MS_ADPCM, _IMA_ADPCM, _GSM):
         block_samples = int.from_bytes(form[18:20], order)
     else:
