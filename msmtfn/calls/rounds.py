@@ -116,7 +116,7 @@ def check_turns(turns: Sequence[Turn], duration_sec: float) -> None:
     raise CallError(
         RejectCode.BAD_ROW,
         f"{num_outside} of {len(turns)} turns lie after the end of the recording, which lasts {duration_sec:.1f} s; "
-        f"the last one ends at {last_sec:.1f} s: {guess}",
+        f"the last one ends at {last_sec:.7g} s: {guess}",
     )
 
 

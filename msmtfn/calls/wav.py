@@ -115,6 +115,8 @@ def _survey_samples(data: memoryview, chunk: _Chunk, style: _Style, form: bytes,
 def _count_bytes(data: memoryview, start: int, promised: int, style: _Style) -> int:
     """Return how many bytes of samples there are."""
     present = data.nbytes - start
+    if promised in (data.nbytes, data.nbytes - 8):  # the size of the file, or of its RIFF chunk, by mistake
+        return present
     is_open = promised == 0 or promised >= _OPEN_SIZE
     if promised > present and not is_open:
         raise unreadable(f"the WAV is cut short: its header promises {promised} bytes of samples, {present} are there")

@@ -69,6 +69,11 @@ def test_the_detail_of_a_truncated_wav_names_both_sizes() -> None:
     assert "promises 32000 bytes of samples, 10000 are there" in reject(encode()[: HEADER_BYTES + 10_000])
 
 
+@pytest.mark.parametrize("counted", [44, 36])
+def test_a_data_size_that_counts_the_header_is_forgiven(counted: int) -> None:
+    assert decode(with_size(encode(), 4 * RATE + counted)).num_samples == 2 * RATE
+
+
 def test_a_wav_without_a_data_chunk_is_unreadable() -> None:
     assert "no data chunk" in reject(encode()[:36])
 
