@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from msmtfn.calls.layout import MAX_LOST_SHARE, Layout, unreadable
 
@@ -27,8 +27,7 @@ _PROBE_FRAMES: Final = 3
 """Frames of the recording's own format that must follow each other to count as audio after a hole."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """The header of a frame.
 
     Attributes:
@@ -82,6 +81,7 @@ def parse_adts_header(header: bytes) -> Frame | None:
     return Frame(size, 1024 * ((bits & 3) + 1), _ADTS_RATE[rate_index], (rate_index, channels, bits >> 38 & 3))
 
 
+@lru_cache(maxsize=256)
 def _parse_amr_header(header: bytes) -> Frame | None:
     size = _AMR_SIZE[header[0] >> 3 & 15] if header and not header[0] & 0x83 else 0  # 0x83: bits that are always 0
     return Frame(size, 160, 8000, ()) if size else None

@@ -8,14 +8,15 @@ packets that are there are counted, and the decoder has to deliver those.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from msmtfn.calls.layout import MAX_LOST_SHARE, Layout, unreadable
 
 _PAGE: Final = re.compile(b"OggS")
-_PAGE_HEADER_BYTES: Final = 27
+_HEADER: Final = struct.Struct("<4sBBq4sIIB")  # magic, version, flags, granule, serial, number, checksum, segments
 _CONTINUED, _FIRST, _LAST = 1, 2, 4  # flags of a page
 _OPUS_RATE: Final = 48_000
 _SILK_FRAME, _CELT_FRAME = (480, 960, 1920, 2880), (120, 240, 480, 960)
@@ -27,8 +28,9 @@ _MAX_TRIMMED_SEC: Final = 1.0
 SamplesOf = Callable[[bytes], float]
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
+class _Page(NamedTuple):
+    """A page: its header's fields, and the offsets of its content and of its end."""
+
     start: int
     flags: int
     granule: int
@@ -129,20 +131,20 @@ _CRC_TABLE: Final = tuple(map(_crc_of_byte, range(256)))
 
 def _pages(data: memoryview) -> Iterator[_Page]:
     """Yield the pages; what lies between them is skipped, as decoders do."""
-    offset = 0
+    offset, size = 0, data.nbytes
     while match := _PAGE.search(data, offset):
         start = match.start()
-        head = bytes(data[start : start + _PAGE_HEADER_BYTES])
-        body = start + _PAGE_HEADER_BYTES + (head[26] if len(head) == _PAGE_HEADER_BYTES else 255)
-        lacing = bytes(data[start + _PAGE_HEADER_BYTES : body])
-        end = body + sum(lacing)
-        if end > data.nbytes:
+        body = start + _HEADER.size
+        if body <= size:
+            _, _, flags, granule, serial, sequence, _, num_segments = _HEADER.unpack_from(data, start)
+            lacing = bytes(data[body : body + num_segments])
+            offset = body + num_segments + sum(lacing)
+        if body > size or offset > size:
             raise unreadable(
-                f"the OGG is cut short: its last page promises {end - start} bytes, {data.nbytes - start} are there"
+                f"the OGG is cut short: its last page promises {max(offset - start, _HEADER.size)} bytes, "
+                f"{size - start} are there"
             )
-        granule = int.from_bytes(head[6:14], "little", signed=True)
-        yield _Page(start, head[5], granule, head[14:18], int.from_bytes(head[18:22], "little"), lacing, body, end)
-        offset = end
+        yield _Page(start, flags, granule, serial, sequence, lacing, body + num_segments, offset)
 
 
 def _complete_packets(data: memoryview, page: _Page, held: bytes) -> tuple[list[bytes], bytes]:
