@@ -119,7 +119,8 @@ def survey_mp3(data: memoryview) -> Layout:
     chain = _walk(data, start, MP3)
     first = bytes(data[start : start + chain.first.size])
     place = max(first.find(b"Xing", 0, _XING_REACH), first.find(b"Info", 0, _XING_REACH))
-    num_frames, trimmed, patches = chain.num_frames, 0, {}
+    num_frames, trimmed = chain.num_frames, 0
+    patches: dict[int, bytes] = {}
     if place >= 0:
         num_frames -= 1
         has_count = int.from_bytes(first[place + 4 : place + 8], "big") & 1

@@ -86,7 +86,8 @@ def survey_ogg(data: memoryview) -> Layout:
 
 
 def _pages_of_one_stream(data: memoryview) -> Iterator[_Page]:
-    serial, others = None, set()
+    serial: bytes | None = None
+    others: set[bytes] = set()
     for page in _pages(data):
         if serial is None or page.flags & _FIRST:
             if bytes(data[page.body : page.body + len(_SKELETON)]) == _SKELETON:
@@ -198,7 +199,8 @@ def _vorbis_samples(short: int, long: int, setup: bytes) -> SamplesOf | None:
     4.2.4).
     """
     bits = int.from_bytes(setup, "little")
-    place, is_long, num_modes = bits.bit_length() - 1, [], 0
+    place, num_modes = bits.bit_length() - 1, 0
+    is_long: list[int] = []
     while place >= 47 and len(is_long) < _MAX_VORBIS_MODES:  # noqa: PLR2004  a mode and the number of modes
         if bits >> place - 8 & 0xFF > 63 or bits >> place - 40 & 0xFFFF_FFFF:  # noqa: PLR2004
             break

@@ -67,7 +67,8 @@ def survey_wav(data: memoryview) -> Layout:
             (`audio_unreadable`).
     """
     style = _style_of(data)
-    long_size, form = None, b""
+    long_size: _Chunk | None = None
+    form = b""
     for chunk in _chunks(data, style.header_bytes + len(b"WAVE") if style.size_bytes == 4 else 40, style):  # noqa: PLR2004
         if chunk.name == b"ds64":
             long_size = chunk
@@ -103,7 +104,7 @@ def _survey_samples(data: memoryview, chunk: _Chunk, style: _Style, form: bytes,
         promised = int.from_bytes(data[place : place + width], style.order)
     num_bytes = _count_bytes(data, chunk.start, promised, style)
     duration_sec, slack_sec = _duration(form, num_bytes, style.order)
-    patches = {}
+    patches: dict[int, bytes] = {}
     if num_bytes != promised:
         size = num_bytes + style.header_bytes * style.counts_header
         patches[place] = size.to_bytes(width, style.order)
