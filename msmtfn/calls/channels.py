@@ -54,7 +54,7 @@ def merge_channels(channels: Waveform, sample_rate: int) -> Waveform:
     first, second = _align(channels, delay)
     if not _is_one_signal(first, second, window):
         return channels
-    merged: Waveform = (first + np.float32(np.sign(correlation)) * second) / 2
+    merged = (first + second if correlation > 0 else first - second) / np.float32(2)
     return np.pad(merged, (max(delay, 0), max(-delay, 0)))[None]
 
 

@@ -24,7 +24,8 @@ def voice(seed: int, silent_from_sec: float = 20.0) -> Waveform:
 def noise(level_db: float, seed: int = 9) -> Waveform:
     """Noise at a level in dB relative to a voice."""
     power = 10 ** (level_db / 20) * np.sqrt(np.mean(np.square(voice(1))))
-    return (power * np.random.default_rng(seed).standard_normal(20 * RATE)).astype(np.float32)
+    wave: Waveform = (power * np.random.default_rng(seed).standard_normal(20 * RATE)).astype(np.float32)
+    return wave
 
 
 def merge(first: Waveform, second: Waveform) -> Waveform:

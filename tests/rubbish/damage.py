@@ -191,10 +191,6 @@ def _twice(source: Source) -> bytes:
     return source.data + base(source.name, seed=1)
 
 
-def _the_same_twice(source: Source) -> bytes:
-    return 2 * source.data
-
-
 def _other_rate(source: Source) -> bytes | None:
     if "amr" in source.name or "3gp" in source.name or "g722" in source.name:
         return None
@@ -318,10 +314,6 @@ def _page_lost(pages: list[bytes], rng: np.random.Generator) -> list[bytes]:
     return pages[:lost] + pages[lost + 1 :]
 
 
-def _pages_lost(pages: list[bytes], _: np.random.Generator) -> list[bytes]:
-    return pages[: len(pages) // 2] + pages[-2:]
-
-
 def _not_sent(pages: list[bytes], _: np.random.Generator) -> list[bytes]:
     """Leave out a third of the pages: a pause in sending."""
     third = len(pages) // 3
@@ -357,7 +349,7 @@ DAMAGES: Final[Mapping[str, tuple[Damage, frozenset[str]]]] = {
     "a hole": (_hole, frozenset()),
     "zeros inside": (_zeros, frozenset()),
     "another recording behind": (_twice, frozenset()),
-    "the same recording behind": (_the_same_twice, frozenset()),
+    "the same recording behind": (lambda source: 2 * source.data, frozenset()),
     "one of another rate behind": (_other_rate, frozenset()),
     "one of two channels behind": (_other_channels, frozenset()),
     "junk behind": (_junk, ALL - {"AMR"}),
@@ -373,7 +365,7 @@ DAMAGES: Final[Mapping[str, tuple[Damage, frozenset[str]]]] = {
     "no end flag": (_ogg(_no_end_flag), ALL),
     "half its position": (_ogg(_low_granule), frozenset()),
     "a page lost": (_ogg(_page_lost), frozenset()),
-    "half of the pages lost": (_ogg(_pages_lost), frozenset()),
+    "half of the pages lost": (_ogg(lambda pages, _: pages[: len(pages) // 2] + pages[-2:]), frozenset()),
     "a pause that was not sent": (_ogg(_not_sent), ALL),
     "two streams": (_chained(1, 2), frozenset()),
     "two streams, serials falling": (_chained(2, 1), frozenset()),
