@@ -23,6 +23,9 @@ Speaker = Literal["agent", "customer"]
 
 NUM_SPEAKERS: Final = 2
 SMALLEST_MAX_ROUND_SEC: Final = 0.1  # a few frames of the audio encoder; no real answer is shorter
+END_SLACK_SEC: Final = 1.0
+"""Seconds after the end of the recording in which the middle of a turn may still lie."""
+
 MILLI: Final = 1000
 MILLI_SLACK_SEC: Final = 10.0
 """Seconds that the last turn may lie after the end of the recording in a transcript in milliseconds."""
@@ -107,7 +110,7 @@ def check_turns(turns: Sequence[Turn], duration_sec: float) -> None:
     Raises:
         CallError: they lie after its end, for example because their times are in milliseconds (`bad_row`).
     """
-    num_outside = sum((turn.start_sec + turn.end_sec) / 2 > duration_sec for turn in turns)
+    num_outside = sum((turn.start_sec + turn.end_sec) / 2 > duration_sec + END_SLACK_SEC for turn in turns)
     if 2 * num_outside <= len(turns):
         return
     last_sec = max(turn.end_sec for turn in turns)

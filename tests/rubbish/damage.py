@@ -368,7 +368,7 @@ DAMAGES: Final[Mapping[str, tuple[Damage, frozenset[str]]]] = {
     "half of the pages lost": (_ogg(lambda pages, _: pages[: len(pages) // 2] + pages[-2:]), frozenset()),
     "a pause that was not sent": (_ogg(_not_sent), ALL),
     "two streams": (_chained(1, 2), frozenset()),
-    "two streams, serials falling": (_chained(2, 1), frozenset()),
+    "two streams whose serials fall": (_chained(2, 1), frozenset()),
     "two streams of one serial": (_chained(1, 1), frozenset()),
     "one frame lost": (_one_frame_lost, frozenset({"AAC", "AMR"})),
 }
@@ -377,7 +377,7 @@ DAMAGES: Final[Mapping[str, tuple[Damage, frozenset[str]]]] = {
 FULL: Final = {
     **dict.fromkeys(("another recording behind", "the same recording behind", "two streams"), 2 * DURATION_SEC),
     **dict.fromkeys(("one of another rate behind", "one of two channels behind"), 2 * DURATION_SEC),
-    **dict.fromkeys(("two streams, serials falling", "two streams of one serial"), 2 * DURATION_SEC),
+    **dict.fromkeys(("two streams whose serials fall", "two streams of one serial"), 2 * DURATION_SEC),
     **dict.fromkeys(("a tenth of its length", "99 % of its length", "half its position"), DURATION_SEC),
     **dict.fromkeys(("length 0", "length -1", "twice its length", "no end flag"), DURATION_SEC),
     **dict.fromkeys(("whole", "junk behind", "a tag behind", "zeros behind"), DURATION_SEC),
