@@ -21,16 +21,32 @@ if TYPE_CHECKING:
     from msmtfn.inference.classifier import CallClassifier, CallScore, load_model
     from msmtfn.model.config import MsmtFnConfig
     from msmtfn.model.network import MsmtFn
+    from msmtfn.training.job import TrainingResult, train
+    from msmtfn.training.trainer import TrainingConfig
 
-__all__ = ["CallClassifier", "CallScore", "MsmtFn", "MsmtFnConfig", "Turn", "__version__", "load_model"]
+__all__ = [
+    "CallClassifier",
+    "CallScore",
+    "MsmtFn",
+    "MsmtFnConfig",
+    "TrainingConfig",
+    "TrainingResult",
+    "Turn",
+    "__version__",
+    "load_model",
+    "train",
+]
 
 _MODULES: Final = {
     "CallClassifier": "msmtfn.inference.classifier",
     "CallScore": "msmtfn.inference.classifier",
     "MsmtFn": "msmtfn.model.network",
     "MsmtFnConfig": "msmtfn.model.config",
+    "TrainingConfig": "msmtfn.training.trainer",
+    "TrainingResult": "msmtfn.training.job",
     "Turn": "msmtfn.calls.rounds",
     "load_model": "msmtfn.inference.classifier",
+    "train": "msmtfn.training.job",
 }
 
 

@@ -21,6 +21,8 @@ MIN_LOGICAL_CPUS: Final = 4
 def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> Iterator[None]:
     """Connect to the Ray cluster at `RAY_ADDRESS`, or start Ray on this machine; shut down at the end.
 
+    In a process that is connected to Ray already, such as a notebook, that connection is used and kept.
+
     Args:
         show_workers: whether the workers' logs are also shown here; Ray keeps them in its own files in any case.
         num_cpus: logical CPUs of a local Ray; by default those of the machine, but at least 4.
@@ -31,6 +33,9 @@ def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> I
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield
+        return
     address = os.environ.get("RAY_ADDRESS", LOCAL)
     if address != LOCAL:
         try:

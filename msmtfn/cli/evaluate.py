@@ -35,7 +35,7 @@ from msmtfn.evaluation.plots import plot_confusions, plot_reliability
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.model.checkpoint import fetch_model, is_trained, load_model, model_version
-from msmtfn.model.registry import places_of_model
+from msmtfn.model.location import places_of_model
 from msmtfn.storage.overlap import Place, refuse_overlaps
 from msmtfn.training.ablations import AblationConfig, as_markdown, as_table, explain, run_ablations, tabulate
 

@@ -30,7 +30,7 @@ from msmtfn.daily.summary import summarize
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, LockedError, UsageError
 from msmtfn.model.checkpoint import fetch_model, is_trained, locate_model
-from msmtfn.model.registry import places_of_model
+from msmtfn.model.location import places_of_model
 from msmtfn.storage.conditional import warn_unless_conditional
 from msmtfn.storage.overlap import Place, refuse_overlaps
 from msmtfn.storage.untrusted import inside

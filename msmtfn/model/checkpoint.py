@@ -23,8 +23,8 @@ from transformers.utils import logging as transformers_logging
 from msmtfn import storage
 from msmtfn.errors import ModelError, StorageError
 from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.location import resolve_model
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.registry import resolve_model
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
