@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from msmtfn.model.network import MsmtFn
     from msmtfn.scoring.day import score_day
     from msmtfn.scoring.graph import ScoringConfig
+    from msmtfn.training.job import TrainingResult, train
+    from msmtfn.training.trainer import TrainingConfig
 
 __all__ = [
     "CallClassifier",
@@ -39,11 +41,14 @@ __all__ = [
     "MsmtFnConfig",
     "ScoringConfig",
     "Success",
+    "TrainingConfig",
+    "TrainingResult",
     "Turn",
     "__version__",
     "evaluate",
     "load_model",
     "score_day",
+    "train",
 ]
 
 _MODULES: Final = {
@@ -55,10 +60,13 @@ _MODULES: Final = {
     "MsmtFnConfig": "msmtfn.model.config",
     "ScoringConfig": "msmtfn.scoring.graph",
     "Success": "msmtfn.daily.success",
+    "TrainingConfig": "msmtfn.training.trainer",
+    "TrainingResult": "msmtfn.training.job",
     "Turn": "msmtfn.calls.rounds",
     "evaluate": "msmtfn.evaluation.evaluate",
     "load_model": "msmtfn.inference.classifier",
     "score_day": "msmtfn.scoring.day",
+    "train": "msmtfn.training.job",
 }
 
 

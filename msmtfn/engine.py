@@ -30,7 +30,7 @@ CURES: Final = {
 def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> Iterator[None]:
     """Connect to the Ray cluster at `RAY_ADDRESS`, or start Ray on this machine; shut down at the end.
 
-    A process that is connected to Ray already stays so.
+    In a process that is connected to Ray already, such as a notebook, that connection is used and kept.
 
     Args:
         show_workers: whether the workers' logs are also shown here; Ray keeps them in its own files in any case.

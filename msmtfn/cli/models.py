@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import tyro
 from rich.console import Console
 
 from msmtfn import storage
 from msmtfn.cli.command import run_command
-from msmtfn.model.registry import list_records, promote, read_current, roll_back
+from msmtfn.model.location import read_current
+from msmtfn.registry.records import VersionRecord
+from msmtfn.registry.versions import list_records, promote, roll_back
+from msmtfn.storage.untrusted import printable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,7 @@ def _run(program: str, arguments: Sequence[str]) -> None:
         case _:
             lines = _describe_all(root)
     for line in lines:
-        Console().print(line, highlight=False, soft_wrap=True)
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _describe_all(root: str) -> list[str]:
@@ -67,13 +69,8 @@ def _describe_all(root: str) -> list[str]:
     return [_describe(record, current_version) for record in list_records(root)] or [f"{root} has no version yet"]
 
 
-def _describe(record: Mapping[str, Any], current: str | None) -> str:
-    mark = " (current)" if record["version"] == current else ""
-    decision = record["decision"]
-    if decision is None:
-        return f"{record['version']}{mark}  not finished"
-    figures = f"{100 * decision['candidate']:.1f} % of {decision['calls']:,} held-out calls classified correctly"
-    if decision["compared_with"] is not None:
-        figures += f", {decision['compared_with']} {100 * decision['present']:.1f} %"
-    verdict = "passed" if decision["passed"] else "did not pass"
-    return f"{record['version']}{mark}  {record.get('added_at', '')}  {verdict}: {figures}; {decision['reason']}"
+def _describe(record: VersionRecord, current: str | None) -> str:
+    name = f"{record.version} (current)" if record.version == current else record.version
+    if record.decision is None:
+        return f"{name}  not finished"
+    return f"{name}  {printable(record.added_at)}  {record.decision.describe()}"

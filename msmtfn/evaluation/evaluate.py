@@ -26,7 +26,7 @@ from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.classifier import find_model
 from msmtfn.inference.scorer import Device, ScorerConfig
 from msmtfn.model.checkpoint import Model, is_trained, load_model, model_version
-from msmtfn.model.registry import locations_of_model
+from msmtfn.model.location import locations_of_model
 from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
 
 logger = logging.getLogger(__name__)

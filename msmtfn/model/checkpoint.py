@@ -31,8 +31,8 @@ from msmtfn.errors import ModelError, StorageError
 from msmtfn.features.processor import CallProcessor
 from msmtfn.features.processor_config import ProcessorConfig, read_processor_config
 from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.location import resolve_model
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.registry import resolve_model
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")

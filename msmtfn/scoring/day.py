@@ -25,7 +25,7 @@ from msmtfn.daily.success import Success
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, UsageError
 from msmtfn.model.checkpoint import fetch_model, locate_model
-from msmtfn.model.registry import locations_of_model
+from msmtfn.model.location import locations_of_model
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
 from msmtfn.storage.conditional import warn_unless_conditional
 from msmtfn.storage.overlap import NamedLocation, refuse_overlaps

@@ -126,7 +126,7 @@ def fingerprint(splits: Sequence[LabelledSplit], start: str, config: TrainingCon
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
-def train(run: TrainingRun, config: TrainingConfig, report: Report) -> Path:
+def train_model(run: TrainingRun, config: TrainingConfig, report: Report) -> Path:
     """Train a model, or resume the run of the same name; Ray must be running.
 
     Args:

@@ -9,7 +9,7 @@ import pytest
 
 from msmtfn.cli import evaluate, score_daily, train
 from msmtfn.errors import UsageError
-from msmtfn.model.registry import is_in_registry, locations_of_model
+from msmtfn.model.location import is_in_registry, locations_of_model
 from msmtfn.storage.overlap import NamedLocation, contains, refuse_overlaps
 from tests.integration.job import DATE, write_short_calls
 
