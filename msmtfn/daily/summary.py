@@ -64,7 +64,7 @@ def summarize(leads: str, date: dt.date, success: Success, *, is_trained: bool) 
             Text("  NOTE      The model is untrained: its scores and this ranking mean nothing.", style="bold yellow")
         )
     if (moved := describe_drift(success.drift or NO_DRIFT)) is not None:
-        parts.append(Text(f"  WARNING   Has moved: {moved}.", style="bold yellow"))
+        parts.append(Text(f"  WARNING   Drift: {moved}.", style="bold yellow"))
     if success.scored:
         parts.append(_table_of(best_leads(leads, date)))
         if (comparison := compare_with_labels(leads, date)) is not None:
@@ -83,8 +83,8 @@ def compare_with_labels(leads: str, date: dt.date, number: int = NUM_BEST) -> st
         return None
     wanted = pc.is_in(rows["intent"], pa.array(WANTED_INTENTS)).to_numpy(zero_copy_only=False)
     return (
-        f"By their labels {int(wanted[:number].sum())} of the {number} best leads are A or B, "
-        f"{int(wanted.sum())} of all {len(rows)} are."
+        f"By their true labels, {int(wanted[:number].sum())} of the {number} best leads are A or B, "
+        f"compared with {int(wanted.sum())} of all {len(rows)} calls."
     )
 
 

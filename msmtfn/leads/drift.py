@@ -211,7 +211,7 @@ def describe_drift(drift: Mapping[str, Any]) -> str | None:
                 f"{rejects['days']} days before"
             )
         else:
-            words.append(f"{name} (PSI {drift['figures'][name]['psi']:.2f} to the model's own calls)")
+            words.append(f"{name} (PSI {drift['figures'][name]['psi']:.2f} against the model's own calls)")
     return ", ".join(words) or None
 
 

@@ -220,7 +220,7 @@ def test_night_8_warns_of_drift_to_quieter_calls_without_text(company: Company) 
     summary, output = company.night()
     assert summary is not None
     assert {"loudness_dbfs", "has_text"} <= set(summary["drift"]["moved"])
-    assert re.search(r"Has moved: .*loudness_dbfs \(PSI", output)
+    assert re.search(r"Drift: .*loudness_dbfs \(PSI", output)
 
 
 def test_night_9_scores_with_a_better_model_after_retraining(company: Company) -> None:
