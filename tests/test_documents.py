@@ -131,3 +131,14 @@ def test_code_blocks_hold_no_links_and_no_headings() -> None:
     text = "# A title\n```\n# a comment [text](missing.md)\n```\n"
     assert not list(broken_links(ROOT / "README.md", text))
     assert anchors_of(text) == {"a-title"}
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted(path.parent for path in (ROOT / "msmtfn").glob("*/README.md")),
+    ids=lambda folder: folder.name,
+)
+def test_the_readme_of_a_folder_names_each_of_its_modules(folder: Path) -> None:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    named = {word for line in prose_of(text) for word in CODE_SPAN.findall(line)}
+    assert {path.name for path in folder.glob("*.py")} - {"__init__.py"} <= named
