@@ -245,7 +245,7 @@ def _exit_code_of_newest_day(arguments: Arguments, manifests: str, leads: str) -
     If a scheduler retries a night with too many rejects, and without a date, there is nothing left to do, or an older
     day is scored successfully. Neither must turn the exit code of the newest day into success.
     """
-    newest = storage.list_days(storage.absolute(manifests))[-1]
+    newest = storage.list_days(storage.absolute(manifests), follow_links=True)[-1]
     success = read_success(storage.absolute(leads), newest)
     return EXIT_DONE if success is None else _exit_code_of(success, arguments.max_rejected_share)
 

@@ -34,7 +34,7 @@ def newest_unscored_day(manifests: str, leads: str) -> dt.date | None:
         ManifestError: there is no day at all.
         StorageError: the storage refused.
     """
-    days = storage.list_days(storage.absolute(manifests))
+    days = storage.list_days(storage.absolute(manifests), follow_links=True)
     if not days:
         raise ManifestError(f"{manifests} has no folder date=YYYY-MM-DD; check --manifests, or give --date")
     return next((day for day in reversed(days) if read_success(storage.absolute(leads), day) is None), None)
@@ -49,7 +49,7 @@ def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int =
         date: the day.
         number: of days that are looked at.
     """
-    before = [day for day in storage.list_days(storage.absolute(manifests)) if day < date][-number:]
+    before = [day for day in storage.list_days(storage.absolute(manifests), follow_links=True) if day < date][-number:]
     return [day for day in before if not storage.exists(storage.join(day_folder(leads, day), SUCCESS_FILE))]
 
 
@@ -60,7 +60,7 @@ def days_between(manifests: str, first: dt.date | None, last: dt.date | None) ->
         ManifestError: there is none.
         StorageError: the storage refused.
     """
-    days = storage.list_days(storage.absolute(manifests))
+    days = storage.list_days(storage.absolute(manifests), follow_links=True)
     chosen = [day for day in days if (first is None or first <= day) and (last is None or day <= last)]
     if not chosen:
         held = f"it has {days[0]} to {days[-1]}" if days else "it has no folder date=YYYY-MM-DD"

@@ -77,7 +77,7 @@ def find_days(root: str, first: dt.date | None = None, last: dt.date | None = No
     Raises:
         TrainingDataError: no day lies in that range.
     """
-    days = storage.list_days(storage.absolute(root))
+    days = storage.list_days(storage.absolute(root), follow_links=True)
     chosen = [day for day in days if (first is None or day >= first) and (last is None or day <= last)]
     if not chosen:
         held = f"it has {days[0]} to {days[-1]}" if days else "it has no folder date=YYYY-MM-DD"

@@ -20,8 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from msmtfn import storage
 from msmtfn.calls.activity import ActivityConfig, detect_activity
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
+from msmtfn.calls.checks import check_call, parse_turns
 from msmtfn.calls.fetch import fetch_recording
-from msmtfn.calls.manifest import check_call, parse_turns
 from msmtfn.calls.rounds import Round, RoundsConfig, Turn, find_rounds
 from msmtfn.errors import CallError, RejectCode, format_trace
 from msmtfn.features.sandbox import UNSETTLED, SandboxConfig

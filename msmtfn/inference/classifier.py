@@ -16,8 +16,8 @@ import soundfile as sf
 
 from msmtfn import storage
 from msmtfn.calls.audio import decode_recording
+from msmtfn.calls.checks import check_call, parse_turns
 from msmtfn.calls.fetch import fetch_recording
-from msmtfn.calls.manifest import check_call, parse_turns
 from msmtfn.calls.rounds import Turn
 from msmtfn.corpora import demo_model
 from msmtfn.errors import CallError
