@@ -87,14 +87,22 @@ def check_transcript(turns: pa.Array, limits: TranscriptConfig) -> None:
     _check_limit("turns has", total, "characters", limits.max_transcript_chars, "--max-transcript-chars")
 
 
-def check_density(num_turns: int, num_rounds: int, duration_sec: float, limits: TranscriptConfig) -> None:
-    """Check that a recording is long enough for the turns of its transcript, and the number of rounds.
+def check_density(num_turns: int, duration_sec: float, limits: TranscriptConfig) -> None:
+    """Check that a recording is long enough for the number of turns in its transcript.
 
     Raises:
-        CallError: the call exceeds a limit (`bad_row`).
+        CallError: there are more turns than anybody can take in that time (`bad_row`).
     """
-    most = FREE_TURNS + math.floor(limits.max_turns_per_sec * duration_sec)
-    _check_limit(f"a recording of {duration_sec:.1f} s has", num_turns, "turns", most, "--max-turns-per-sec")
+    limit = FREE_TURNS + math.floor(limits.max_turns_per_sec * duration_sec)
+    _check_limit(f"a recording of {duration_sec:.1f} s has", num_turns, "turns", limit, "--max-turns-per-sec")
+
+
+def check_rounds(num_rounds: int, limits: TranscriptConfig) -> None:
+    """Check the number of rounds of a call.
+
+    Raises:
+        CallError: there are too many (`bad_row`).
+    """
     _check_limit("the call has", num_rounds, "rounds", limits.max_rounds, "--max-rounds")
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from msmtfn import storage
 from msmtfn.calls.activity import ActivityConfig, detect_activity
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
-from msmtfn.calls.checks import check_call, parse_turns
+from msmtfn.calls.checks import TranscriptConfig, check_call, check_density, check_rounds, check_transcript, parse_turns
 from msmtfn.calls.fetch import fetch_recording
 from msmtfn.calls.rounds import Round, RoundsConfig, Turn, find_rounds
 from msmtfn.errors import CallError, RejectCode, format_trace
@@ -31,8 +31,10 @@ from msmtfn.model.config import MsmtFnConfig
 logger = logging.getLogger(__name__)
 
 FULL_SCALE: Final = 32767.0
-NO_MEMORY: Final = "can't allocate memory"
-"""Part of the message of the RuntimeError that PyTorch raises instead of a MemoryError."""
+NO_MEMORY: Final = ("can't allocate memory", "bad_alloc")
+"""Parts of the messages of the RuntimeError that PyTorch raises instead of a MemoryError."""
+MAX_CHARS_PER_TOKEN: Final = 100
+"""Far more than a token of any text has; a round's text is cut to this before it is tokenised."""
 
 INPUTS: Final = pa.schema(
     [
@@ -69,6 +71,8 @@ class PrepareConfig:
     """Folders and s3:// addresses that may contain recordings, in addition to the root of the manifests."""
     audio: AudioConfig = field(default_factory=AudioConfig)
     """Limits on recordings."""
+    transcript: TranscriptConfig = field(default_factory=TranscriptConfig)
+    """Limits on transcripts."""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
     """Detection of speech: in calls without turns, and for networks that remove silence."""
     guard: SandboxConfig = field(default_factory=SandboxConfig)  # the name is part of run ids: do not rename it
@@ -144,8 +148,9 @@ class Preparer:
         Returns:
             The columns `passthrough` and `PREPARED`, one row per row of the batch.
         """
-        rows = batch.select(["uri", "intent", "agent_channel", "turns", "row_id", "row_error"]).to_pylist()
-        outcomes = [self._prepare_or_reject(row) for row in rows]
+        rows = batch.select(["uri", "intent", "agent_channel", "row_id", "row_error"]).to_pylist()
+        turns = batch["turns"].combine_chunks()
+        outcomes = [self._prepare_or_reject(row, turns.slice(index, 1)) for index, row in enumerate(rows)]
         return pa.table(
             [*batch.select(passthrough).columns, *_columns(outcomes)],
             schema=_with_prepared(batch.select(passthrough).schema),
@@ -178,20 +183,24 @@ class Preparer:
             agent_channel: the agent's channel of a two-channel recording; None where it is unknown.
 
         Raises:
-            CallError: the turns do not fit the recording.
+            CallError: the turns do not fit the recording, or there are too many rounds.
         """
+        limits = self.config.transcript
+        check_density(len(turns or ()), recording.duration_sec, limits)
         rounds = find_rounds(recording.channels, recording.sample_rate, turns, agent_channel, self.rounds_config)
+        check_rounds(len(rounds), limits)
         samples, round_samples = self.cut_rounds(recording, rounds)
         return PreparedCall(recording.duration_sec, rounds, samples, round_samples, self.tokenize_rounds(rounds))
 
-    def _prepare_or_reject(self, row: Mapping[str, Any]) -> PreparedCall | CallError:
+    def _prepare_or_reject(self, row: Mapping[str, Any], turns: pa.Array) -> PreparedCall | CallError:
         try:
-            return self.prepare_call(row)
+            check_transcript(turns, self.config.transcript)
+            return self.prepare_call({**row, "turns": turns[0].as_py()})
         except CallError as error:
             return error
         # The one place that catches everything: an unexpected error in one call must not affect the others.
         except Exception as exc:
-            if isinstance(exc, MemoryError) or NO_MEMORY in str(exc):
+            if isinstance(exc, MemoryError) or any(message in str(exc) for message in NO_MEMORY):
                 limit = self.config.guard.max_prepare_bytes
                 return CallError(
                     RejectCode.AUDIO_OUT_OF_MEMORY, f"no memory; at most {limit} bytes are taken (--max-prepare-bytes)"
@@ -227,7 +236,8 @@ class Preparer:
 
     def tokenize_rounds(self, rounds: Sequence[Round]) -> list[list[int]]:
         """Return the token ids of each round; an empty list for a round without text."""
-        texts = [spoken.text for spoken in rounds if spoken.text.strip()]
+        max_chars = self.network.max_text_tokens * MAX_CHARS_PER_TOKEN
+        texts = [spoken.text[:max_chars] for spoken in rounds if spoken.text.strip()]
         if not texts:
             return [[] for _ in rounds]
         encoded = iter(
