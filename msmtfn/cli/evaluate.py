@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msmtfn import storage
-from msmtfn.cli.command import run_command
+from msmtfn.cli.command import SafeConsole, run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import TrainingDataError, UsageError
@@ -166,11 +166,11 @@ def _evaluate(program: str, arguments: Sequence[str]) -> None:
     mode, remaining = mode_parser.parse_known_args(arguments)
     if mode.ablations:  # has options of its own, without a required --model
         program = f"{program} {ABLATIONS_OPTION}"
-        _run_ablations(tyro.cli(AblationArguments, prog=program, args=remaining, config=config), Console())
+        _run_ablations(tyro.cli(AblationArguments, prog=program, args=remaining, config=config), SafeConsole())
         return
     options = tyro.cli(Arguments, prog=program, args=remaining, config=config)
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        _run(options, Path(scratch), Console())
+        _run(options, Path(scratch), SafeConsole())
 
 
 def _run(arguments: Arguments, scratch: Path, console: Console) -> None:

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 import tyro
-from rich.console import Console
 
 from msmtfn import storage
-from msmtfn.cli.command import run_command
+from msmtfn.cli.command import SafeConsole, run_command
 from msmtfn.model.registry import list_records, promote, read_current, roll_back
+from msmtfn.storage.untrusted import escape_controls
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ def _run(program: str, arguments: Sequence[str]) -> None:
         case _:
             lines = _describe_all(root)
     for line in lines:
-        Console().print(line, highlight=False, soft_wrap=True)
+        SafeConsole().print(escape_controls(line), highlight=False, soft_wrap=True)
 
 
 def _describe_all(root: str) -> list[str]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from msmtfn import storage
-from msmtfn.cli.command import EXIT_DONE, exit_code_of, print_result, start_log
+from msmtfn.cli.command import EXIT_DONE, SafeConsole, exit_code_of, print_result, start_log
 from msmtfn.corpora import demo_model
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day, tidy_up
@@ -209,7 +209,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Arguments, scratch: Path, day_results: list[dict[str, Any]]) -> int:
-    console = Console()
+    console = SafeConsole()
     manifests, leads = _resolve_roots(arguments)
     _refuse_overlaps(arguments, [manifests], leads)
     dates = _select_dates(arguments, manifests, leads)

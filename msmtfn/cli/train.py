@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from msmtfn import storage
-from msmtfn.cli.command import run_command
+from msmtfn.cli.command import SafeConsole, run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import UsageError
@@ -146,7 +146,7 @@ def _train(program: str, arguments: Sequence[str]) -> None:
     options = tyro.extras.overridable_config_cli(RECIPES, prog=program, args=arguments, config=config)
     options.check()
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        _run(options.complete(), Path(scratch), Console())
+        _run(options.complete(), Path(scratch), SafeConsole())
 
 
 def _run(arguments: Arguments, scratch: Path, console: Console) -> None:

@@ -46,7 +46,7 @@ def exchanges(number: int, length_sec: float, text: str = "a") -> list[dict[str,
             "start_sec": index * length_sec,
             "end_sec": (index + 1) * length_sec,
         }
-        | {"text": text}
+        | {"end_sec": (index + 1) * length_sec, "text": text}
         for index in range(number)
     ]
 

@@ -1,0 +1,76 @@
+"""Text that others wrote reaches the terminal and the log escaped."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from msmtfn.cli import models
+from msmtfn.cli.command import SafeConsole, SafeFormatter
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J[bold red]x[/] :skull:\x9b31m\N{RIGHT-TO-LEFT OVERRIDE}"
+SHOWN = "\\x1b]0;title\\x07\\x1b[2J[bold red]x[/] :skull:\\x9b31m\\u202e"
+
+
+def printed(*parts: object) -> str:
+    console = SafeConsole(file=io.StringIO(), width=200, force_terminal=False)
+    console.print(*parts, highlight=False)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_hostile_text_is_printed_as_it_is_read() -> None:
+    assert printed(HOSTILE) == f"{SHOWN}\n"
+    assert printed(Text("\x1b[31m a")) == "\\x1b[31m a\n"
+
+
+def test_hostile_cells_and_groups_are_printed_as_they_are_read() -> None:
+    table = Table("[red]call")
+    table.add_row(Text("\x1b[31mid"))
+    shown = printed(Group(table, Text("\x9bend")))
+    assert "[red]call" in shown
+    assert "\\x1b[31mid" in shown
+    assert "\\x9bend" in shown
+    assert "\x1b" not in shown
+
+
+def test_the_console_still_writes_its_own_colours() -> None:
+    console = SafeConsole(file=io.StringIO(), force_terminal=True, color_system="standard")
+    console.print(Text("warning", style="red"))
+    assert console.file.getvalue() == "\x1b[31mwarning\x1b[0m\n"  # type: ignore[attr-defined]
+
+
+def test_hostile_text_in_the_log_is_escaped_and_cannot_look_like_another_event() -> None:
+    record = logging.LogRecord("msmtfn", logging.ERROR, "", 0, "call %s", ("\x1b[2J\n2026-03-02 INFO forged",), None)
+    assert SafeFormatter("%(levelname)s: %(message)s").format(record) == (
+        "ERROR: call \\x1b[2J\n    2026-03-02 INFO forged"
+    )
+
+
+def test_the_trace_of_an_exception_is_escaped_too() -> None:
+    try:
+        raise ValueError("\x1b[2J")
+    except ValueError:
+        record = logging.LogRecord("msmtfn", logging.ERROR, "", 0, "failed", None, sys.exc_info())
+    shown = SafeFormatter("%(message)s").format(record)
+    assert "ValueError: \\x1b[2J" in shown
+    assert "\x1b" not in shown
+
+
+def test_the_models_command_shows_hostile_records_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decision = {"candidate": 0.5, "calls": 3, "compared_with": None, "passed": True, "reason": f"{HOSTILE}\nv9"}
+    record = {"version": "v1", "added_at": "[red]now", "decision": decision}
+    monkeypatch.setattr(models, "list_records", lambda root: [json.loads(json.dumps(record))])
+    assert models.main("models", ["list", "--models", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("\n") == 1
+    assert f"[red]now  passed: 50.0 % of 3 held-out calls classified correctly; {SHOWN}\\nv9" in shown
