@@ -65,11 +65,11 @@ def test_the_trace_of_an_exception_is_escaped_too() -> None:
 
 
 def test_the_models_command_shows_hostile_records_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     decision = {"candidate": 0.5, "calls": 3, "compared_with": None, "passed": True, "reason": f"{HOSTILE}\nv9"}
-    record = {"version": "v1", "added_at": "[red]now", "decision": decision}
-    monkeypatch.setattr(models, "list_records", lambda root: [json.loads(json.dumps(record))])
+    record = {"version": "v0001", "run": "r", "added_at": "[red]now", "decision": decision}
+    (tmp_path / "v0001.json").write_text(json.dumps(record))
     assert models.main("models", ["list", "--models", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert shown.count("\n") == 1
