@@ -124,7 +124,8 @@ def test_a_long_text_is_cut_before_it_is_tokenised(
     preparer = make_preparer()
     text = "a b " * 100_000
     expected = preparer.tokenizer(text, truncation=True, max_length=preparer.network.max_text_tokens)["input_ids"]
-    lengths, tokenizer = [], preparer.tokenizer
+    lengths: list[int] = []
+    tokenizer = preparer.tokenizer
 
     def record(texts: list[str], **options: Any) -> Any:
         lengths.extend(map(len, texts))
