@@ -173,9 +173,9 @@ def test_the_type_of_a_column_without_values_does_not_count(tmp_path: Path) -> N
 
 
 def test_integers_beside_a_column_without_values_stay_integers(tmp_path: Path) -> None:
-    write(tmp_path, calls(1, number=[2**60 + 1]), "a.parquet")
-    write(tmp_path, calls(1, 1, number=pa.nulls(1, pa.float64())), "b.parquet")
-    assert column(tmp_path, "number") == [2**60 + 1, None]
+    write(tmp_path, calls(1, total=[2**60 + 1]), "a.parquet")
+    write(tmp_path, calls(1, 1, total=pa.nulls(1, pa.float64())), "b.parquet")
+    assert column(tmp_path, "total") == [2**60 + 1, None]
 
 
 # ---- names
