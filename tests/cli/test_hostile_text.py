@@ -15,6 +15,8 @@ from rich.text import Text
 
 from msmtfn.cli import models
 from msmtfn.cli.command import SafeConsole, SafeFormatter
+from msmtfn.daily.summary import summarize
+from tests.daily.parts import DATE, publish, scored
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J[bold red]x[/] :skull:\x9b31m\N{RIGHT-TO-LEFT OVERRIDE}"
 SHOWN = "\\x1b]0;title\\x07\\x1b[2J[bold red]x[/] :skull:\\x9b31m\\u202e"
@@ -31,13 +33,21 @@ def test_hostile_text_is_printed_as_it_is_read() -> None:
     assert printed(Text("\x1b[31m a")) == "\\x1b[31m a\n"
 
 
-def test_hostile_cells_and_groups_are_printed_as_they_are_read() -> None:
+def test_no_control_character_of_a_cell_or_a_group_reaches_the_terminal() -> None:
     table = Table("[red]call")
-    table.add_row(Text("\x1b[31mid"))
+    table.add_row(Text("\x1b[31mid"))  # laid out before it is escaped, so a table escapes ids itself to show them whole
     shown = printed(Group(table, Text("\x9bend")))
     assert "[red]call" in shown
-    assert "\\x1b[31mid" in shown
+    assert "\\x1b[31m" in shown
     assert "\\x9bend" in shown
+    assert "\x1b" not in shown
+
+
+def test_the_summary_shows_a_hostile_id_and_model_whole(tmp_path: Path) -> None:
+    success = publish(str(tmp_path), [[scored(0, 1.0, call_id=f"{HOSTILE}\nend")]])
+    shown = printed(summarize(str(tmp_path), DATE, {**success, "model": "m\x1b[2J\n  scored    9"}, is_trained=True))
+    assert f"{SHOWN}\\nend" in shown
+    assert "model     m\\x1b[2J\\n  scored    9, version" in shown
     assert "\x1b" not in shown
 
 
