@@ -11,7 +11,7 @@ import itertools
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -75,12 +75,13 @@ def iter_batches(footer: Footer) -> Iterator[pa.RecordBatch]:
         ManifestError: the file cannot be read, or a timestamp would lose nanoseconds.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_errors_naming(footer.file))
-        batches = _open_batches(stack, footer.file, "us")
+        handles = [stack.enter_context(storage.open_for_reading(footer.file)) for _ in range(1 + bool(footer.int96))]
+        stack.enter_context(_errors_naming(footer.file))  # the last one, so that it sees Arrow's errors first
+        batches = _read_batches(handles[0], "us")
         exact: Iterator[pa.RecordBatch | None] = itertools.repeat(None)
         if footer.int96:
             # In nanoseconds Arrow lets dates after 2262 overflow, in microseconds it drops what is below them.
-            exact = _open_batches(stack, footer.file, "ns", columns=sorted(footer.int96))
+            exact = _read_batches(handles[1], "ns", sorted(footer.int96))
         for batch, nanoseconds in zip(batches, exact, strict=False):
             if nanoseconds is not None:
                 _check_exact(footer.file, batch, nanoseconds)
@@ -88,10 +89,7 @@ def iter_batches(footer: Footer) -> Iterator[pa.RecordBatch]:
             yield pa.record_batch(columns, schema=footer.schema)
 
 
-def _open_batches(
-    stack: contextlib.ExitStack, file: str, int96_unit: str, columns: list[str] | None = None
-) -> Iterator[pa.RecordBatch]:
-    handle = stack.enter_context(storage.open_for_reading(file))
+def _read_batches(handle: IO[bytes], int96_unit: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     parquet = pq.ParquetFile(handle, coerce_int96_timestamp_unit=int96_unit)
     batches: Iterator[pa.RecordBatch] = parquet.iter_batches(READ_BATCH_ROWS, columns=columns)
     return batches
