@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from functools import cache
@@ -57,3 +58,8 @@ def test_the_lock_has_what_builds_the_project() -> None:
     (build,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     for name in FILES:
         assert all(Requirement(build).specifier.contains(version) for version in read_lock(name)["setuptools"])
+
+
+def test_the_runtime_environment_names_the_lock() -> None:
+    digest = hashlib.sha256((ROOT / "requirements.txt").read_bytes()).hexdigest()[:12]
+    assert f'"# lock {digest}"' in (ROOT / "cluster" / "runtime-env.yaml").read_text(), "run .ci/lock"

@@ -5,12 +5,8 @@ bytes, and the formats that `media` decodes if the extra is installed. Other for
 rejected, above all headerless samples. Decoding and resampling work block by block, so memory is bounded by twice the
 longest allowed call at the model's rate plus a few blocks, whatever the header claims.
 
-Some damage cannot be detected, because nothing in the file reveals it:
-
-- a missing end of an MP3 without a Xing or Info header, of a WAV whose data size a streaming writer left open (0, or
-  about 2 or 4 GiB), of a FLAC of unknown length cut between two frames, of an AAC or AMR cut between two frames, or of
-  a G.722;
-- audio beyond the length that a Xing or FLAC header declares.
+A recording is decoded to its end or rejected: the decoder has to deliver what a walk through the file has found.
+`README.md` lists the damage that nothing in a file reveals.
 
 Shapes: C channels, S samples per channel.
 """
@@ -19,7 +15,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -31,13 +27,11 @@ import soundfile as sf
 import torch
 from torchaudio.functional import resample
 
-from msmtfn.calls.containers import (
-    check_mp4_boxes,
-    check_ogg_end,
-    check_wav_size,
-    recognise_container,
-    unreadable,
-)
+from msmtfn.calls.channels import merge_channels
+from msmtfn.calls.containers import recognise_container, survey_container
+from msmtfn.calls.flac import READ_AHEAD, check_flac_rest
+from msmtfn.calls.frames import skip_id3
+from msmtfn.calls.layout import Layout, check_heard, unreadable
 from msmtfn.calls.media import FORMATS, decode_media
 from msmtfn.errors import CallError, RejectCode
 
@@ -54,6 +48,13 @@ MAX_KERNEL_SIZE: Final = 2**22
 
 MAX_PACKETS_PER_SEC: Final = 200
 """Maximum packets per second of an MP4, cover pictures included; AAC at 96 kHz has 94."""
+
+FLOAT_SUBTYPES: Final = ("FLOAT", "DOUBLE")
+MAX_OVERSHOOT: Final = 16.0
+"""Peak of float samples up to which they are taken as scaled to 1: 24 dB above full scale."""
+
+INTEGER_SCALES: Final = (2.0**15, 2.0**23, 2.0**31)
+"""Full scale of 16, 24 and 32 bits, by which some writers forget to divide."""
 
 _FILTER_WIDTH: Final = 6  # zero crossings of the sinc kernel on each side
 _UNKNOWN_FRAMES: Final = 2**62  # libsndfile reports an unknown length as this or more; a FLAC has fewer than 2**36
@@ -106,11 +107,10 @@ class Recording:
 
 
 def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig, name: str = "") -> Recording:
-    """Decode a recording and resample it to `sample_rate`.
+    """Decode a recording and resample it to `sample_rate`; two channels that are one signal become one.
 
     Args:
-        data: content of the file as `bytes`, a memoryview or an Arrow buffer; copied only to fill in a WAV size of 0
-            and for `media`.
+        data: content of the file as `bytes`, a memoryview or an Arrow buffer; copied only for `media`.
         sample_rate: target sample rate in Hz; `choose_ratio` says how exactly it is met.
         config: limits of a recording.
         name: name of the file; a G.722 is recognised by its suffix.
@@ -128,36 +128,65 @@ def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig, nam
         detail = f"the file has {view.nbytes} bytes; the limit is {config.max_file_bytes}"
         raise CallError(RejectCode.AUDIO_TOO_LARGE, detail)
     container = recognise_container(view, name)
+    max_packets = math.ceil(MAX_PACKETS_PER_SEC * config.max_duration_sec)
+    layout = survey_container(view, container, max_packets=max_packets)
     decode = _decode_with_ffmpeg if container in FORMATS else _decode_with_libsndfile
-    parts = decode(view, container, sample_rate, config)
+    parts = decode(view, container, layout, sample_rate, config)
     channels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    return Recording(np.ascontiguousarray(channels), sample_rate)
+    return Recording(merge_channels(np.ascontiguousarray(channels), sample_rate), sample_rate)
 
 
-def _decode_with_libsndfile(data: memoryview, container: str, sample_rate: int, config: AudioConfig) -> list[Waveform]:
-    if container == "WAV":
-        data = check_wav_size(data)
-    elif container == "OGG":
-        check_ogg_end(data)
+def _decode_with_libsndfile(
+    data: memoryview, container: str, layout: Layout, sample_rate: int, config: AudioConfig
+) -> list[Waveform]:
+    content = _MemoryFile(data[: layout.end], layout.patches, hides_end_after_first_seek=container == "MP3")
     try:
-        with _ForwardFile(_MemoryFile(data, hides_end_after_first_seek=container == "MP3")) as file:
+        with _ForwardFile(content) as file:
             _check_shape(file.channels, file.samplerate)
             if config.max_duration_sec * file.samplerate < file.frames < _UNKNOWN_FRAMES:
                 raise _too_long(f"lasts {file.frames / file.samplerate:.1f} s according to its header", config)
-            return _resample(_decode_blocks(file), file.samplerate, sample_rate, config)
+            parts = _resample(_decode_blocks(file, layout, container), file.samplerate, sample_rate, config)
+            if container == "FLAC":
+                check_flac_rest(data, skip_id3(data), content.tell() - READ_AHEAD, file.frames)
+            return _normalise_floats(parts) if file.subtype in FLOAT_SUBTYPES else parts
     except sf.SoundFileError as exc:
         raise unreadable(f"libsndfile cannot open this {container}: {getattr(exc, 'error_string', exc)}") from exc
 
 
-def _decode_with_ffmpeg(data: memoryview, container: str, sample_rate: int, config: AudioConfig) -> list[Waveform]:
-    if container == "MP4":
-        check_mp4_boxes(data, max_packets=math.ceil(MAX_PACKETS_PER_SEC * config.max_duration_sec))
-    file_rate, blocks = decode_media(data, container, BLOCK_FRAMES)
+def _normalise_floats(parts: list[Waveform]) -> list[Waveform]:
+    """Bring samples that stand in a float file in the scale of integers to [-1, 1].
+
+    Raises:
+        CallError: they are larger than any scale of integers (`audio_unreadable`).
+    """
+    peak = max((float(np.abs(part).max()) for part in parts if part.size), default=0.0)
+    if peak <= MAX_OVERSHOOT:
+        return parts
+    for scale in INTEGER_SCALES:
+        if peak <= 1.25 * scale:  # resampling overshoots
+            return [part / np.float32(scale) for part in parts]
+    raise unreadable(f"the recording's float samples reach {peak:.3g}; they must be scaled to 1, or to integers' range")
+
+
+def _decode_with_ffmpeg(
+    data: memoryview, container: str, layout: Layout, sample_rate: int, config: AudioConfig
+) -> list[Waveform]:
+    file_rate, blocks = decode_media(data[: layout.end], container, BLOCK_FRAMES, layout.packet_bytes)
     first = next(blocks, None)
     if first is None:
         raise CallError(RejectCode.AUDIO_EMPTY, f"the {container} has no samples")
     _check_shape(len(first), file_rate)
-    return _resample(chain([first], blocks), file_rate, sample_rate, config)
+    whole = _check_whole(chain([first], blocks), file_rate, layout, container)
+    return _resample(whole, file_rate, sample_rate, config)
+
+
+def _check_whole(blocks: Iterator[Waveform], rate: int, layout: Layout, container: str) -> Iterator[Waveform]:
+    """Yield the (C, S) blocks; check at their end that the whole file has been decoded."""
+    num_frames = 0
+    for block in blocks:
+        num_frames += block.shape[1]
+        yield block
+    check_heard(num_frames / rate, layout, container)
 
 
 def _resample(blocks: Iterator[Waveform], file_rate: int, sample_rate: int, config: AudioConfig) -> list[Waveform]:
@@ -194,8 +223,9 @@ class _MemoryFile:
     the length of a file without a Xing header from its first frame and cut off the end of a VBR recording.
     """
 
-    def __init__(self, data: memoryview, *, hides_end_after_first_seek: bool) -> None:
+    def __init__(self, data: memoryview, patches: Mapping[int, bytes], *, hides_end_after_first_seek: bool) -> None:
         self._data = data
+        self._patches = patches
         self._position = 0
         self._end = data.nbytes
         self._next_end = 0 if hides_end_after_first_seek else data.nbytes
@@ -213,6 +243,10 @@ class _MemoryFile:
     def readinto(self, target: Any) -> int:
         piece = self._data[self._position : self._position + len(target)]
         target[: piece.nbytes] = piece
+        for offset, patch in self._patches.items():
+            for place, byte in enumerate(patch, offset - self._position):
+                if 0 <= place < piece.nbytes:
+                    target[place : place + 1] = bytes([byte])
         self._position += piece.nbytes
         return piece.nbytes
 
@@ -236,7 +270,7 @@ def _check_blocks(blocks: Iterator[Waveform], rate: int, config: AudioConfig) ->
         yield block
 
 
-def _decode_blocks(file: sf.SoundFile) -> Iterator[Waveform]:
+def _decode_blocks(file: sf.SoundFile, layout: Layout, container: str) -> Iterator[Waveform]:
     """Yield (C, S) blocks; check that the file holds as many frames as its header promises."""
     num_frames, promised = 0, file.frames
     while num_frames < promised:
@@ -249,10 +283,11 @@ def _decode_blocks(file: sf.SoundFile) -> Iterator[Waveform]:
         yield np.ascontiguousarray(block.T)  # a view if there is one channel
         if len(block) < wanted:
             break
-    if num_frames < promised < _UNKNOWN_FRAMES:
+    if num_frames < promised < _UNKNOWN_FRAMES and layout.duration_sec is None:
         raise _cut_short(file, f"{num_frames} are there")
     if not num_frames:
         raise CallError(RejectCode.AUDIO_EMPTY, f"the {file.format} has a header and no samples")
+    check_heard(num_frames / file.samplerate, layout, container)
 
 
 def _cut_short(file: sf.SoundFile, found: str) -> CallError:

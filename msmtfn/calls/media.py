@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from msmtfn.calls.containers import unreadable
+from msmtfn.calls.layout import unreadable
 
 if TYPE_CHECKING:
     import av
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 EXTRA: Final = "media"
 AMR, AMR_SAMPLE_RATE = "amrnb", 8000
+MIN_INDEXED_SHARE: Final = 0.95
+"""Share of the packets' bytes in an MP4 that its index must name: some writers leave a little room."""
+
 FRAGMENT_FRAMES: Final = 2
 """Frames that a fragmented MP4 may lack of its declared length: the encoder's delay and part of the last frame."""
 
@@ -49,13 +52,16 @@ FORMATS: Final = {
 """Formats by the names that `containers.recognise_container` returns; MP4 includes M4A and 3GP."""
 
 
-def decode_media(data: memoryview, container: str, block_frames: int) -> tuple[int, Iterator[Waveform]]:
+def decode_media(
+    data: memoryview, container: str, block_frames: int, packet_bytes: int | None = None
+) -> tuple[int, Iterator[Waveform]]:
     """Start decoding a recording.
 
     Args:
         data: content of the file.
         container: container of the file, a key of `FORMATS`.
         block_frames: minimum number of frames in a block; the last one may have fewer.
+        packet_bytes: how many bytes the packets of an MP4 have together, so that none is left out; None if unknown.
 
     Returns:
         The file's sample rate and an iterator over (C, S) float32 blocks; 0 and an empty one if there are no samples.
@@ -63,14 +69,14 @@ def decode_media(data: memoryview, container: str, block_frames: int) -> tuple[i
     Raises:
         CallError: the file cannot be opened or decoded (`audio_unreadable`); the iterator may raise it, too.
     """
-    frames = _decode_frames(data, container)
+    frames = _decode_frames(data, container, packet_bytes)
     first = next(frames, None)
     if first is None:
         return 0, iter(())
     return first.sample_rate, _join_frames(first, frames, block_frames)
 
 
-def _decode_frames(data: memoryview, container: str) -> Iterator[av.AudioFrame]:
+def _decode_frames(data: memoryview, container: str, packet_bytes: int | None) -> Iterator[av.AudioFrame]:
     """Yield the frames of the only audio stream; check that none is damaged or missing."""
     try:
         import av  # noqa: PLC0415  optional, and slow to import (0.3 s)
@@ -87,12 +93,12 @@ def _decode_frames(data: memoryview, container: str) -> Iterator[av.AudioFrame]:
     try:
         source = io.BytesIO(data)
         with av.open(source, "r", format=media_format.demuxer, options=options, metadata_errors="replace") as file:
-            yield from _decode_stream(file, container)
+            yield from _decode_stream(file, container, packet_bytes)
     except av.FFmpegError as exc:
         raise unreadable(f"the {container} is cut short or damaged: FFmpeg's {type(exc).__name__}") from exc
 
 
-def _decode_stream(file: InputContainer, container: str) -> Iterator[av.AudioFrame]:
+def _decode_stream(file: InputContainer, container: str, packet_bytes: int | None) -> Iterator[av.AudioFrame]:
     if len(file.streams.audio) != 1:
         raise unreadable(f"the {container} has {len(file.streams.audio)} audio streams; it must have exactly one")
     stream = file.streams.audio[0]
@@ -101,16 +107,18 @@ def _decode_stream(file: InputContainer, container: str) -> Iterator[av.AudioFra
         raise unreadable(f"the {container} uses another codec than {', '.join(FORMATS[container].codecs)}")
     codec.thread_count = 1
     decoder = _amr_decoder() or codec if codec.name == AMR else codec
-    num_packets, num_samples, last = 0, 0, None
+    num_packets, num_bytes, num_samples, last = 0, 0, 0, None
     for packet in file.demux(stream):
         if packet.is_corrupt:
             raise unreadable(f"the {container} is cut short in packet {num_packets}")
-        num_packets += bool(packet.size)
+        num_packets, num_bytes = num_packets + bool(packet.size), num_bytes + packet.size
         for frame in decoder.decode(packet):
             num_samples, last = num_samples + frame.samples, frame
             yield frame
     if num_packets < stream.frames:
         raise unreadable(f"the {container} is cut short: it promises {stream.frames} packets, {num_packets} are there")
+    if packet_bytes is not None and len(file.streams) == 1 and num_bytes < MIN_INDEXED_SHARE * packet_bytes:
+        raise unreadable(f"the MP4 holds {packet_bytes} bytes of audio, but its index names {num_bytes} of them")
     if container == "MP4" and not stream.frames and last and stream.duration and stream.time_base:
         promised = int(stream.duration * stream.time_base * last.sample_rate)
         if num_samples + FRAGMENT_FRAMES * last.samples < promised:

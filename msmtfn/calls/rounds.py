@@ -17,11 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmtfn.calls.activity import ActivityConfig, detect_channel_activity
+from msmtfn.errors import CallError, RejectCode
 
 Speaker = Literal["agent", "customer"]
 
 NUM_SPEAKERS: Final = 2
 SMALLEST_MAX_ROUND_SEC: Final = 0.1  # a few frames of the audio encoder; no real answer is shorter
+END_SLACK_SEC: Final = 1.0
+"""Seconds after the end of the recording in which the middle of a turn may still lie."""
+
+MILLI: Final = 1000
+MILLI_SLACK_SEC: Final = 10.0
+"""Seconds that the last turn may lie after the end of the recording in a transcript in milliseconds."""
+
 ZERO_LENGTH_SEC: Final = 1e-10  # much less than a sample, much more than the rounding error of a day in seconds
 
 
@@ -84,14 +92,45 @@ def find_rounds(
         The rounds, ordered and disjoint, within the recording; at least one unless the recording is empty.
 
     Raises:
+        CallError: the turns do not belong to the recording (`bad_row`).
         ValueError: the call has two channels and `agent_channel` is neither 0 nor 1.
     """
     num_channels, num_samples = channels.shape
     if turns:
-        return rounds_from_turns(turns, num_samples / sample_rate, config, shortest_sec=1 / sample_rate)
+        check_turns(turns, num_samples / sample_rate)
+        return _rounds_or_windows(turns, num_samples / sample_rate, config, shortest_sec=1 / sample_rate)
     if num_channels == NUM_SPEAKERS and agent_channel is not None:
         return rounds_from_activity(channels, sample_rate, agent_channel, config)
     return rounds_from_windows(num_samples / sample_rate, config)
+
+
+def check_turns(turns: Sequence[Turn], duration_sec: float) -> None:
+    """Check that most turns lie in the recording; a transcript may go on a little after its end.
+
+    Raises:
+        CallError: they lie after its end, for example because their times are in milliseconds (`bad_row`).
+    """
+    num_outside = sum((turn.start_sec + turn.end_sec) / 2 > duration_sec + END_SLACK_SEC for turn in turns)
+    if 2 * num_outside <= len(turns):
+        return
+    last_sec = max(turn.end_sec for turn in turns)
+    is_milli = last_sec / MILLI <= duration_sec + MILLI_SLACK_SEC
+    guess = "are they milliseconds? Give seconds" if is_milli else "do they belong to another recording?"
+    raise CallError(
+        RejectCode.BAD_ROW,
+        f"{num_outside} of {len(turns)} turns lie after the end of the recording, which lasts {duration_sec:.1f} s; "
+        f"the last one ends at {last_sec:.7g} s: {guess}",
+    )
+
+
+def _rounds_or_windows(
+    turns: Sequence[Turn], duration_sec: float, config: RoundsConfig, *, shortest_sec: float = ZERO_LENGTH_SEC
+) -> list[Round]:
+    """Group the turns of two speakers into rounds; those of one speaker have none, so the whole call is cut."""
+    if len({turn.speaker for turn in turns}) == NUM_SPEAKERS:
+        return rounds_from_turns(turns, duration_sec, config, shortest_sec=shortest_sec)
+    in_order = sorted(turns, key=lambda turn: turn.start_sec)
+    return _split_span(0.0, duration_sec, in_order, config.max_round_sec) if duration_sec > 0 else []
 
 
 def rounds_from_turns(
@@ -120,13 +159,15 @@ def rounds_from_turns(
 def rounds_from_activity(
     channels: NDArray[np.float32], sample_rate: int, agent_channel: int, config: RoundsConfig
 ) -> list[Round]:
-    """Group the speech detected on two channels into rounds without text; a silent call is cut into windows.
+    """Group the speech detected on two channels into rounds without text.
+
+    A call that is silent, or in which one channel is, is cut into windows.
 
     Raises:
         ValueError: there are not two channels, or `agent_channel` is neither 0 nor 1.
     """
     turns = detect_turns(channels, agent_channel, sample_rate, config.activity)
-    return rounds_from_turns(turns, channels.shape[1] / sample_rate, config)
+    return _rounds_or_windows(turns, channels.shape[1] / sample_rate, config)
 
 
 def rounds_from_windows(duration_sec: float, config: RoundsConfig, text: str = "") -> list[Round]:

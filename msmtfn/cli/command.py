@@ -1,22 +1,33 @@
-"""Shared parts of all commands: logging, the exit codes of errors and the last line of the output."""
+"""Shared parts of all commands: logging, signals, the exit codes of errors and the last line of the output."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any, Final
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from msmtfn.errors import JobError
+from msmtfn.errors import JobError, UsageError, format_trace
 from msmtfn.storage.untrusted import escape_controls
 
 logger = logging.getLogger(__name__)
 
 EXIT_DONE: Final = 0
+SIGNAL_EXIT_CODE: Final = 128
+"""The exit code of a job that a signal ends is this plus the signal's number, as in a shell."""
+
+
+class Terminated(KeyboardInterrupt):
+    """Exception raised in the main thread by SIGTERM, so that the job cleans up as after Ctrl-C."""
 
 
 class SafeConsole(Console):
@@ -68,20 +79,73 @@ def print_result(command: str, exit_code: int, **content: Any) -> None:
     print(json.dumps({"job": command, "exit_code": exit_code, **content}), flush=True)
 
 
-def run_command(run: Callable[[], int | None], job: str | None = None) -> int:
-    """Run a job with logging and error handling, and return its exit code.
+def run_command(run: Callable[[], int | None], job: str | None = None, content: dict[str, Any] | None = None) -> int:
+    """Run a job with logging, signals and error handling, and return its exit code.
 
     Args:
         run: function that does the work and returns an exit code, or None for success.
         job: name of the job in the last line of the output; None prints no such line.
+        content: further entries of the last line; read when `run` has ended, so it may fill them.
+
+    A signal ends the process here, once `run` has cleaned up.
+
+    Raises:
+        SystemExit: the help was shown.
     """
     start_log()
-    content = {}
+    errors: dict[str, Any] = {}
     try:
-        code = run() or EXIT_DONE
-    except JobError as exc:
-        code = exit_code_of(exc)
-        content["error"] = str(exc)
+        with _raise_on_sigterm():
+            code = run() or EXIT_DONE
+    except KeyboardInterrupt as exc:
+        code = _exit_code_of_signal(exc)
+        errors["error"] = "stopped by a signal; the same command resumes where it stopped"
+        logger.error("%s", errors["error"])
+    except SystemExit as exc:  # the parser of the command line has written what is wrong, or the help
+        if not exc.code:
+            raise
+        code = UsageError.exit_code
+        errors["error"] = "the command line cannot be used; see the message above"
+    # The edge of the job: whatever happens, its last line is JSON with the cause.
+    except Exception as exc:
+        code, errors["error"] = _describe(exc)
     if job is not None:
-        print_result(job, code, **content)
+        print_result(job, code, **(content or {}), **errors)
+    if code > SIGNAL_EXIT_CODE:
+        # Threads of Ray Data may still be at work; an orderly exit could wait for them, or end with their exit code.
+        logging.shutdown()
+        os._exit(code)
     return code
+
+
+def _describe(exc: Exception) -> tuple[int, str]:
+    """Log an exception that ends a job; return the exit code and the cause in one line."""
+    if isinstance(exc, JobError):
+        return exit_code_of(exc), str(exc)
+    # An error of the operating system names a file and a reason; other messages may quote a transcript.
+    cause = f"{type(exc).__name__}: {exc}" if isinstance(exc, OSError) else type(exc).__name__
+    logger.error("%s", format_trace(exc))
+    logger.error("unexpected %s", cause)
+    return JobError.exit_code, f"unexpected {cause}; the stack trace is in the log"
+
+
+def _exit_code_of_signal(exc: KeyboardInterrupt) -> int:
+    return SIGNAL_EXIT_CODE + (signal.SIGTERM if isinstance(exc, Terminated) else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _raise_on_sigterm() -> Iterator[None]:
+    """Raise `Terminated` in the main thread on SIGTERM; a second SIGTERM ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

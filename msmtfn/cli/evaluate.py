@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import json
 import logging
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import tyro
@@ -24,25 +21,20 @@ from rich.table import Table
 from rich.text import Text
 
 from msmtfn import storage
+from msmtfn.calls.days import find_days
 from msmtfn.cli.command import SafeConsole, run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
-from msmtfn.errors import TrainingDataError, UsageError
-from msmtfn.evaluation.evaluator import Evaluation, Shuffle, evaluate_calls, read_ceilings
-from msmtfn.evaluation.labelled import LabelledSplit, check_splits, find_days, read_labelled
+from msmtfn.evaluation.ceilings import read_split_ceilings
+from msmtfn.evaluation.evaluate import DEFAULT_SPLIT, EvaluationReport, evaluate
+from msmtfn.evaluation.labelled import check_splits, read_labelled
 from msmtfn.evaluation.metrics import TaskMetrics
-from msmtfn.evaluation.plots import plot_confusions, plot_reliability
+from msmtfn.evaluation.shuffling import Shuffle
 from msmtfn.features.prepare import PrepareConfig
-from msmtfn.inference.scorer import ScorerConfig
-from msmtfn.model.checkpoint import fetch_model, is_trained, load_model, model_version
-from msmtfn.model.registry import places_of_model
-from msmtfn.storage.overlap import Place, refuse_overlaps
+from msmtfn.progress import LineLog
+from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
 from msmtfn.training.ablations import AblationConfig, as_markdown, as_table, explain, run_ablations, tabulate
 
-LOG_INTERVAL_SEC: Final = 15.0
-DEFAULT_SPLIT: Final = "test"
-METRICS_NAME, PREDICTIONS_NAME = "metrics.json", "predictions.parquet"
-CONFUSIONS_NAME, RELIABILITY_NAME = "confusions.png", "reliability.png"
 ABLATIONS_OPTION: Final = "--ablations"
 ABLATIONS_WIDTH: Final = 140
 """Minimum width of the table; on a narrower terminal wrapped lines are easier to read than truncated figures."""
@@ -92,23 +84,6 @@ class Arguments:
     prepare: Annotated[PrepareConfig, tyro.conf.arg(name="")] = field(default_factory=PrepareConfig)
     """Options of preparing recordings for the network."""
 
-    def __post_init__(self) -> None:
-        """Check that the options are in range and go together.
-
-        Raises:
-            UsageError: an option is missing, out of range or conflicts with another.
-        """
-        if (self.corpus is None) == (self.manifests is None):
-            raise UsageError("give either --corpus or --manifests")
-        if self.corpus is not None and (self.first_date or self.last_date):
-            raise UsageError(
-                "--from and --to select days of --manifests; a split of a corpus is always used as a whole"
-            )
-        if self.manifests is not None and self.split is not None:
-            raise UsageError("--split selects a split of --corpus; use --from and --to to select days of --manifests")
-        if self.seed < 0:
-            raise UsageError(f"--seed is {self.seed}; it must be at least 0")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblationArguments:
@@ -134,19 +109,15 @@ class AblationArguments:
     """Variants to compare, and options of their training."""
 
 
-class _LogReporter:
-    """Reporter that logs the progress at most every `LOG_INTERVAL_SEC` seconds, and at the end."""
+def _make_reporter() -> Callable[[str, int, int], None]:
+    """Return a function that logs the progress now and then, and at the end."""
+    log, started = LineLog(logger), time.monotonic()
 
-    def __init__(self, num_calls: int) -> None:
-        self.num_calls = num_calls
-        self.started = self.last_line = time.monotonic()
+    def report(stage: str, done: int, num_calls: int) -> None:
+        line = f"{done} of {num_calls} calls {stage}, after {time.monotonic() - started:.0f} s"
+        log.show(line, is_last=stage == "scored" and done == num_calls)
 
-    def __call__(self, step: str, done: int) -> None:
-        now = time.monotonic()
-        if now - self.last_line < LOG_INTERVAL_SEC and not (step == "scored" and done == self.num_calls):
-            return
-        self.last_line = now
-        logger.info("%d of %d calls %s, after %.0f s", done, self.num_calls, step, now - self.started)
+    return report
 
 
 def main(program: str, arguments: Sequence[str]) -> int:
@@ -169,59 +140,42 @@ def _evaluate(program: str, arguments: Sequence[str]) -> None:
         _run_ablations(tyro.cli(AblationArguments, prog=program, args=remaining, config=config), SafeConsole())
         return
     options = tyro.cli(Arguments, prog=program, args=remaining, config=config)
-    with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        _run(options, Path(scratch), SafeConsole())
+    _run(options, SafeConsole())
 
 
-def _run(arguments: Arguments, scratch: Path, console: Console) -> None:
+def _run(arguments: Arguments, console: Console) -> None:
     started = time.monotonic()
-    _refuse_overlaps(arguments)
-    out = storage.absolute(arguments.out)
-    split = _read_split(arguments)
-    ceilings = _read_ceilings_of(arguments.corpus, split.name)
-    folder = fetch_model(arguments.model, scratch)
-    model = load_model(folder)
-    logger.info("%s: %d calls of %d days, %s", split.name, len(split.rows), len(split.dates), split.counts)
-    if not is_trained(folder):
-        logger.warning("the model %s was never trained, so its figures are those of chance", arguments.model)
-    if arguments.shuffle != "none":
-        logger.info(
-            "every round gets the %s of another round; the samples of all calls are kept in memory", arguments.shuffle
-        )
-    evaluation = evaluate_calls(
-        model,
-        split,
-        arguments.prepare,
-        ScorerConfig(device=arguments.device),
+    result = evaluate(
+        arguments.model,
+        corpus=arguments.corpus,
+        split=arguments.split,
+        manifests=arguments.manifests,
+        first_date=arguments.first_date,
+        last_date=arguments.last_date,
+        out=arguments.out,
         shuffle=arguments.shuffle,
         seed=arguments.seed,
-        report=_LogReporter(len(split.rows)),
+        device=arguments.device,
+        prepare=arguments.prepare,
+        report=_make_reporter(),
     )
-    metrics = evaluation.metrics()
-    facts = _collect_facts(arguments, split, evaluation, model_version(folder))
-    _write(out, evaluation, metrics, facts, ceilings)
-    console.print(_summarize(out, facts, metrics, ceilings, time.monotonic() - started))
-
-
-def _refuse_overlaps(arguments: Arguments) -> None:
-    inputs = [Place("--model", place) for place in places_of_model(arguments.model)]
-    inputs += [Place("--allowed-prefixes", prefix) for prefix in arguments.prepare.allowed_prefixes]
-    named = {"--corpus": arguments.corpus, "--manifests": arguments.manifests}
-    inputs += [Place(option, location) for option, location in named.items() if location is not None]
-    refuse_overlaps(inputs, [Place("--out", arguments.out)])
+    console.print(_summarize(storage.absolute(arguments.out), result, time.monotonic() - started))
 
 
 def _run_ablations(arguments: AblationArguments, console: Console) -> None:
     prefixes = arguments.ablations.training.prepare.allowed_prefixes
-    inputs = [Place("--corpus", arguments.corpus), *(Place("--allowed-prefixes", prefix) for prefix in prefixes)]
-    refuse_overlaps(inputs, [Place("--out", arguments.out)])
+    inputs = [
+        NamedLocation("--corpus", arguments.corpus),
+        *(NamedLocation("--allowed-prefixes", prefix) for prefix in prefixes),
+    ]
+    refuse_overlaps(inputs, [NamedLocation("--out", arguments.out)])
     out, corpus = storage.absolute(arguments.out), storage.absolute(arguments.corpus)
     roots = {name: storage.join(corpus, name) for name in SPLITS}
     splits = [read_labelled(name, root, find_days(root)) for name, root in roots.items()]
     check_splits(*splits)
     for split in splits:
         logger.info("%s: %d calls of %d days, %s", split.name, len(split.rows), len(split.dates), split.counts)
-    ceilings = _read_ceilings_of(corpus, DEFAULT_SPLIT)
+    ceilings = read_split_ceilings(corpus, DEFAULT_SPLIT)
     with start_engine(show_workers=False):
         runs = run_ablations(splits, out, arguments.ablations)
     storage.write_parquet(storage.join(out, ABLATIONS_ROWS), as_table(runs))
@@ -243,81 +197,21 @@ def _make_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
     return table
 
 
-def _read_split(arguments: Arguments) -> LabelledSplit:
-    if arguments.corpus is None:
-        root = str(arguments.manifests)
-        return read_labelled("manifests", root, find_days(root, arguments.first_date, arguments.last_date))
-    corpus, name = storage.absolute(arguments.corpus), arguments.split or DEFAULT_SPLIT
-    root = storage.join(corpus, name)
-    if not storage.exists(root):
-        existing = ", ".join(folder.rpartition("/")[2] for folder in storage.list_folders(corpus))
-        raise TrainingDataError(
-            f"{corpus} has no split {name}; it has {existing or 'no folders or is missing'}; check --corpus and --split"
-        )
-    return read_labelled(name, root, find_days(root))
-
-
-def _read_ceilings_of(corpus: str | None, split: str) -> dict[str, Any] | None:
-    """Return the best readers' accuracy on all calls and on this split; None if the corpus has no ceilings."""
-    content = None if corpus is None else read_ceilings(corpus)
-    if content is None or split not in content["best_reader_of"]:
-        return None
-    return {"best_possible": content["best_possible"], "best_reader_of_split": content["best_reader_of"][split]}
-
-
-def _collect_facts(arguments: Arguments, split: LabelledSplit, evaluation: Evaluation, version: str) -> dict[str, Any]:
-    return {
-        "model": arguments.model,
-        "model_version": version,
-        "calls_from": split.root,
-        "split": split.name if arguments.corpus is not None else None,
-        "dates": [str(date) for date in split.dates],
-        "shuffle": arguments.shuffle,
-        "seed": arguments.seed,
-        "labelled": len(split.rows),
-        "scored": len(evaluation.call_ids),
-        "rejected": evaluation.rejected,
-        "intents": split.counts,
-    }
-
-
-def _write(
-    out: str,
-    evaluation: Evaluation,
-    metrics: Mapping[str, TaskMetrics],
-    facts: Mapping[str, Any],
-    ceilings: Mapping[str, Any] | None,
-) -> None:
-    """Write the four files of the evaluation, the metrics last."""
-    storage.make_folder(out)
-    storage.write_parquet(storage.join(out, PREDICTIONS_NAME), evaluation.as_table())
-    storage.write_bytes(storage.join(out, CONFUSIONS_NAME), plot_confusions(metrics))
-    storage.write_bytes(storage.join(out, RELIABILITY_NAME), plot_reliability(metrics))
-    tasks = {task: asdict(task_metrics) for task, task_metrics in metrics.items()}
-    content = {**facts, "tasks": tasks, "ceilings": ceilings}
-    storage.write_text(storage.join(out, METRICS_NAME), json.dumps(content, indent=2) + "\n")
-
-
-def _summarize(
-    out: str,
-    facts: Mapping[str, Any],
-    metrics: Mapping[str, TaskMetrics],
-    ceilings: Mapping[str, Any] | None,
-    seconds: float,
-) -> RenderableType:
+def _summarize(out: str, result: EvaluationReport, seconds: float) -> RenderableType:
     """Return a summary of the model's metrics and of the best possible ones."""
-    num_rejected = facts["labelled"] - facts["scored"]
-    reasons = ", ".join(f"{reason} {count}" for reason, count in facts["rejected"].items())
+    rejected = result.evaluation.rejected
+    num_labelled, num_rejected = len(result.split.rows), sum(rejected.values())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())
     shown = {
-        "model": f"{facts['model']}, version {facts['model_version']}",
-        "calls": f"{facts['scored']:,} of {facts['labelled']:,} labelled calls in {facts['calls_from']}",
+        "model": f"{result.model}, version {result.model_version}",
+        "calls": f"{num_labelled - num_rejected:,} of {num_labelled:,} labelled calls in {result.split.root}",
         "rejected": f"{num_rejected:,}" + (f" ({reasons})" if reasons else ""),
-        "shuffled": facts["shuffle"],
+        "shuffled": result.shuffle,
         "time": f"{seconds:.1f} seconds",
         "folder": out,
     }
     lines = Text("\n".join(f"  {name:<9} {value}" for name, value in shown.items()))
-    return Group(Text("Evaluation", style="bold"), lines, _make_metrics_table(metrics, ceilings))
+    return Group(Text("Evaluation", style="bold"), lines, _make_metrics_table(result.metrics, result.ceilings))
 
 
 def _make_metrics_table(metrics: Mapping[str, TaskMetrics], ceilings: Mapping[str, Any] | None) -> Table:

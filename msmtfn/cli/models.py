@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import tyro
 
 from msmtfn import storage
 from msmtfn.cli.command import SafeConsole, run_command
-from msmtfn.model.registry import list_records, promote, read_current, roll_back
-from msmtfn.storage.untrusted import escape_controls
+from msmtfn.model.location import read_current
+from msmtfn.registry.records import VersionRecord
+from msmtfn.registry.versions import list_records, promote, roll_back
+from msmtfn.storage.untrusted import escape_controls, printable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,13 +68,8 @@ def _describe_all(root: str) -> list[str]:
     return [_describe(record, current_version) for record in list_records(root)] or [f"{root} has no version yet"]
 
 
-def _describe(record: Mapping[str, Any], current: str | None) -> str:
-    mark = " (current)" if record["version"] == current else ""
-    decision = record["decision"]
-    if decision is None:
-        return f"{record['version']}{mark}  not finished"
-    figures = f"{100 * decision['candidate']:.1f} % of {decision['calls']:,} held-out calls classified correctly"
-    if decision["compared_with"] is not None:
-        figures += f", {decision['compared_with']} {100 * decision['present']:.1f} %"
-    verdict = "passed" if decision["passed"] else "did not pass"
-    return f"{record['version']}{mark}  {record.get('added_at', '')}  {verdict}: {figures}; {decision['reason']}"
+def _describe(record: VersionRecord, current: str | None) -> str:
+    name = f"{record.version} (current)" if record.version == current else record.version
+    if record.decision is None:
+        return f"{name}  not finished"
+    return f"{name}  {printable(record.added_at)}  {record.decision.describe()}"

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import functools
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from msmtfn import storage
-from msmtfn.cli.command import EXIT_DONE, SafeConsole, exit_code_of, print_result, start_log
-from msmtfn.corpora import demo_model
+from msmtfn.calls.days import find_days
+from msmtfn.cli.command import EXIT_DONE, SafeConsole, exit_code_of, run_command
 from msmtfn.corpora.demo import write_demo_day
-from msmtfn.daily.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day, tidy_up
-from msmtfn.daily.lock import lock_day
-from msmtfn.daily.progress import show_progress
-from msmtfn.daily.publish import RUNS_FOLDER, read_success
+from msmtfn.daily.day import DayPlan, count_done
+from msmtfn.daily.publish import read_success
 from msmtfn.daily.retry import count_retryable
-from msmtfn.daily.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
+from msmtfn.daily.schedule import estimate_day, newest_unscored_day, other_unscored_days
+from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
-from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, LockedError, UsageError
-from msmtfn.model.checkpoint import fetch_model, is_trained, locate_model
-from msmtfn.model.registry import places_of_model
-from msmtfn.storage.conditional import warn_unless_conditional
-from msmtfn.storage.overlap import Place, refuse_overlaps
-from msmtfn.storage.untrusted import inside
+from msmtfn.model.checkpoint import is_trained
+from msmtfn.scoring.day import DEMO, DayScorer, open_scorer, refuse_overlapping_leads
+from msmtfn.scoring.graph import ScoringConfig
 
-DEMO: Final = "demo"
 DEMO_DATE: Final = dt.date(2026, 1, 5)
 EXIT_TOO_MANY_REJECTED: Final = 3
 EXIT_CODES_BY_SEVERITY: Final = (JobError.exit_code, LockedError.exit_code, EXIT_TOO_MANY_REJECTED, EXIT_DONE)
@@ -110,84 +103,6 @@ class Arguments:
             raise UsageError(f"--max-rejected-share is {self.max_rejected_share}; it must be between 0 and 1")
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """Run of the command, with everything that its days have in common.
-
-    Attributes:
-        arguments: options of the command.
-        manifests: root of all manifests.
-        leads: root of all leads.
-        model_name: location of the model, or its name on the hub.
-        model: folder of the model on this machine.
-        console: terminal of the user.
-        start_engine: function that starts Ray once; it takes seconds, so it is called only for days that need Ray.
-    """
-
-    arguments: Arguments
-    manifests: str
-    leads: str
-    model_name: str
-    model: Path
-    console: Console
-    start_engine: Callable[[], None]
-
-    def plan(self, date: dt.date) -> DayPlan:
-        """Return what is to be done for a day."""
-        return plan_day(
-            date,
-            self.manifests,
-            self.leads,
-            self.model,
-            self.arguments.scoring,
-            model=self.model_name,
-            force=self.arguments.force,
-            retry_rejected=self.arguments.retry_rejected,
-        )
-
-    def score(self, date: dt.date) -> dict[str, Any]:
-        """Score and publish a day; return the content of its `_SUCCESS`."""
-        with lock_day(storage.absolute(self.leads), date) as check_lock:
-            plan = self.plan(date)
-            if self.arguments.retry_rejected and plan.retried is None:
-                self._refuse_retry(plan)
-            if plan.published is not None:
-                tidy_up(plan, check_lock)
-                success = plan.published
-            else:
-                success = self._finish(plan, check_lock)
-        self.console.print(summarize(plan.leads, date, success, is_trained=is_trained(self.model)))
-        if plan.published is not None:
-            self.console.print(
-                f"{date} is already published by this same run ({plan.run_id}); nothing was done. --force scores it "
-                "again."
-            )
-        return success
-
-    def _refuse_retry(self, plan: DayPlan) -> None:
-        if plan.published is None:
-            raise JobError(
-                f"{plan.manifest.date} is not published with this manifest, model and options, so it has no rejects to "
-                "retry; run the same command without --retry-rejected"
-            )
-        logger.info("%s: none of the rejects of %s could succeed now", plan.run_id, plan.manifest.date)
-
-    def _finish(self, plan: DayPlan, check_lock: Callable[[], None]) -> dict[str, Any]:
-        run = open_run(plan)
-        logger.info(
-            "%s: %d of %d calls in %d files, model %s",
-            plan.run_id,
-            run.task.num_calls,
-            plan.manifest.num_rows,
-            len(plan.manifest.files),
-            plan.model_version,
-        )
-        if run.model is not None:
-            self.start_engine()
-        with show_progress(self.console, run.task.num_calls) as report:
-            return finish_run(run, self.arguments.scoring, report, check_lock)
-
-
 def main(program: str, arguments: Sequence[str]) -> int:
     """Run the command and return its exit code.
 
@@ -195,41 +110,45 @@ def main(program: str, arguments: Sequence[str]) -> int:
         program: name of the command in its help.
         arguments: command-line arguments, without the name of the command.
     """
-    start_log()
     day_results: list[dict[str, Any]] = []
+    run = partial(_score_days, program, arguments, day_results)
+    return run_command(run, job="score_daily", content={"days": day_results})
+
+
+def _score_days(program: str, arguments: Sequence[str], day_results: list[dict[str, Any]]) -> int:
+    options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     try:
-        options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
-        with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-            code = _run(options, Path(scratch), day_results)
+        return _run(options, day_results)
     except JobError as exc:
-        code = exit_code_of(exc)
         day_results.append({"error": str(exc)})
-    print_result("score_daily", code, days=day_results)
-    return code
+        raise
 
 
-def _run(arguments: Arguments, scratch: Path, day_results: list[dict[str, Any]]) -> int:
+def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
     console = SafeConsole()
     manifests, leads = _resolve_roots(arguments)
-    _refuse_overlaps(arguments, [manifests], leads)
+    prefixes = [] if arguments.demo else arguments.scoring.prepare.allowed_prefixes
+    refuse_overlapping_leads([manifests], leads, arguments.model, prefixes)
     dates = _select_dates(arguments, manifests, leads)
     if not dates:
         console.print(f"every day of {manifests} is published in {leads}; nothing was done")
         return _exit_code_of_newest_day(arguments, manifests, leads)
-    _refuse_overlaps(arguments, [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates], leads)
-    name, model = _fetch_model(arguments.model, scratch)
-    with contextlib.ExitStack() as stack:
-
-        @functools.cache
-        def start_once() -> None:
-            stack.enter_context(start_engine())
-
-        job = _Job(arguments, manifests, leads, name, model, console, start_once)
+    days = [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates]
+    refuse_overlapping_leads(days, leads, arguments.model, prefixes)
+    with open_scorer(
+        manifests,
+        leads,
+        arguments.model,
+        arguments.scoring,
+        console,
+        force=arguments.force,
+        retry_rejected=arguments.retry_rejected,
+    ) as scorer:
         if arguments.dry_run:
-            console.print(_describe_plan([job.plan(date) for date in dates]))
+            console.print(_describe_plan([scorer.plan(date) for date in dates]))
             return EXIT_DONE
-        warn_unless_conditional(inside(storage.absolute(leads), RUNS_FOLDER))
-        codes = [_score_day(job, date, day_results) for date in dates]
+        scorer.check_storage()
+        codes = [_score_day(scorer, date, arguments.max_rejected_share, day_results) for date in dates]
     if not _has_explicit_days(arguments):
         codes.append(_exit_code_of_newest_day(arguments, manifests, leads))
     return min(codes, key=EXIT_CODES_BY_SEVERITY.index)
@@ -250,18 +169,24 @@ def _exit_code_of_newest_day(arguments: Arguments, manifests: str, leads: str) -
     return EXIT_DONE if success is None else _exit_code_of(success, arguments.max_rejected_share)
 
 
-def _score_day(job: _Job, date: dt.date, day_results: list[dict[str, Any]]) -> int:
+def _score_day(scorer: DayScorer, date: dt.date, max_rejected_share: float, day_results: list[dict[str, Any]]) -> int:
     """Score one day and return its exit code; an error of the day does not stop the days after it."""
     try:
-        success = job.score(date)
+        plan, success = scorer.score(date)
+        trained = is_trained(scorer.graph.folder)
+        scorer.console.print(summarize(plan.leads, date, success, is_trained=trained))
     except UsageError:
         raise
     except JobError as exc:
         code = exit_code_of(exc)
         day_results.append({"date": date.isoformat(), "exit_code": code, "error": str(exc)})
         return code
-    code = _exit_code_of(success, job.arguments.max_rejected_share)
-    figures = {name: value for name, value in success.items() if name not in OMITTED_IN_LAST_LINE}
+    if plan.published is not None:
+        scorer.console.print(
+            f"{date} is already published by this same run ({plan.run_id}); nothing was done. --force scores it again."
+        )
+    code = _exit_code_of(success, max_rejected_share)
+    figures = {name: value for name, value in success.as_dict().items() if name not in OMITTED_IN_LAST_LINE}
     day_results.append({**figures, "exit_code": code})
     return code
 
@@ -275,19 +200,9 @@ def _resolve_roots(arguments: Arguments) -> tuple[str, str]:
     return str(arguments.manifests), str(arguments.leads)
 
 
-def _refuse_overlaps(arguments: Arguments, manifests: Sequence[str], leads: str) -> None:
-    """Refuse leads that overlap what the job reads: the root of the manifests, or a day that links elsewhere."""
-    prefixes = [] if arguments.demo else arguments.scoring.prepare.allowed_prefixes
-    inputs = [Place("--manifests", folder) for folder in manifests]
-    inputs += [Place("--allowed-prefixes", prefix) for prefix in prefixes]
-    if arguments.model != DEMO:
-        inputs += [Place("--model", place) for place in places_of_model(arguments.model)]
-    refuse_overlaps(inputs, [Place("--leads", leads)])
-
-
 def _select_dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.date]:
     if arguments.first_date or arguments.last_date:
-        return days_between(manifests, arguments.first_date, arguments.last_date)
+        return find_days(manifests, arguments.first_date, arguments.last_date)
     if arguments.demo or arguments.date:
         return [arguments.date or DEMO_DATE]
     date = newest_unscored_day(manifests, leads)
@@ -328,22 +243,13 @@ def _describe_plan(plans: Sequence[DayPlan]) -> Table:
     return table
 
 
-def _fetch_model(name: str, scratch: Path) -> tuple[str, Path]:
-    """Return the model's location (for `current` that of the version) and its folder on this machine."""
-    if name == DEMO:
-        return name, demo_model()
-    (scratch / "model").mkdir()
-    location = locate_model(name)
-    return location, fetch_model(location, scratch / "model")
-
-
-def _exit_code_of(success: dict[str, Any], max_rejected_share: float) -> int:
-    share = success["rejected"] / max(success["calls"], 1)
+def _exit_code_of(success: Success, max_rejected_share: float) -> int:
+    share = success.rejected / max(success.calls, 1)
     if share <= max_rejected_share:
         return EXIT_DONE
     logger.error(
         "%s: %.1f %% of the calls were rejected, more than --max-rejected-share allows (%.1f %%)",
-        success["date"],
+        success.date,
         100 * share,
         100 * max_rejected_share,
     )

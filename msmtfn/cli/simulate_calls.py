@@ -10,22 +10,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import tyro
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 from rich.table import Table
 from rich.text import Text
 
-from msmtfn.cli.command import run_command
+from msmtfn.cli.command import SafeConsole, run_command
 from msmtfn.corpora.simulation.ceilings import READERS
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
 from msmtfn.errors import UsageError
 from msmtfn.labels import TASKS
-
-LOG_INTERVAL_SEC: Final = 15.0
+from msmtfn.progress import LineLog, TimeLeft, show_bar
 
 logger = logging.getLogger("msmtfn.simulate_calls")
 
@@ -72,7 +71,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 def _simulate(program: str, arguments: Sequence[str]) -> None:
     options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
-    _run(options, Console())
+    _run(options, SafeConsole())
 
 
 def _run(arguments: Arguments, console: Console) -> None:
@@ -86,36 +85,17 @@ def _run(arguments: Arguments, console: Console) -> None:
 @contextmanager
 def _show_progress(console: Console, num_calls: int) -> Iterator[Callable[[int], None]]:
     """Show progress as a bar on a terminal, else in the log."""
-    if not console.is_terminal:
-        yield _LogReporter(num_calls)
+    time_left = TimeLeft(num_calls)
+
+    def describe(done: int) -> str:
+        return f"{time_left.rate(done):.1f} calls/s, {time_left.describe(done)}"
+
+    if console.is_terminal:
+        with show_bar(console, "generating", num_calls, MofNCompleteColumn()) as show:
+            yield lambda done: show(describe(done), done)
         return
-    columns = (
-        TextColumn("generating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("generating", total=num_calls)
-        yield lambda done: progress.update(task, completed=done)
-
-
-class _LogReporter:
-    """Reporter that logs the progress at most every `LOG_INTERVAL_SEC` seconds, and at the end."""
-
-    def __init__(self, num_calls: int) -> None:
-        self.num_calls = num_calls
-        self.started = self.last_line = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self.last_line >= LOG_INTERVAL_SEC or done == self.num_calls:
-            self.last_line = now
-            rate = done / max(now - self.started, 1e-9)
-            left_sec = (self.num_calls - done) / rate
-            logger.info("%d of %d calls made, %.1f calls/s, %.0f s left", done, self.num_calls, rate, left_sec)
+    log = LineLog(logger)
+    yield lambda done: log.show(f"{done} of {num_calls} calls made, {describe(done)}", is_last=done == num_calls)
 
 
 def _summarize(out: Path, success: Mapping[str, Any], seconds: float, num_workers: int) -> RenderableType:

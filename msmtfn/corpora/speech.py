@@ -6,6 +6,8 @@ Shape letters: S samples.
 from __future__ import annotations
 
 import ctypes
+import os
+import tempfile
 import threading
 from _ctypes import dlclose
 from collections.abc import Iterator
@@ -33,6 +35,7 @@ _PARAMETER_VOLUME: Final = 2
 _PARAMETER_PITCH: Final = 3
 _PARAMETER_PITCH_RANGE: Final = 4
 _RANDOM_SEED: Final = 1
+_MAX_PATH_BYTES: Final = 150  # espeak-ng's buffer has 160; virtual environments of Ray have longer paths
 _BYTES_PER_SAMPLE: Final = np.dtype(np.int16).itemsize
 _FULL_SCALE: Final = np.float32(2**15)
 
@@ -122,21 +125,22 @@ class Synthesizer:
             library = ctypes.CDLL(str(self._library_path))
         except OSError as exc:
             raise SpeechError(f"libespeak-ng cannot be loaded from {self._library_path}: {exc}") from exc
-        try:
-            self._start(library)
-            yield library
-        finally:
-            library.espeak_Terminate()
-            dlclose(library._handle)
+        with _shorten(self._data_path) as data_path:
+            try:
+                self._start(library, data_path)
+                yield library
+            finally:
+                library.espeak_Terminate()
+                dlclose(library._handle)
 
-    def _start(self, library: ctypes.CDLL) -> None:
-        data_path = str(self._data_path).encode()
-        sample_rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data_path, _INITIALIZE_DONT_EXIT)
+    def _start(self, library: ctypes.CDLL, data_path: Path) -> None:
+        sample_rate = library.espeak_Initialize(
+            _AUDIO_OUTPUT_SYNCHRONOUS, 0, str(data_path).encode(), _INITIALIZE_DONT_EXIT
+        )
         if sample_rate != self.sample_rate:
             raise SpeechError(
                 f"libespeak-ng did not start with the data in {self._data_path}: "
-                f"espeak_Initialize returned {sample_rate}; "
-                "check that the folder is complete and that its path is at most 150 characters long, espeak-ng's limit"
+                f"espeak_Initialize returned {sample_rate}; check that the folder is complete"
             )
         library.espeak_ng_SetRandSeed(ctypes.c_long(_RANDOM_SEED))
 
@@ -159,6 +163,18 @@ def _find_library() -> tuple[Path, Path]:
     except ImportError as exc:
         raise UsageError("speech needs espeakng-loader, which is not installed: pip install -e '.[demo]'") from exc
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+
+
+@contextmanager
+def _shorten(path: Path) -> Iterator[Path]:
+    """Yield a path of at most `_MAX_PATH_BYTES` that leads to `path`: itself, or a symbolic link."""
+    if len(os.fsencode(path)) <= _MAX_PATH_BYTES:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
+        link = Path(folder) / "data"
+        link.symlink_to(path)
+        yield link
 
 
 def _check_range(name: str, value: int, allowed: range) -> None:

@@ -61,7 +61,7 @@ class _Locks:
     folder: str
     prefix: str
 
-    def place(self, number: int) -> str:
+    def path_of(self, number: int) -> str:
         return storage.join(self.folder, f"{self.prefix}{number:08d}.json")
 
     def numbers(self) -> list[int]:
@@ -69,7 +69,7 @@ class _Locks:
         pattern = re.compile(rf"{re.escape(self.prefix)}([0-9]{{8,15}})\.json")
         names = [file.rpartition("/")[2] for file in storage.list_files(self.folder, ".json")]
         numbers = sorted(int(found[1]) for name in names if (found := pattern.fullmatch(name)))
-        return [number for number in numbers if self.place(number).rpartition("/")[2] in names]
+        return [number for number in numbers if self.path_of(number).rpartition("/")[2] in names]
 
 
 @contextlib.contextmanager
@@ -85,7 +85,7 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         A check to call before the day is published: it raises `LockedError` if another run took the day over.
 
     Raises:
-        LockedError: another run is at work on the day.
+        LockedError: another run is working on the day.
         StorageError: the storage refused.
     """
     times = times or LockTimes()
@@ -94,15 +94,15 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
     number = _acquire(locks, owner, date, times)
     released = threading.Event()
     renewer = threading.Thread(
-        target=_renew, args=(locks.place(number), owner, released, times), daemon=True, name="lock-of-the-day"
+        target=_renew, args=(locks.path_of(number), owner, released, times), daemon=True, name="lock-of-the-day"
     )
     renewer.start()
 
     def check() -> None:
-        if locks.numbers()[-1:] != [number] or not _is_of(owner, read_text(locks.place(number), MAX_LOCK_BYTES)):
+        if locks.numbers()[-1:] != [number] or not _is_of(owner, read_text(locks.path_of(number), MAX_LOCK_BYTES)):
             raise LockedError(
-                f"another run has taken {date} over, since this one did not renew its lock for {times.lease_sec:g} s; "
-                "nothing was published by this run"
+                f"another run has taken over {date}, because this one did not renew its lock for "
+                f"{times.lease_sec:g} s; nothing was published by this run"
             )
 
     try:
@@ -112,8 +112,8 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         renewer.join()
         # A lock that cannot be released now expires after a lease, and the next run takes it over.
         with contextlib.suppress(JobError):
-            if _is_of(owner, read_text(locks.place(number), MAX_LOCK_BYTES)):
-                storage.delete(locks.place(number))
+            if _is_of(owner, read_text(locks.path_of(number), MAX_LOCK_BYTES)):
+                storage.delete(locks.path_of(number))
 
 
 def _acquire(locks: _Locks, owner: str, date: dt.date, times: LockTimes) -> int:
@@ -121,52 +121,54 @@ def _acquire(locks: _Locks, owner: str, date: dt.date, times: LockTimes) -> int:
     for _ in range(MAX_ATTEMPTS):
         numbers = locks.numbers()
         if numbers:
-            _wait_until_left_behind(locks.place(numbers[-1]), date, times)
+            _wait_until_abandoned(locks.path_of(numbers[-1]), date, times)
         number = (numbers[-1] if numbers else 0) + 1
-        place = locks.place(number)
-        if storage.create_text(place, _content(owner)):
+        location = locks.path_of(number)
+        if storage.create_text(location, _content(owner)):
             for older in numbers:
-                storage.delete(locks.place(older))
+                storage.delete(locks.path_of(older))
             return number
         time.sleep(min(POLL_SEC, times.renew_sec))
     raise StorageError(
-        f"{date} cannot be locked: {place} can neither be written nor read; see what is in its place (a "
-        "folder, a link, a pipe) and remove it, or run the same command again if other runs want the day too"
+        f"{date} cannot be locked: {location} can neither be written nor read; check what is at that location (a "
+        "folder, a link, a pipe) and remove it, or run the same command again if other runs compete for the day"
     )
 
 
-def _wait_until_left_behind(place: str, date: dt.date, times: LockTimes) -> None:
+def _wait_until_abandoned(location: str, date: dt.date, times: LockTimes) -> None:
     """Return when a lock is gone or its holder is dead.
 
     Raises:
         LockedError: the holder lives.
     """
-    first = read_text(place, MAX_LOCK_BYTES)
+    first = read_text(location, MAX_LOCK_BYTES)
     holder = _parse(first)
     if first is None or _is_dead(holder):
         return
-    logger.info("%s is locked by %s; waiting up to %g s to see whether it lives", date, _name(holder), times.lease_sec)
+    logger.info(
+        "%s is locked by %s; waiting up to %g s to see whether it is alive", date, _name(holder), times.lease_sec
+    )
     deadline = time.monotonic() + times.lease_sec
     while time.monotonic() < deadline:
         time.sleep(min(POLL_SEC, times.renew_sec))
-        now = read_text(place, MAX_LOCK_BYTES)
+        now = read_text(location, MAX_LOCK_BYTES)
         if now is None:
             return
         if now != first:
-            raise LockedError(f"another run is at work on {date}: {_name(holder)}; nothing was done")
-    logger.warning("%s: the lock of %s was left behind; taking it over", date, _name(holder))
+            raise LockedError(f"another run is working on {date}: {_name(holder)}; nothing was done")
+    logger.warning("%s: the lock of %s was abandoned; taking it over", date, _name(holder))
 
 
-def _renew(place: str, owner: str, released: threading.Event, times: LockTimes) -> None:
+def _renew(location: str, owner: str, released: threading.Event, times: LockTimes) -> None:
     while not released.wait(times.renew_sec):
         # A storage outage shorter than a lease does not cost the lock. If the day is taken over, the check before
         # publishing raises.
         with contextlib.suppress(JobError):
-            conditional.overwrite(place, _content(owner), partial(_is_of, owner))
+            conditional.overwrite(location, _content(owner), partial(_is_of, owner))
 
 
 def _content(owner: str) -> str:
-    """Return a lock's content, always of the same length, so that it can be overwritten in place."""
+    """Return a lock's content, always of the same length, so that it can be overwritten in location."""
     about = {"machine": _machine(), "pid": os.getpid(), "owner": owner, "renewed_at": time.time()}
     return json.dumps(about).ljust(CONTENT_LENGTH) + "\n"
 

@@ -13,8 +13,8 @@ import datetime as dt
 import json
 import re
 import uuid
-from collections.abc import Collection, Mapping
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final
 
 from msmtfn import storage
 
@@ -32,25 +32,6 @@ def new_publication() -> str:
 def file_name(publication: str, number: int) -> str:
     """Return the name of one file of a publication."""
     return f"leads-{publication}-{number:05d}.parquet"
-
-
-def check_success(content: Mapping[str, Any]) -> None:
-    """Check the names in what `_SUCCESS` says, which become paths.
-
-    Raises:
-        ValueError: one is no name of ours.
-    """
-    publication, files, replaced = (content.get(name) for name in ("publication", "files", "replaced"))
-    if not isinstance(files, list):
-        raise ValueError("it does not list the day's files")
-    if not _is_publication(publication):
-        raise ValueError("its publication has no name of ours")
-    if not all(_publication_of(name) == publication for name in files) or len(set(files)) < len(files):
-        raise ValueError("it lists files that have no names of ours")
-    if replaced is not None and not (isinstance(replaced, list) and all(map(_is_publication, replaced))):
-        raise ValueError("the publications that it replaced have no names of ours")
-    if publication in (replaced or ()):
-        raise ValueError("it replaces itself")
 
 
 def begin(runs: str, date: dt.date, publication: str) -> None:
@@ -75,7 +56,7 @@ def publications_in(folder: str) -> dict[str, list[str]]:
     """Return the files in a day's folder that have names of ours, by publication."""
     found: dict[str, list[str]] = {}
     for file in storage.list_files(folder, ".parquet"):
-        publication = _publication_of(file.rpartition("/")[2])
+        publication = publication_of(file.rpartition("/")[2])
         if publication is not None:
             found.setdefault(publication, []).append(file)
     return found
@@ -93,10 +74,12 @@ def _record_of(runs: str, date: dt.date, publication: str) -> str:
     return storage.join(runs, f"publication-{date.isoformat()}-{publication}.json")
 
 
-def _is_publication(name: object) -> bool:
+def is_publication(name: object) -> bool:
+    """Return True if a name is one that `new_publication` gives."""
     return isinstance(name, str) and PUBLICATION.fullmatch(name) is not None
 
 
-def _publication_of(name: object) -> str | None:
+def publication_of(name: object) -> str | None:
+    """Return the publication that a file's name carries; None if the file is not one of ours."""
     found = PUBLISHED_FILE.fullmatch(name) if isinstance(name, str) else None
     return None if found is None else found[1]

@@ -9,10 +9,10 @@ new day on a local disk appears by one rename, whole.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,19 +24,19 @@ from msmtfn import storage
 from msmtfn.daily.publication import (
     begin,
     begun,
-    check_success,
     delete_files,
     file_name,
     finish,
     new_publication,
     publications_in,
 )
+from msmtfn.daily.success import Success
 from msmtfn.errors import LockedError, PublishError, StorageError
-from msmtfn.leads.ranking import order_of_leads
+from msmtfn.leads.ranking import rank_leads
 from msmtfn.leads.schema import LEAD_RANK, REJECTED, SCORED, leads_schema
 from msmtfn.rows import ROW_ID
 from msmtfn.storage import conditional
-from msmtfn.storage.untrusted import LinkError, inside, parse_object, read_text
+from msmtfn.storage.untrusted import LinkError, inside, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -66,35 +66,33 @@ def run_folder(leads: str, run_id: str) -> str:
     return storage.join(leads, RUNS_FOLDER, run_id)
 
 
-def read_success(leads: str, date: dt.date) -> dict[str, Any] | None:
-    """Return the content of `_SUCCESS` of a day; None if the day is not published.
+def read_success(leads: str, date: dt.date) -> Success | None:
+    """Return the record of a published day; None if the day is not published.
 
     Raises:
         PublishError: `_SUCCESS` is not what a run writes.
         StorageError: the storage refused.
     """
-    place = _success_place(leads, date)
-    text = read_text(place)
-    return None if text is None else _parse_success(place, text)
+    location = _success_location(leads, date)
+    text = read_text(location)
+    return None if text is None else _parse_success(location, text)
 
 
-def _success_place(leads: str, date: dt.date) -> str:
+def _success_location(leads: str, date: dt.date) -> str:
     return storage.join(inside(leads, _day_name(date)), SUCCESS_FILE)
 
 
-def _parse_success(place: str, text: str) -> dict[str, Any]:
+def _parse_success(location: str, text: str) -> Success:
     try:
-        success = parse_object(text)
-        check_success(success)
+        return Success.from_json(text)
     except ValueError as exc:
         raise PublishError(
-            f"{place} is not what a run writes ({exc}); remove it to have the day published again"
+            f"{location} is not what a run writes ({exc}); remove it to have the day published again"
         ) from exc
-    return success
 
 
-def published_before(leads: str, date: dt.date, number: int = NUM_EARLIER) -> list[dict[str, Any]]:
-    """Return the content of `_SUCCESS` of the last days published before a day, oldest first.
+def read_earlier_successes(leads: str, date: dt.date, number: int = NUM_EARLIER) -> list[Success]:
+    """Return the records of the last days published before a day, oldest first.
 
     Args:
         leads: the root of all leads.
@@ -106,9 +104,9 @@ def published_before(leads: str, date: dt.date, number: int = NUM_EARLIER) -> li
         try:
             success = read_success(leads, day)
         except (PublishError, LinkError) as exc:  # must not keep this day from being published
-            logger.warning("%s; it is left out", exc)
+            logger.warning("%s; the day is ignored", exc)
             continue
-        if success is not None and all(isinstance(success.get(name), int) for name in ("calls", REJECTED)):
+        if success is not None:
             published.append(success)
     return published
 
@@ -122,7 +120,7 @@ def read_leads(leads: str, date: dt.date) -> pads.Dataset:
     success = read_success(leads, date)
     if success is None:
         raise PublishError(f"the leads of {date} are not published in {leads}")
-    files = [inside(leads, _day_name(date), name) for name in success["files"]]
+    files = [inside(leads, _day_name(date), name) for name in success.files]
     filesystem, _ = storage.arrow_filesystem_of(leads)
     return pads.dataset([storage.arrow_filesystem_of(file)[1] for file in files], filesystem=filesystem)
 
@@ -133,9 +131,9 @@ def publish_day(
     run: str,
     schema: pa.Schema,
     num_calls: int,
-    about: Mapping[str, Any],
+    record: Success,
     check: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> Success:
     """Rank the scored calls of a run and publish the day, in place of what was published of it before.
 
     Keeps the keys of the day in memory (about 60 MB a million calls) and one published file at a time.
@@ -146,11 +144,11 @@ def publish_day(
         run: the run's folder, which holds its parts.
         schema: schema of the parts.
         num_calls: calls in the manifest; every one must be in the parts.
-        about: further fields for `_SUCCESS`.
+        record: what the run knows of itself; the counts and the names of the publication are filled in.
         check: raises `LockedError` if another run has taken the day over.
 
     Returns:
-        The content of `_SUCCESS`.
+        The record that was written.
 
     Raises:
         PublishError: the parts do not hold every call of the manifest exactly once.
@@ -160,9 +158,9 @@ def publish_day(
     scored_parts = open_parts(storage.join(run, PARTS_FOLDER), schema)
     keys = _read_keys(scored_parts, run)
     _check_complete(keys, num_calls)
-    order, num_ranked = order_of_leads(keys)
+    order, num_ranked = rank_leads(keys)
     tables = _ranked_tables(scored_parts, order, num_ranked)
-    return publish_tables(leads, date, run, tables, {**_counts(keys), **about}, check)
+    return publish_tables(leads, date, run, tables, _with_counts(record, keys), check)
 
 
 def publish_tables(
@@ -170,9 +168,9 @@ def publish_tables(
     date: dt.date,
     run: str,
     tables: Iterable[pa.Table],
-    about: Mapping[str, Any],
+    record: Success,
     check: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> Success:
     """Publish tables as the files of a day; arguments, result and errors are those of `publish_day`."""
     publication = new_publication()
     runs, folder = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date))
@@ -180,8 +178,8 @@ def publish_tables(
     target, staged = _target_folder(folder, storage.join(run, f"day-{publication}"))
     try:
         files = _write_files(target, publication, tables, run, check)
-        content = {**about, "publication": publication, "files": files}
-        success, gone = _install(leads, date, target if staged else None, content, check)
+        record = replace(record, publication=publication, files=tuple(files))
+        success, gone = _install(leads, date, target if staged else None, record, check)
     except LockedError:
         # Raised before anything was swapped, so nothing names these files.
         if staged:
@@ -197,28 +195,29 @@ def publish_tables(
 
 def tidy_day(leads: str, date: dt.date, check: Callable[[], None]) -> None:
     """Delete the files left by publishers of a published day that died before they finished."""
-    runs, folder, place = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date)), _success_place(leads, date)
+    runs, folder = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date))
+    location = _success_location(leads, date)
     left = begun(runs, date)
-    seen = conditional.see(place)
+    seen = conditional.see(location)
     check()
     if seen.text is None:
         return
-    success = _parse_success(place, seen.text)
-    replaced = set(success.get("replaced", ()))
-    unfinished = (left - replaced - {success["publication"]}) & publications_in(folder).keys()
+    success = _parse_success(location, seen.text)
+    replaced = set(success.replaced)
+    unfinished = (left - replaced - {success.publication}) & publications_in(folder).keys()
     if unfinished:
         # A publisher of theirs may be asleep before its swap against this very `_SUCCESS`: change it before files go.
         replaced |= unfinished
-        text = _text_of({**success, "replaced": sorted(replaced)})
-        if not conditional.swap(place, seen, text, check):
-            raise PublishError(f"{place} has changed while the day was tidied; run the same command again")
+        record = replace(success, replaced=tuple(sorted(replaced)))
+        if not conditional.swap(location, seen, record.to_json(), check):
+            raise PublishError(f"{location} has changed during the clean-up; run the same command again")
     delete_files(folder, replaced)
     finish(runs, date, left)
 
 
 def _install(
-    leads: str, date: dt.date, staged: str | None, content: Mapping[str, Any], check: Callable[[], None]
-) -> tuple[dict[str, Any], set[str]]:
+    leads: str, date: dt.date, staged: str | None, record: Success, check: Callable[[], None]
+) -> tuple[Success, set[str]]:
     """Install the written files as the day; return `_SUCCESS` and the publications whose files are to be deleted.
 
     The fencing rests on the order: look which publications are unfinished, read `_SUCCESS`, see that the day is still
@@ -226,43 +225,38 @@ def _install(
     the check, asleep, fails in the swap, if anything newer was published meanwhile. And since no publication that was
     unfinished before the check can win a swap after ours, its files may go once ours is won, and not before.
     """
-    place, folder = _success_place(leads, date), day_folder(leads, date)
-    runs, own = inside(leads, RUNS_FOLDER), {content["publication"]}
+    location, folder = _success_location(leads, date), day_folder(leads, date)
+    runs, own = inside(leads, RUNS_FOLDER), {record.publication}
     left = begun(runs, date) - own
-    if staged and _rename_day(staged, folder, content, check):
-        return dict(content), left
+    if staged and _rename_day(staged, folder, record, check):
+        return record, left
     for _ in range(MAX_SWAPS):
         left = begun(runs, date) - own
-        seen = conditional.see(place)
-        before = {} if seen.text is None else _parse_success(place, seen.text)
-        gone = left | set(before.get("replaced", ())) | ({before["publication"]} if before else set())
-        standing = sorted(gone & publications_in(folder).keys())
-        success = {**content, **({"replaced": standing} if standing else {})}
-        if conditional.swap(place, seen, _text_of(success), check):
+        seen = conditional.see(location)
+        before = None if seen.text is None else _parse_success(location, seen.text)
+        gone = left if before is None else left | {*before.replaced, before.publication}
+        success = replace(record, replaced=tuple(sorted(gone & publications_in(folder).keys())))
+        if conditional.swap(location, seen, success.to_json(), check):
             return success, gone
-    raise PublishError(f"{place} changed {MAX_SWAPS} times while it was to be replaced; run the same command again")
+    raise PublishError(f"{location} changed {MAX_SWAPS} times before it could be replaced; run the same command again")
 
 
-def _rename_day(staged: str, folder: str, content: Mapping[str, Any], check: Callable[[], None]) -> bool:
+def _rename_day(staged: str, folder: str, record: Success, check: Callable[[], None]) -> bool:
     """Make a staged folder the day, or move its files into the day that another run has published meanwhile.
 
     The rename is a compare-and-swap by itself: it fails where a folder with files stands already.
     """
-    storage.write_text(storage.join(staged, SUCCESS_FILE), _text_of(content))
+    storage.write_text(storage.join(staged, SUCCESS_FILE), record.to_json())
     check()
     try:
         if storage.rename_folder(staged, folder):
             return True
-        for name in content["files"]:
+        for name in record.files:
             storage.rename_folder(storage.join(staged, name), storage.join(folder, name))
     except StorageError:
         check()  # who took the day over has cleared this run's work away
         raise
     return False
-
-
-def _text_of(success: Mapping[str, Any]) -> str:
-    return json.dumps(success, indent=2) + "\n"
 
 
 def _write_files(
@@ -301,7 +295,7 @@ def _read_keys(parts: pads.Dataset, run: str) -> pa.Table:
 def _unreadable(run: str, error: Exception) -> PublishError:
     return PublishError(
         f"the parts in {run} cannot be read ({error}); nothing was published; run the same command with --force to "
-        "score the day anew"
+        "score the day again"
     )
 
 
@@ -313,7 +307,7 @@ def _check_complete(keys: pa.Table, num_calls: int) -> None:
     if lost or doubled or len(times) > num_calls:
         raise PublishError(
             f"the run's parts hold {len(ids)} rows for {num_calls} calls of the manifest: {lost} are missing and "
-            f"{doubled} are doubled; nothing was published; run the same command with --force to score the day anew"
+            f"{doubled} are duplicated; nothing was published; run the same command with --force to score the day again"
         )
 
 
@@ -336,12 +330,13 @@ def _ranked_tables(parts: pads.Dataset, order: npt.NDArray[np.int64], num_ranked
         yield rows.append_column(LEAD_RANK, rank).select(schema.names).cast(schema)
 
 
-def _counts(keys: pa.Table) -> dict[str, Any]:
+def _with_counts(record: Success, keys: pa.Table) -> Success:
     reasons = pc.value_counts(keys["error_code"].drop_null())
-    return {
-        "calls": len(keys),
-        SCORED: pc.sum(pc.equal(keys["status"], SCORED)).as_py() or 0,
-        REJECTED: pc.sum(pc.equal(keys["status"], REJECTED)).as_py() or 0,
-        "rejected_by_reason": {reason["values"]: reason["counts"] for reason in reasons.to_pylist()},
-        "audio_hours": round((pc.sum(keys["duration_sec"]).as_py() or 0.0) / 3600, 4),
-    }
+    return replace(
+        record,
+        calls=len(keys),
+        scored=pc.sum(pc.equal(keys["status"], SCORED)).as_py() or 0,
+        rejected=pc.sum(pc.equal(keys["status"], REJECTED)).as_py() or 0,
+        rejected_by_reason={reason["values"]: reason["counts"] for reason in reasons.to_pylist()},
+        audio_hours=round((pc.sum(keys["duration_sec"]).as_py() or 0.0) / 3600, 4),
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,9 @@ import pyarrow.dataset as pads
 from msmtfn import storage
 from msmtfn.calls.manifest import ROW_ERROR
 from msmtfn.daily.publish import ROWS_PER_FILE
+from msmtfn.daily.success import Success
 from msmtfn.errors import RejectCode
 from msmtfn.rows import ROW_ID
-from msmtfn.scoring.pipeline import ScoringTask
 
 RETRYABLE: Final = (RejectCode.AUDIO_NOT_FOUND, RejectCode.AUDIO_TIMEOUT, RejectCode.WORKER_CRASHED)
 """Reasons that may be temporary: a late recording, slow storage, a failed machine."""
@@ -23,9 +23,9 @@ RETRYABLE: Final = (RejectCode.AUDIO_NOT_FOUND, RejectCode.AUDIO_TIMEOUT, Reject
 _IS_RETRYABLE: Final = pc.is_in(pc.field("error_code"), pa.array([str(code) for code in RETRYABLE]))
 
 
-def count_retryable(success: Mapping[str, Any]) -> int:
-    """Count the rejects in the content of `_SUCCESS` that could succeed now."""
-    return sum(success["rejected_by_reason"].get(str(code), 0) for code in RETRYABLE)
+def count_retryable(success: Success) -> int:
+    """Count the rejects of a published day that could succeed now."""
+    return sum(success.rejected_by_reason.get(str(code), 0) for code in RETRYABLE)
 
 
 def rows_to_retry(batches: Iterable[pa.RecordBatch], leads: pads.Dataset) -> Iterator[pa.RecordBatch]:
@@ -46,12 +46,12 @@ def rows_to_retry(batches: Iterable[pa.RecordBatch], leads: pads.Dataset) -> Ite
         yield chosen.set_column(chosen.schema.get_field_index(ROW_ID), chosen.schema.field(ROW_ID), ids)
 
 
-def carry_over(leads: pads.Dataset, task: ScoringTask, first_id: int) -> None:
+def carry_over(leads: pads.Dataset, parts: str, schema: pa.Schema, first_id: int) -> None:
     """Write all other calls of a published day to a run's parts, numbered from `first_id` on."""
     others = leads.to_batches(filter=~_IS_RETRYABLE, batch_size=ROWS_PER_FILE)
     for number, batch in enumerate(batch for batch in others if len(batch)):
         ids = pa.array(np.arange(first_id, first_id + len(batch)))
         first_id += len(batch)
-        rows = pa.Table.from_batches([batch]).append_column(task.schema.field(ROW_ID), ids)
-        carried = rows.select(task.schema.names).cast(task.schema)
-        storage.write_parquet(storage.join(task.parts, f"carried-{number:05d}.parquet"), carried)
+        rows = pa.Table.from_batches([batch]).append_column(schema.field(ROW_ID), ids)
+        carried = rows.select(schema.names).cast(schema)
+        storage.write_parquet(storage.join(parts, f"carried-{number:05d}.parquet"), carried)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import statistics
 from dataclasses import dataclass
-from typing import Any
 
 from msmtfn import storage
-from msmtfn.daily.publish import NUM_EARLIER, SUCCESS_FILE, day_folder, published_before, read_success
-from msmtfn.errors import ManifestError
+from msmtfn.calls.days import find_days
+from msmtfn.daily.publish import NUM_EARLIER, SUCCESS_FILE, day_folder, read_earlier_successes, read_success
+from msmtfn.daily.success import Success
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Estimate:
     Attributes:
         seconds: from the start of the scoring to the published day.
         audio_hours: of the recordings.
-        num_days: earlier days that it is made from.
+        num_days: number of earlier days that it is made from.
     """
 
     seconds: float
@@ -34,10 +34,9 @@ def newest_unscored_day(manifests: str, leads: str) -> dt.date | None:
         ManifestError: there is no day at all.
         StorageError: the storage refused.
     """
-    days = storage.list_days(storage.absolute(manifests), follow_links=True)
-    if not days:
-        raise ManifestError(f"{manifests} has no folder date=YYYY-MM-DD; check --manifests, or give --date")
-    return next((day for day in reversed(days) if read_success(storage.absolute(leads), day) is None), None)
+    return next(
+        (day for day in reversed(find_days(manifests)) if read_success(storage.absolute(leads), day) is None), None
+    )
 
 
 def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int = NUM_EARLIER) -> list[dt.date]:
@@ -47,28 +46,10 @@ def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int =
         manifests: the root of all manifests.
         leads: the root of all leads.
         date: the day.
-        number: of days that are looked at.
+        number: maximum number of days to look at.
     """
     before = [day for day in storage.list_days(storage.absolute(manifests), follow_links=True) if day < date][-number:]
     return [day for day in before if not storage.exists(storage.join(day_folder(leads, day), SUCCESS_FILE))]
-
-
-def days_between(manifests: str, first: dt.date | None, last: dt.date | None) -> list[dt.date]:
-    """Return the days of a range, both ends included, that have a manifest folder, in order.
-
-    Raises:
-        ManifestError: there is none.
-        StorageError: the storage refused.
-    """
-    days = storage.list_days(storage.absolute(manifests), follow_links=True)
-    chosen = [day for day in days if (first is None or first <= day) and (last is None or day <= last)]
-    if not chosen:
-        held = f"it has {days[0]} to {days[-1]}" if days else "it has no folder date=YYYY-MM-DD"
-        raise ManifestError(
-            f"{manifests} has no day from {first or 'the first'} to {last or 'the last'}; {held}; check --manifests, "
-            "--from and --to"
-        )
-    return chosen
 
 
 def estimate_day(leads: str, date: dt.date, num_calls: int) -> Estimate | None:
@@ -78,21 +59,20 @@ def estimate_day(leads: str, date: dt.date, num_calls: int) -> Estimate | None:
     run, whose seconds are not those of all calls, are left out.
 
     Returns:
-        The estimate; None where no earlier day tells.
+        The estimate; None if no earlier day is comparable.
     """
-    told = [success for success in published_before(leads, date) if _tells(success)]
-    if not told:
+    earlier = [success for success in read_earlier_successes(leads, date) if _is_comparable(success)]
+    if not earlier:
         return None
-    startup = statistics.median(map(_startup, told))
-    seconds = statistics.median((success["seconds"] - _startup(success)) / success["calls"] for success in told)
-    hours = statistics.median(success["audio_hours"] / success["calls"] for success in told)
-    return Estimate(startup + seconds * num_calls, hours * num_calls, len(told))
+    startup = statistics.median(map(_startup, earlier))
+    seconds = statistics.median((success.seconds - _startup(success)) / success.calls for success in earlier)
+    hours = statistics.median(success.audio_hours / success.calls for success in earlier)
+    return Estimate(startup + seconds * num_calls, hours * num_calls, len(earlier))
 
 
-def _startup(success: dict[str, Any]) -> float:
-    return float(success.get("startup_seconds", 0.0))
+def _startup(success: Success) -> float:
+    return success.startup_seconds or 0.0
 
 
-def _tells(success: dict[str, Any]) -> bool:
-    has_all = {"calls", "seconds", "audio_hours"} <= success.keys()
-    return bool(has_all and success["calls"] and not success.get("calls_resumed") and "retried" not in success)
+def _is_comparable(success: Success) -> bool:
+    return success.calls > 0 and not success.calls_resumed and success.retried is None

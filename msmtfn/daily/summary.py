@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msmtfn.daily.publish import day_folder, read_leads
+from msmtfn.daily.success import Success
 from msmtfn.errors import PublishError
 from msmtfn.leads.drift import describe_drift
 from msmtfn.storage.untrusted import escape_controls, printable
@@ -30,31 +31,32 @@ def best_leads(leads: str, date: dt.date, number: int = NUM_BEST) -> pa.Table:
         rows = read_leads(leads, date).to_table(columns=list(BEST_COLUMNS), filter=pc.field("lead_rank") <= number)
     except (OSError, pa.ArrowException) as exc:
         raise PublishError(
-            f"the leads of {date} in {leads} cannot be read ({exc}); run the same command with --force to publish anew"
+            f"the leads of {date} in {leads} cannot be read ({exc}); run the same command with "
+            "--force to publish it again"
         ) from exc
     return rows.sort_by("lead_rank")
 
 
-def summarize(leads: str, date: dt.date, success: Mapping[str, Any], *, is_trained: bool) -> RenderableType:
+def summarize(leads: str, date: dt.date, success: Success, *, is_trained: bool) -> RenderableType:
     """Summarise the outcome of a day.
 
     Args:
         leads: the root of all leads.
         date: the day.
-        success: what its `_SUCCESS` says.
+        success: its record.
         is_trained: whether the model was; if not, the summary says so in plain words.
 
     Returns:
         Something to print with rich.
     """
-    reasons = ", ".join(f"{code} {count}" for code, count in sorted(success["rejected_by_reason"].items()))
+    reasons = ", ".join(f"{code} {count}" for code, count in sorted(success.rejected_by_reason.items()))
     facts = {
-        "calls": f"{success['calls']:,}",
-        "scored": f"{success['scored']:,}",
-        "rejected": f"{success['rejected']:,}" + (f" ({reasons})" if reasons else ""),
-        "audio": f"{success['audio_hours']:.2f} hours",
-        "time": f"{success['seconds']:.1f} seconds",
-        "model": f"{success['model']}, version {success['model_version']}",
+        "calls": f"{success.calls:,}",
+        "scored": f"{success.scored:,}",
+        "rejected": f"{success.rejected:,}" + (f" ({reasons})" if reasons else ""),
+        "audio": f"{success.audio_hours:.2f} hours",
+        "time": f"{success.seconds:.1f} seconds",
+        "model": f"{success.model}, version {success.model_version}",
         "leads": day_folder(leads, date),
     }
     lines = Text(
@@ -67,9 +69,9 @@ def summarize(leads: str, date: dt.date, success: Mapping[str, Any], *, is_train
         parts.append(
             Text("  NOTE      The model is untrained: its scores and this ranking mean nothing.", style="bold yellow")
         )
-    if (moved := describe_drift(success.get("drift", NO_DRIFT))) is not None:
+    if (moved := describe_drift(success.drift or NO_DRIFT)) is not None:
         parts.append(Text(f"  WARNING   Has moved: {moved}.", style="bold yellow"))
-    if success["scored"]:
+    if success.scored:
         parts.append(_table_of(best_leads(leads, date)))
         if (comparison := compare_with_labels(leads, date)) is not None:
             parts.append(Text(comparison))

@@ -1,1 +1,1 @@
-"""Labelled calls, a model judged on them, and the metrics."""
+"""Evaluation of a model on labelled calls."""

@@ -71,21 +71,6 @@ class LabelledSplit:
         return LabelledSplit(name, self.rows.filter(pa.array(keep)), self.dates, self.root)
 
 
-def find_days(root: str, first: dt.date | None = None, last: dt.date | None = None) -> list[dt.date]:
-    """List the days from `first` to `last`, both included, that have a folder in a root of manifests.
-
-    Raises:
-        TrainingDataError: no day lies in that range.
-    """
-    days = storage.list_days(storage.absolute(root), follow_links=True)
-    chosen = [day for day in days if (first is None or day >= first) and (last is None or day <= last)]
-    if not chosen:
-        held = f"it has {days[0]} to {days[-1]}" if days else "it has no folder date=YYYY-MM-DD"
-        asked = f" from {first or 'the first'} to {last or 'the last'}"
-        raise TrainingDataError(f"{root} has no day{asked}; {held}; check the folder and the dates")
-    return chosen
-
-
 def read_labelled(name: str, root: str, dates: Sequence[dt.date]) -> LabelledSplit:
     """Read the labelled calls of some days, without the calls that have no label.
 

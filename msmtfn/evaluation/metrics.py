@@ -25,6 +25,9 @@ from msmtfn.labels import INTENTS, TASKS, class_index
 NUM_BINS: Final = 10
 """Number of equal bins of the largest probability, from 0 to 1."""
 
+SMALLEST_PROBABILITY: Final = 1e-12
+"""Added to a probability before its logarithm is taken, to keep that finite."""
+
 _ROUNDING: Final = 1e-3  # how far a softmax in half precision may lie outside 0 to 1
 _BELOW_ONE: Final = np.nextafter(np.float32(1), np.float32(0))
 
@@ -64,6 +67,7 @@ def task_metrics(task: str, probabilities: npt.NDArray[np.float32], intents: npt
     labels = class_targets(task, intents)
     _check_probabilities(task, probabilities, num_calls=len(labels))
     num_classes = len(TASKS[task])
+    hits = torch.from_numpy(is_correct(task, probabilities, intents))
     targets, predictions = torch.from_numpy(labels), torch.from_numpy(probabilities.argmax(axis=1))
     # torchmetrics puts a confidence of exactly 1 into a bin of its own, and mistakes values above 1 for logits.
     inside = torch.from_numpy(probabilities.astype(np.float32).clip(0, _BELOW_ONE))
@@ -73,7 +77,7 @@ def task_metrics(task: str, probabilities: npt.NDArray[np.float32], intents: npt
         macro_f1=f1[targets.unique()].mean().item(),
         calibration_error=multiclass_calibration_error(inside, targets, num_classes, NUM_BINS, norm="l1").item(),
         confusion=multiclass_confusion_matrix(predictions, targets, num_classes).tolist(),
-        bins=_reliability_bins(inside.amax(dim=1), predictions == targets),
+        bins=_reliability_bins(inside.amax(dim=1), hits),
     )
 
 
@@ -87,6 +91,20 @@ def all_metrics(
     """
     check_tasks(probabilities)
     return {task: task_metrics(task, probabilities[task], intents) for task in TASKS}
+
+
+def is_correct(
+    task: str, probabilities: npt.NDArray[np.float32], intents: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Return (C,) True where the most likely class of a task is the true one; among equal ones the first counts."""
+    hits: npt.NDArray[np.bool_] = probabilities.argmax(axis=1) == class_targets(task, intents)
+    return hits
+
+
+def negative_log_likelihood(task: str, probabilities: npt.NDArray[np.float32], intents: npt.NDArray[np.int64]) -> float:
+    """Return the sum over the calls of minus the logarithm of the true class's probability."""
+    targets = class_targets(task, intents)
+    return -float(np.log(probabilities[np.arange(len(targets)), targets] + SMALLEST_PROBABILITY).sum())
 
 
 def class_targets(task: str, intents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

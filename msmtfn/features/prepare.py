@@ -1,4 +1,4 @@
-"""Preparation of calls: from a row of the manifest to the network's inputs (fetch, decode, cut rounds, tokenise).
+"""Preparation of calls: rows of the manifest are checked, fetched, and put through a model's processor.
 
 Plain Python without Ray. A batch of manifest rows goes in; the same rows come out, in the same order, with the samples
 and tokens of their rounds or with the reason why there are none.
@@ -13,28 +13,22 @@ from itertools import chain
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
 
 from msmtfn import storage
-from msmtfn.calls.activity import ActivityConfig, detect_activity
-from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
-from msmtfn.calls.checks import TranscriptConfig, check_call, check_density, check_rounds, check_transcript, parse_turns
+from msmtfn.calls.activity import ActivityConfig
+from msmtfn.calls.audio import AudioConfig
+from msmtfn.calls.checks import TranscriptConfig, check_call, check_transcript, parse_turns
 from msmtfn.calls.fetch import fetch_recording
-from msmtfn.calls.rounds import Round, RoundsConfig, Turn, find_rounds
 from msmtfn.errors import CallError, RejectCode, format_trace
+from msmtfn.features.processor import CallProcessor, PreparedCall
 from msmtfn.features.sandbox import UNSETTLED, SandboxConfig
 from msmtfn.leads.schema import REJECTED, ROUND
-from msmtfn.model.config import MsmtFnConfig
 
 logger = logging.getLogger(__name__)
 
-FULL_SCALE: Final = 32767.0
 NO_MEMORY: Final = ("can't allocate memory", "bad_alloc")
 """Parts of the messages of the RuntimeError that PyTorch raises instead of a MemoryError."""
-MAX_CHARS_PER_TOKEN: Final = 100
-"""Far more than a token of any text has; a round's text is cut to this before it is tokenised."""
 
 INPUTS: Final = pa.schema(
     [
@@ -65,7 +59,7 @@ failed and another attempt may succeed."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrepareConfig:
-    """Reading recordings and cutting them into rounds."""
+    """Options of reading recordings and of cutting them into rounds."""
 
     allowed_prefixes: tuple[str, ...] = ()
     """Folders and s3:// addresses that may contain recordings, in addition to the root of the manifests."""
@@ -90,53 +84,21 @@ class PrepareConfig:
                 raise ValueError(f"allowed_prefixes has {prefix!r}; give folders, or s3:// addresses with a bucket")
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedCall:
-    """Inputs of the network for one call.
-
-    Attributes:
-        duration_sec: length of the whole recording in seconds.
-        rounds: the rounds, in order.
-        samples: (S,) int16, the concatenated samples of the rounds.
-        round_samples: number of samples of each round.
-        input_ids: token ids of each round.
-    """
-
-    duration_sec: float
-    rounds: list[Round]
-    samples: npt.NDArray[np.int16]
-    round_samples: list[int]
-    input_ids: list[list[int]]
-
-    @property
-    def num_tokens(self) -> int:
-        """Number of text tokens in all rounds; 0 for a call without a transcript."""
-        return sum(map(len, self.input_ids))
-
-    @property
-    def loudness_dbfs(self) -> float:
-        """Root mean square of the samples in dB relative to full scale; at least -90.3 dB, one step of 16 bits."""
-        samples = self.samples.astype(np.float32)
-        power = float(samples @ samples) / max(len(samples), 1)
-        return float(10 * np.log10(max(power, 1.0)) - 20 * np.log10(FULL_SCALE))
-
-
 class Preparer:
-    """Preparer of batches of calls for one network."""
+    """Preparer of batches of calls: rows of a manifest go through a model's processor, within limits."""
 
-    def __init__(
-        self, config: PrepareConfig, network: MsmtFnConfig, tokenizer: PreTrainedTokenizerBase, manifest_root: str
-    ) -> None:
+    def __init__(self, config: PrepareConfig, processor: CallProcessor, manifest_root: str) -> None:
+        """Apply the options of the activity detector to the processor.
+
+        Args:
+            config: limits, and options of the activity detector, which replace those of the processor.
+            processor: of the model that is to score the calls; it is not changed.
+            manifest_root: root folder of the manifests.
+        """
         self.config = config
-        self.network = network
-        self.tokenizer = tokenizer
+        self.processor = processor.with_options(config.activity)
         self.manifest_root = manifest_root
         self.allowed_prefixes = [storage.absolute(prefix) for prefix in config.allowed_prefixes]
-        self.rounds_config = RoundsConfig(
-            max_round_sec=float(network.max_round_sec),
-            overlong_rounds=network.overlong_rounds,
-            activity=config.activity,
-        )
 
     def prepare_batch(self, batch: pa.Table, passthrough: Sequence[str]) -> pa.Table:
         """Prepare calls.
@@ -167,30 +129,8 @@ class Preparer:
         data = fetch_recording(
             uri, self.manifest_root, self.allowed_prefixes, max_file_bytes=self.config.audio.max_file_bytes
         )
-        recording = decode_recording(
-            data, sample_rate=self.network.encoder_sample_rate, config=self.config.audio, name=uri
-        )
-        return self.prepare_recording(recording, turns, row["agent_channel"])
-
-    def prepare_recording(
-        self, recording: Recording, turns: Sequence[Turn] | None, agent_channel: int | None
-    ) -> PreparedCall:
-        """Prepare a decoded recording.
-
-        Args:
-            recording: at the encoder's sample rate.
-            turns: the transcript; None or empty where there is none.
-            agent_channel: the agent's channel of a two-channel recording; None where it is unknown.
-
-        Raises:
-            CallError: the turns do not fit the recording, or there are too many rounds.
-        """
-        limits = self.config.transcript
-        check_density(len(turns or ()), recording.duration_sec, limits)
-        rounds = find_rounds(recording.channels, recording.sample_rate, turns, agent_channel, self.rounds_config)
-        check_rounds(len(rounds), limits)
-        samples, round_samples = self.cut_rounds(recording, rounds)
-        return PreparedCall(recording.duration_sec, rounds, samples, round_samples, self.tokenize_rounds(rounds))
+        recording = self.processor.decode(data, self.config.audio, uri)
+        return self.processor.process_decoded(recording, turns, row["agent_channel"], self.config.transcript)
 
     def _prepare_or_reject(self, row: Mapping[str, Any], turns: pa.Array) -> PreparedCall | CallError:
         try:
@@ -209,47 +149,6 @@ class Preparer:
             return CallError(
                 RejectCode.INTERNAL_ERROR, f"{type(exc).__name__} while the call was prepared; see the log"
             )
-
-    def cut_rounds(self, recording: Recording, rounds: Sequence[Round]) -> tuple[npt.NDArray[np.int16], list[int]]:
-        """Return the concatenated samples of the rounds as int16, and the number of samples of each round."""
-        waveform = recording.mono()
-        rate, max_samples = recording.sample_rate, self.network.max_round_samples
-        starts = [round(spoken.start_sec * rate) for spoken in rounds]
-        ends = [
-            min(round(spoken.end_sec * rate), start + max_samples, len(waveform))
-            for spoken, start in zip(rounds, starts, strict=True)
-        ]
-        cuts = [waveform[start:end] for start, end in zip(starts, ends, strict=True)]
-        if self.network.silence == "remove":
-            speech = self._find_speech(waveform, rate)
-            cuts = [cut[speech[start : start + len(cut)]] for cut, start in zip(cuts, starts, strict=True)]
-        kept = np.concatenate(cuts) if cuts else waveform[:0]
-        samples = np.rint(np.clip(kept, -1.0, 1.0) * FULL_SCALE).astype(np.int16)
-        return samples, [len(cut) for cut in cuts]
-
-    def _find_speech(self, waveform: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.bool_]:
-        """Return a mask (S,) that is True for the samples of a call in which somebody speaks."""
-        speech = np.zeros(len(waveform), np.bool_)
-        for start_sec, end_sec in detect_activity(waveform, sample_rate, self.config.activity):
-            speech[round(start_sec * sample_rate) : round(end_sec * sample_rate)] = True
-        return speech
-
-    def tokenize_rounds(self, rounds: Sequence[Round]) -> list[list[int]]:
-        """Return the token ids of each round; an empty list for a round without text."""
-        max_chars = self.network.max_text_tokens * MAX_CHARS_PER_TOKEN
-        texts = [spoken.text[:max_chars] for spoken in rounds if spoken.text.strip()]
-        if not texts:
-            return [[] for _ in rounds]
-        encoded = iter(
-            self.tokenizer(
-                texts,
-                truncation=True,
-                max_length=self.network.max_text_tokens,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )["input_ids"]
-        )
-        return [next(encoded) if spoken.text.strip() else [] for spoken in rounds]
 
 
 def _with_prepared(passthrough: pa.Schema) -> pa.Schema:

@@ -1,9 +1,9 @@
 """Sandbox for the preparation of calls: a child process that may crash, hang or run out of memory.
 
 A decoder may crash, use up all memory or never return; while it hangs in C code, neither an exception nor a signal
-handler can interrupt it. So each Ray worker sends its calls, one at a time, to a child process of its own (`guarded`),
-waits for as long as a call may take, and kills the child if it must. A call that takes too long is rejected at once; a
-call whose child died is tried once more, since something else may have killed the child.
+handler can interrupt it. So each Ray worker sends its calls, one at a time, to a child process of its own
+(`sandbox_child`), waits for as long as a call may take, and kills the child if it must. A call that takes too long is
+rejected at once; a call whose child died is tried once more, since something else may have killed the child.
 
 The Ray workers import little more than this module: only the child needs the network's libraries.
 """

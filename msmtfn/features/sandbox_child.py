@@ -1,4 +1,4 @@
-"""Child process of the sandbox (`guard`), in which calls are prepared one at a time.
+"""Child process of the sandbox, in which calls are prepared one at a time.
 
 It exits when its parent is gone. If a call takes too long, a C thread of `faulthandler`, which needs neither the
 interpreter nor the parent, writes the stack to stderr, to show where the call hung, and exits the process.

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import soundfile as sf
 
-from msmtfn import storage
-from msmtfn.calls.audio import decode_recording
-from msmtfn.calls.checks import check_call, parse_turns
-from msmtfn.calls.fetch import fetch_recording
-from msmtfn.calls.rounds import Turn
 from msmtfn.corpora import demo_model
 from msmtfn.errors import CallError
-from msmtfn.features.prepare import PrepareConfig, PreparedCall, Preparer
+from msmtfn.features.prepare import PrepareConfig
+from msmtfn.features.processor import PreparedCall, RecordingLike, TurnLike
 from msmtfn.inference.scorer import BATCH_CALLS, CallRounds, Device, Scorer, ScorerConfig
 from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.ranking import lead_scores
@@ -30,9 +25,6 @@ from msmtfn.model.checkpoint import load_model as load_folder
 from msmtfn.model.runtime.precision import ScoringPrecision
 
 DEMO: Final = "demo"
-
-TurnLike = Turn | Mapping[str, Any]
-"""A turn of a transcript: a `Turn`, or a mapping with `speaker`, `start_sec`, `end_sec` and `text`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +52,7 @@ class CallScore:
 
 
 def load_model(name_or_folder: str | os.PathLike[str]) -> Model:
-    """Load a model: the network in evaluation mode, with its tokenizer.
+    """Load a model: the network in evaluation mode, with its processor.
 
     Args:
         name_or_folder: `"demo"`, a folder, an `s3://` URI, a name on the Hugging Face hub, or `<root>/current` of a
@@ -69,11 +61,24 @@ def load_model(name_or_folder: str | os.PathLike[str]) -> Model:
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
     """
-    name = os.fspath(name_or_folder)
-    if name == DEMO:
-        return load_folder(demo_model())
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        return load_folder(fetch_model(name, Path(scratch)))
+        return load_folder(find_model(name_or_folder, Path(scratch)))
+
+
+def find_model(name_or_folder: str | os.PathLike[str], scratch: Path) -> Path:
+    """Return the local folder of a model, downloaded if necessary.
+
+    Args:
+        name_or_folder: as for `load_model`; a model's folder of the name `demo` comes before the one in the package.
+        scratch: where to put a model downloaded from S3.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be downloaded.
+    """
+    name = os.fspath(name_or_folder)
+    if name == DEMO and not Path(DEMO, "config.json").is_file():
+        return demo_model()
+    return fetch_model(name, scratch)
 
 
 class CallClassifier:
@@ -97,11 +102,12 @@ class CallClassifier:
         Args:
             model: as `load_model` returns it.
             config: how the network is run; by default on a GPU where there is one.
-            prepare: limits of a recording.
+            prepare: limits of a recording and its transcript, and options of the activity detector.
         """
         self._config = config or ScorerConfig()
-        self._prepare = prepare or PrepareConfig()
-        self._preparer = Preparer(self._prepare, model.network.config, model.tokenizer, "/")
+        prepare = prepare or PrepareConfig()
+        self._limits = prepare
+        self.processor = model.processor.with_options(prepare.activity)
         self._scorer = Scorer(model.network, self._config)
 
     @classmethod
@@ -144,7 +150,7 @@ class CallClassifier:
             >>> classifier.score_file("call.wav", turns=turns).intent
             'B'
         """
-        return self._score([self._prepared(_location(path), turns, agent_channel)])[0]
+        return self._score([self._process(path, turns, agent_channel)])[0]
 
     def score_files(self, paths: Iterable[str | os.PathLike[str]]) -> list[CallScore]:
         """Score recordings without transcripts, in batches, in the order of the paths.
@@ -153,10 +159,8 @@ class CallClassifier:
             >>> scores = classifier.score_files(["a.wav", "b.mp3"])
         """
         scores: list[CallScore] = []
-        locations = [_location(path) for path in paths]
-        for start in range(0, len(locations), BATCH_CALLS):
-            batch = locations[start : start + BATCH_CALLS]
-            scores += self._score([self._prepared(location, None, None) for location in batch])
+        for batch in _batched(paths, BATCH_CALLS):
+            scores += self._score([self._process(path) for path in batch])
         return scores
 
     def score_waveform(
@@ -182,23 +186,25 @@ class CallClassifier:
             >>> classifier.score_waveform(waveform.T, sample_rate).lead_score
             58.3
         """
-        return self._score([self._prepared(_as_wav(np.asarray(waveform), sample_rate), turns, agent_channel)])[0]
+        return self._score([self._process(np.asarray(waveform), turns, agent_channel, sample_rate)])[0]
 
-    def _prepared(
-        self, recording: str | bytes, turns: Sequence[TurnLike] | None, agent_channel: int | None
+    def _process(
+        self,
+        recording: RecordingLike,
+        turns: Sequence[TurnLike] | None = None,
+        agent_channel: int | None = None,
+        sample_rate: int | None = None,
     ) -> PreparedCall | CallError:
-        """Prepare a recording, given by its location or its content; return what is wrong with it otherwise."""
-        name = recording if isinstance(recording, str) else "waveform.wav"
-        audio = self._prepare.audio
+        """Return the network's inputs, or what is wrong with the call."""
         try:
-            check_call(name, None, agent_channel, None)
-            checked = parse_turns(None if turns is None else [_as_row(turn) for turn in turns])
-            if isinstance(recording, str):
-                # The caller names the file, so the folder that it stands in is allowed.
-                recording = fetch_recording(recording, recording.rpartition("/")[0], (), audio.max_file_bytes)
-            rate = self._preparer.network.encoder_sample_rate
-            decoded = decode_recording(recording, sample_rate=rate, config=audio, name=name)
-            return self._preparer.prepare_recording(decoded, checked, agent_channel)
+            return self.processor.process(
+                recording,
+                turns,
+                agent_channel,
+                sample_rate=sample_rate,
+                limits=self._limits.audio,
+                transcript_limits=self._limits.transcript,
+            )
         except CallError as error:
             return error
 
@@ -224,37 +230,15 @@ class CallClassifier:
         )
 
 
-def _location(path: str | os.PathLike[str]) -> str:
-    """Resolve a path; symbolic links are followed, since the caller chose the path."""
-    return storage.resolve(storage.absolute(os.fspath(path)))
-
-
-def _as_row(turn: TurnLike) -> Mapping[str, Any]:
-    """Return a turn in the form of a manifest row."""
-    if isinstance(turn, Turn):
-        return {name: getattr(turn, name) for name in ("speaker", "start_sec", "end_sec", "text")}
-    return {name: turn.get(name) for name in ("speaker", "start_sec", "end_sec", "text")}
-
-
-def _as_wav(waveform: npt.NDArray[Any], sample_rate: int) -> bytes:
-    """Encode samples as a WAV file, so that they are checked and resampled like those of a file."""
-    channels = waveform[None] if waveform.ndim == 1 else waveform
-    if channels.ndim != 2 or len(channels) not in (1, 2):  # noqa: PLR2004
-        raise ValueError(f"waveform has the shape {waveform.shape}; give (S,), or (C, S) with one or two channels")
-    if channels.dtype != np.int16 and not np.issubdtype(channels.dtype, np.floating):
-        raise ValueError(f"waveform has the type {channels.dtype}; give floats in [-1, 1], or int16")
-    subtype = "PCM_16" if channels.dtype == np.int16 else "FLOAT"
-    file = io.BytesIO()
-    sf.write(file, channels.T, sample_rate, format="WAV", subtype=subtype)
-    return file.getvalue()
+def _batched(paths: Iterable[str | os.PathLike[str]], size: int) -> Iterator[list[str | os.PathLike[str]]]:
+    """Yield the paths in lists of `size`."""
+    remaining = iter(paths)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 def _as_rounds(call: PreparedCall) -> CallRounds:
-    ends = np.cumsum(call.round_samples)[:-1]
-    return CallRounds(
-        samples=np.split(call.samples, ends) if call.round_samples else [],
-        tokens=[np.asarray(ids, np.int32) for ids in call.input_ids],
-    )
+    return CallRounds(call.split_samples(), [np.asarray(ids, np.int32) for ids in call.input_ids])
 
 
 def _failed(error: CallError) -> CallScore:

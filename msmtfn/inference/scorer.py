@@ -1,4 +1,6 @@
-"""Scoring of batches of prepared calls with the network. Plain Python without Ray; the graph's actors each hold one.
+"""Scoring of batches of prepared calls with the network, in plain Python without Ray.
+
+Each actor of the graph holds one scorer, which knows nothing of runs.
 
 A batch of calls is split into rounds, the rounds go through the encoders and the fusion in groups of similar length
 under a budget of samples, and their vectors are put back together by call. On a CPU each thread computes its own group,
@@ -10,7 +12,6 @@ Shapes: R rounds, C calls, D width of the fusion.
 from __future__ import annotations
 
 import copy
-import datetime as dt
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from msmtfn.errors import CallError, RejectCode
-from msmtfn.features.prepare import FULL_SCALE
+from msmtfn.features.processor import FULL_SCALE
 from msmtfn.inference.feed import RoundBatch, feed_rounds, group_rounds
 from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.ranking import LeadWeights, lead_scores
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 Device = Literal["auto", "cpu", "cuda"]
 BATCH_CALLS: Final = 16
-BATCH_CALLS_OF_GPU: Final = 64
+GPU_BATCH_CALLS: Final = 64
 """Enough for several full groups of rounds of similar length: about 200 rounds, 55 MB of samples."""
 
 ROUNDS_PER_GPU_GROUP: Final = 32
@@ -59,7 +60,7 @@ VERDICT_COLUMNS: Final = ("status", "error_code", "error_detail")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScorerConfig:
-    """Running the network, and the value of its probabilities."""
+    """Options of running the network, and the value of each intent in the lead score."""
 
     device: Device = "auto"
     """Device that runs the network; auto means a GPU if there is one."""
@@ -74,7 +75,7 @@ class ScorerConfig:
     """Maximum number of samples, padding included, that are encoded at once; 0 means a quarter of the maximum round per
     thread on a CPU, and 32 maximum rounds on a GPU."""
     lead_weights: LeadWeights = field(default_factory=LeadWeights)
-    """Value of a call of each intent in the lead score."""
+    """Value of each intent in the lead score."""
 
     def __post_init__(self) -> None:
         """Check the budget and the precision.
@@ -112,8 +113,6 @@ class Scorer:
         network: MsmtFn,
         config: ScorerConfig,
         *,
-        model_version: str = "",
-        run_id: str = "",
         owns_network: bool = False,
     ) -> None:
         """Lay a copy of the network's weights out for the device.
@@ -121,8 +120,6 @@ class Scorer:
         Args:
             network: stays as it is, unless `owns_network`.
             config: how it is run.
-            model_version: for the rows' lineage.
-            run_id: likewise.
             owns_network: convert `network` itself, which saves a copy of its weights; nothing else may use it then.
         """
         if not owns_network:
@@ -147,15 +144,13 @@ class Scorer:
         self.threads = None
         if not on_gpu and self.padded_length is None:
             self.threads = _single_threaded_pool(torch.get_num_threads())
-        self.model_version = model_version
-        self.run_id = run_id
 
     def score_batch(self, batch: pa.Table, schema: pa.Schema) -> pa.Table:
         """Score calls.
 
         Args:
             batch: rows as returned by `Preparer.prepare_batch`.
-            schema: schema of the result.
+            schema: schema of the result; a column that neither the batch nor this stage has is null.
 
         Returns:
             The columns of `schema`, one row per row of the batch, in order.
@@ -163,11 +158,7 @@ class Scorer:
         ready = pc.is_null(batch["status"]).to_numpy(zero_copy_only=False)
         calls = list(split_calls(batch, np.flatnonzero(ready)))
         outcomes = iter(self.score_calls(calls))
-        scored_at = dt.datetime.now(dt.UTC)
-        rows = [
-            self._scored_columns(next(outcomes), scored_at) if is_ready else self._lineage(scored_at)
-            for is_ready in ready
-        ]
+        rows = [self._scored_columns(next(outcomes)) if is_ready else {} for is_ready in ready]
         columns = batch.select([name for name in schema.names if name in batch.schema.names])
         return _merge_columns(columns, rows, schema)
 
@@ -223,27 +214,16 @@ class Scorer:
         logger.warning("a batch of %d calls could not be scored (%s); trying them one by one", len(calls), reason)
         return [self.score_calls([call])[0] for call in calls]
 
-    def _scored_columns(
-        self, outcome: dict[str, npt.NDArray[np.float32]] | CallError, scored_at: dt.datetime
-    ) -> dict[str, Any]:
+    def _scored_columns(self, outcome: dict[str, npt.NDArray[np.float32]] | CallError) -> dict[str, Any]:
         if isinstance(outcome, CallError):
-            return {
-                "status": REJECTED,
-                "error_code": str(outcome.code),
-                "error_detail": outcome.detail,
-                **self._lineage(scored_at),
-            }
+            return {"status": REJECTED, "error_code": str(outcome.code), "error_detail": outcome.detail}
         five = outcome["five"]
         return {
             "status": SCORED,
             **{task: dict(zip(TASKS[task], outcome[task].tolist(), strict=True)) for task in TASKS},
             "intent_predicted": INTENTS[int(five.argmax())],
             "lead_score": float(lead_scores(five[None], self.config.lead_weights)[0]),
-            **self._lineage(scored_at),
         }
-
-    def _lineage(self, scored_at: dt.datetime) -> dict[str, Any]:
-        return {"model_version": self.model_version, "run_id": self.run_id, "scored_at": scored_at}
 
 
 def split_calls(batch: pa.Table, rows: Iterable[int] | None = None) -> Iterator[CallRounds]:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,18 @@ REJECT_DEVIATIONS: Final = 4.0
 LANGUAGE: Final = "language"
 NUMBERS: Final = ("duration_sec", "num_rounds", "loudness_dbfs")
 COLUMNS: Final = ("status", "five", *NUMBERS, "num_tokens", LANGUAGE)
+
+
+class DayCounts(Protocol):
+    """Counts of a published day."""
+
+    @property
+    def calls(self) -> int:
+        """Number of calls."""
+
+    @property
+    def rejected(self) -> int:
+        """Number of rejects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +139,7 @@ def stability_index(reference: Sequence[int], day: Sequence[int]) -> float:
     return float(((p - q) * np.log(p / q)).sum())
 
 
-def threshold_of(reference: Sequence[int], day: Sequence[int]) -> float:
+def psi_threshold(reference: Sequence[int], day: Sequence[int]) -> float:
     """Return the PSI above which a figure counts as moved, given the two histograms' numbers of calls."""
     # Without drift, PSI / (1/n + 1/m) is approximately chi-squared with bins - 1 degrees of freedom (Yurdakul 2018),
     # hence mean `freedom` and variance 2 * `freedom`; n and m are the two numbers of calls.
@@ -136,13 +148,13 @@ def threshold_of(reference: Sequence[int], day: Sequence[int]) -> float:
     return max(MOVED_PSI, noise * (1 / sum(reference) + 1 / sum(day)))
 
 
-def compare_day(parts: pads.Dataset, model_folder: Path, before: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def compare_day(parts: pads.Dataset, model_folder: Path, before: Iterable[DayCounts]) -> dict[str, Any]:
     """Compare a day, before it is published, with what its model was made on and with the days before it.
 
     Args:
         parts: the scored calls of the day.
         model_folder: folder of the model.
-        before: contents of `_SUCCESS` of the days published before.
+        before: records of the days published before.
 
     Returns:
         For `_SUCCESS`: each figure's `psi`, its `threshold` and whether it `moved`; the share of rejects likewise; and
@@ -167,13 +179,13 @@ def compare_day(parts: pads.Dataset, model_folder: Path, before: Iterable[Mappin
     return {"figures": figures, "rejected": rejects, "moved": moved}
 
 
-def compare_rejects(calls: int, rejected: int, before: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Compare a day's share of rejects with that of the days before it, by what their `_SUCCESS` says.
+def compare_rejects(calls: int, rejected: int, before: Iterable[DayCounts]) -> dict[str, Any]:
+    """Compare a day's share of rejects with that of the days before it.
 
     The share has moved if it is larger by 2 points, and by four standard deviations of chance.
     """
     days = list(before)
-    all_calls, all_rejected = (sum(day[name] for day in days) for name in ("calls", "rejected"))
+    all_calls, all_rejected = sum(day.calls for day in days), sum(day.rejected for day in days)
     share = rejected / max(calls, 1)
     if not all_calls or not calls:
         return {"share": round(share, 4), "share_before": None, "days": 0, "moved": False}
@@ -204,7 +216,7 @@ def describe_drift(drift: Mapping[str, Any]) -> str | None:
 
 
 def _compare(reference: Sequence[int], day: Sequence[int]) -> dict[str, Any]:
-    psi, threshold = stability_index(reference, day), threshold_of(reference, day)
+    psi, threshold = stability_index(reference, day), psi_threshold(reference, day)
     return {"psi": round(psi, 4), "threshold": round(threshold, 4), "moved": psi > threshold}
 
 

@@ -47,7 +47,7 @@ def lead_scores(five: npt.NDArray[np.float32], weights: LeadWeights) -> npt.NDAr
     return scores.astype(np.float32)
 
 
-def order_of_leads(keys: pa.Table) -> tuple[npt.NDArray[np.int64], int]:
+def rank_leads(keys: pa.Table) -> tuple[npt.NDArray[np.int64], int]:
     """Sort a day's calls into the order in which they are published.
 
     Args:

@@ -17,6 +17,15 @@ SCORED: Final = "scored"
 REJECTED: Final = "rejected"
 ROUND: Final = pa.struct([("start_sec", pa.float64()), ("end_sec", pa.float64())])
 
+LINEAGE: Final = pa.schema(
+    [
+        ("model_version", pa.string()),
+        ("run_id", pa.string()),
+        ("scored_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""Columns that say which run has scored a call, with which model and when."""
+
 OUTCOME: Final = pa.schema(
     [
         ("status", pa.string()),
@@ -30,9 +39,7 @@ OUTCOME: Final = pa.schema(
         ("num_tokens", pa.int32()),
         ("loudness_dbfs", pa.float32()),
         ("rounds", pa.list_(ROUND)),
-        ("model_version", pa.string()),
-        ("run_id", pa.string()),
-        ("scored_at", pa.timestamp("us", tz="UTC")),
+        *LINEAGE,
     ]
 )
 """Columns that scoring adds to a call."""

@@ -1,11 +1,15 @@
-"""Model folders (`config.json`, `model.safetensors`, the tokenizer's files, a model card): save, fetch, load, pack."""
+"""Save, fetch, load and pack models.
+
+A model's folder holds `config.json` and `model.safetensors` of the network, `processor_config.json` and the tokenizer's
+files of the processor, and a model card.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
@@ -17,31 +21,44 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import PROCESSOR_NAME
 from transformers.utils import logging as transformers_logging
 
 from msmtfn import storage
+from msmtfn.calls.activity import ActivityConfig
 from msmtfn.errors import ModelError, StorageError
+from msmtfn.features.processor import CallProcessor
+from msmtfn.features.processor_config import ProcessorConfig, read_processor_config
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.folder import CONFIG_FILE, FILE_PATTERNS, check_folder, check_vocabulary, model_files, read_config
+from msmtfn.model.location import resolve_model
 from msmtfn.model.network import MsmtFn
-from msmtfn.model.registry import resolve_model
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 CARD_FILE: Final = "README.md"
+SHARED_SETTINGS: Final = tuple(each.name for each in fields(ProcessorConfig) if each.name != "activity")
+"""Settings of the processor that the network's configuration has, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Network with the tokenizer that it was trained with.
+    """Network with what turns calls into its inputs.
 
     Attributes:
         network: the network, in evaluation mode.
         tokenizer: the tokenizer of the network's text encoder.
+        activity: thresholds of the voice activity detector that the network was trained with.
     """
 
     network: MsmtFn
     tokenizer: PreTrainedTokenizerBase
+    activity: ActivityConfig = field(default_factory=ActivityConfig)
+
+    @property
+    def processor(self) -> CallProcessor:
+        """Processor that turns a call into the network's inputs."""
+        return make_processor(self.network.config, self.tokenizer, self.activity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +74,41 @@ class PackedNetwork:
     weights: Mapping[str, npt.NDArray[np.generic]]
 
 
-def save_model(network: MsmtFn, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
-    """Save a model to a folder; `card` is the text of its model card, in Markdown."""
+def make_processor(
+    config: MsmtFnConfig, tokenizer: PreTrainedTokenizerBase, activity: ActivityConfig | None = None
+) -> CallProcessor:
+    """Make the processor of a network.
+
+    Args:
+        config: configuration of the network.
+        tokenizer: the tokenizer of its text encoder.
+        activity: thresholds of the voice activity detector; by default those of `ActivityConfig`.
+    """
+    settings = {name: getattr(config, name) for name in SHARED_SETTINGS}
+    return CallProcessor(tokenizer, ProcessorConfig(**settings, activity=activity or ActivityConfig()))
+
+
+def save_model(
+    network: MsmtFn,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    card: str,
+    activity: ActivityConfig | None = None,
+) -> None:
+    """Save a model to a folder.
+
+    Args:
+        network: the network.
+        tokenizer: the tokenizer of its text encoder.
+        folder: is made if it is missing.
+        card: text of the model card, in Markdown.
+        activity: thresholds of the voice activity detector that the network was trained with; by default those of
+            `ActivityConfig`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     transformers_logging.disable_progress_bar()
     network.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    make_processor(network.config, tokenizer, activity).save_pretrained(folder)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
@@ -135,9 +181,7 @@ def load_model(folder: Path) -> Model:
             use_safetensors=True,
         )
         network, info = loaded
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, config=network.config.text, trust_remote_code=False, local_files_only=True
-        )
+        processor = CallProcessor.from_pretrained(folder, text_config=network.config.text)
     # These calls go through half a dozen libraries, each with its own exceptions for a broken file.
     except Exception as exc:
         raise ModelError(f"the model in {folder} cannot be loaded: {_one_line(exc)}") from exc
@@ -146,11 +190,12 @@ def load_model(folder: Path) -> Model:
             raise ModelError(
                 f"the model in {folder} has {len(keys)} {problem.replace('_', ' ')}, the first is {keys[0]}"
             )
-    check_vocabulary(folder, network.config.text.vocab_size, tokenizer)
-    return Model(network=network.train(False), tokenizer=tokenizer)
+    check_vocabulary(folder, network.config.text.vocab_size, processor.tokenizer)
+    _check_settings(folder, network.config, processor.config)
+    return Model(network.train(False), processor.tokenizer, processor.config.activity)
 
 
-def start_from_encoders(audio_encoder: str, text_encoder: str, seed: int) -> Model:
+def build_model_from_encoders(audio_encoder: str, text_encoder: str, seed: int) -> Model:
     """Build a network from pretrained encoders and new weights elsewhere, with the text encoder's tokenizer.
 
     Args:
@@ -177,12 +222,17 @@ def start_from_encoders(audio_encoder: str, text_encoder: str, seed: int) -> Mod
 def model_version(folder: Path) -> str:
     """Return a model's version: 12 hexadecimal digits of a hash over the files in `FILE_PATTERNS`.
 
+    A `processor_config.json` that says what its absence would mean does not count, so that a model of an older version
+    stays the same version once it has the file.
+
     Raises:
         ModelError: the folder holds no model.
     """
-    _read_config(folder)
+    implied = ProcessorConfig.from_dict(_read_config(folder))
     digest = hashlib.sha256()
     for path in model_files(folder):
+        if path.name == PROCESSOR_NAME and read_processor_config(folder) == implied:
+            continue
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while chunk := file.read(2**22):
@@ -222,6 +272,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{MsmtFnConfig.model_type!r} one"
         )
     return config
+
+
+def _check_settings(folder: Path, config: MsmtFnConfig, settings: ProcessorConfig) -> None:
+    for name in SHARED_SETTINGS:
+        said, used = getattr(settings, name), getattr(config, name)
+        if said != used:
+            raise ModelError(
+                f"{name} is {said!r} in {PROCESSOR_NAME} of {folder} and {used!r} in config.json; they must be equal"
+            )
 
 
 def _check_has_tokenizer(folder: Path) -> None:

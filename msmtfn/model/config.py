@@ -204,3 +204,6 @@ def _disable_masking_and_layerdrop(config: PreTrainedConfig) -> None:
     config.mask_time_prob = 0.0
     config.mask_feature_prob = 0.0
     config.layerdrop = 0.0
+
+
+AutoConfig.register(MsmtFnConfig.model_type, MsmtFnConfig, exist_ok=True)

@@ -178,5 +178,4 @@ def _load_encoder(name_or_folder: str, config: PreTrainedConfig, **options: Any)
     return encoder
 
 
-AutoConfig.register(MsmtFnConfig.model_type, MsmtFnConfig, exist_ok=True)
 AutoModel.register(MsmtFnConfig, MsmtFn, exist_ok=True)

@@ -9,8 +9,7 @@ margin.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,73 +19,17 @@ from scipy.stats import bootstrap
 
 from msmtfn.errors import TrainingDataError
 from msmtfn.leads.schema import SCORED
+from msmtfn.registry.records import Decision, GateConfig
 from msmtfn.rows import ROW_ID
 
-METRIC: Final = "accuracy_five"
 NUM_RESAMPLES: Final = 10_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GateConfig:
-    """The conditions under which a new model replaces the current one."""
-
-    gate_share: float = 0.1
-    """Share of the customers of --manifests whose calls are held out to compare the models, from 0 to 1."""
-    gate_margin: float = 0.02
-    """Largest accepted drop of the accuracy in the five intents below the current model's, from 0 to 1."""
-    gate_confidence: float = 0.9
-    """Confidence level of the interval of the difference, whose lower end must be at least minus the margin."""
-    gate_min_calls: int = 50
-    """Minimum number of held-out calls for a comparison; with fewer, the current model stays."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: a number is out of range.
-        """
-        if not 0 < self.gate_share < 1 or not 0 < self.gate_confidence < 1:
-            raise ValueError("gate_share and gate_confidence must be between 0 and 1")
-        if self.gate_min_calls < 1:
-            raise ValueError(f"gate_min_calls is {self.gate_min_calls}; it must be at least 1")
-        if not 0 <= self.gate_margin < 1:
-            raise ValueError(f"gate_margin is {self.gate_margin}; it must be at least 0 and less than 1")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """The outcome of a comparison.
-
-    Attributes:
-        passed: True if the candidate may replace the current model.
-        reason: explanation in one line.
-        calls: number of calls that the models were compared on.
-        candidate: accuracy of the candidate.
-        present: accuracy of the current model; None if there is none.
-        difference: candidate minus present.
-        interval: confidence interval of the difference.
-        config: the conditions.
-    """
-
-    passed: bool
-    reason: str
-    calls: int
-    candidate: float
-    present: float | None = None
-    difference: float | None = None
-    interval: tuple[float, float] | None = None
-    config: GateConfig
-
-    def as_row(self) -> dict[str, Any]:
-        """Return the fields for the version's record in the registry."""
-        return {"metric": METRIC, **asdict(self)}
 
 
 def decide(candidate: pa.Table, present: pa.Table | None, config: GateConfig, seed: int) -> Decision:
     """Compare two models on the calls that at least one could score; a call that a model rejected counts as wrong.
 
     Args:
-        candidate: the held-out calls as scored by the new model (`judge.judge_split`).
+        candidate: the held-out calls as scored by the new model (`Evaluation.calls`).
         present: the same calls as scored by the current model; None if there is none.
         config: the conditions.
         seed: seed of the bootstrap.

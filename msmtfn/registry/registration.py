@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from msmtfn import storage
-from msmtfn.evaluation.judge import judge_split
+from msmtfn.evaluation.evaluator import evaluate_calls
 from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.features.prepare import PrepareConfig
+from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.model.checkpoint import fetch_model, load_model, model_version
-from msmtfn.model.registry import add_version, list_records, promote, read_current, write_decision
-from msmtfn.registry.gate import Decision, GateConfig, decide
+from msmtfn.model.location import read_current
+from msmtfn.registry.gate import decide
+from msmtfn.registry.records import Decision, GateConfig, VersionRecord
+from msmtfn.registry.versions import add_version, list_records, promote, write_decision
 from msmtfn.storage.untrusted import inside
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class Registration:
     seed: int
 
 
-def find_registered(root: str, run: str) -> dict[str, Any] | None:
+def find_registered(root: str, run: str) -> VersionRecord | None:
     """Return the record of a run whose model has been judged, or None if there is none.
 
     If the model passed but the run was interrupted before its promotion, it is promoted now.
@@ -53,11 +55,13 @@ def find_registered(root: str, run: str) -> dict[str, Any] | None:
     Raises:
         JobError: the registry cannot be read.
     """
-    found = [record for record in list_records(root) if record["run"] == run and record["decision"] is not None]
-    return _promote_if_passed(root, found[0]) if found else None
+    for record in list_records(root):
+        if record.run == run and record.decision is not None:
+            return _promote_if_passed(root, record, record.decision)
+    return None
 
 
-def register(folder: Path, to: Registration) -> dict[str, Any]:
+def register_model(folder: Path, to: Registration) -> VersionRecord:
     """Add a new model to the registry, judge it, and promote it if it passes; Ray must be running.
 
     Args:
@@ -71,7 +75,7 @@ def register(folder: Path, to: Registration) -> dict[str, Any]:
         JobError: the storage failed, or the held-out calls cannot be scored; calling this again resumes.
     """
     record = add_version(to.root, to.run)
-    storage.put_folder(folder, inside(to.root, record["version"]))
+    storage.put_folder(folder, inside(to.root, record.version))
     judged = _judge(to, folder)
     while True:
         present = read_current(to.root)
@@ -79,9 +83,8 @@ def register(folder: Path, to: Registration) -> dict[str, Any]:
         decision = decide(judged, judged_before, to.gate, to.seed)
         if read_current(to.root) == present:  # otherwise another run has promoted its model meanwhile
             break
-    decision_row = _decision_row(decision, None if present is None else present.version)
-    write_decision(to.root, record, decision_row)
-    return _promote_if_passed(to.root, {**record, "decision": decision_row})
+    decision = replace(decision, compared_with=None if present is None else present.version)
+    return _promote_if_passed(to.root, write_decision(to.root, record, decision), decision)
 
 
 def _judge_version(to: Registration, version: str) -> pa.Table:
@@ -92,29 +95,23 @@ def _judge_version(to: Registration, version: str) -> pa.Table:
 def _judge(to: Registration, folder: Path) -> pa.Table:
     """Score the held-out calls with the model in a folder; the work folder is named by it, so that this can resume."""
     work = storage.join(to.work, f"judged-{model_version(folder)}")
-    return judge_split(to.held_out, load_model(folder), to.prepare, work)
+    return evaluate_calls(load_model(folder), to.held_out, to.prepare, ScorerConfig(), work=work).calls
 
 
-def _decision_row(decision: Decision, present: str | None) -> dict[str, Any]:
-    return {**decision.as_row(), "compared_with": present, "promoted": False}
-
-
-def _promote_if_passed(root: str, record: dict[str, Any]) -> dict[str, Any]:
+def _promote_if_passed(root: str, record: VersionRecord, decision: Decision) -> VersionRecord:
     """Promote a version that passed, unless another version has become current since the comparison."""
-    decision, current = record["decision"], read_current(root)
-    if not decision["passed"] or decision["promoted"]:
+    if not decision.passed or decision.promoted:
         return record
+    current = read_current(root)
     present = None if current is None else current.version
-    was_rolled_back = current is not None and record["version"] in current.left
-    if was_rolled_back or present not in (decision["compared_with"], record["version"]):
+    was_rolled_back = current is not None and record.version in current.left
+    if was_rolled_back or present not in (decision.compared_with, record.version):
         logger.warning(
             "%s passed in comparison with %s, but now %s is current; promote it by hand with models.py promote",
-            record["version"],
-            decision["compared_with"],
+            record.version,
+            decision.compared_with,
             present,
         )
         return record
-    promote(root, record["version"], in_place_of=(present,))
-    promoted = {**decision, "promoted": True}
-    write_decision(root, record, promoted)
-    return {**record, "decision": promoted}
+    promote(root, record.version, in_place_of=(present,))
+    return write_decision(root, record, replace(decision, promoted=True))

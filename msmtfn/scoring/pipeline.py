@@ -2,15 +2,15 @@
 
 A call stays one row from read to write, with the `row_id` by which Ray Data's checkpoint identifies it, so a call that
 a crashed run has committed is not scored again. A call that cannot be scored travels on as a reject. An unsettled call
-is dropped at the end, uncommitted, and is thereby left for another attempt (`leftovers`).
+is dropped at the end, uncommitted, and is thereby left for another attempt (`daily/leftovers.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import logging
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,12 +28,14 @@ from ray.exceptions import RayError
 
 from msmtfn import storage
 from msmtfn.compat.ray import limit_queued_blocks
+from msmtfn.daily.graph import Task
 from msmtfn.errors import RejectCode, ScoringError
 from msmtfn.features.prepare import PREPARED, Preparer
 from msmtfn.features.sandbox import UNSETTLED, SandboxedPreparer
-from msmtfn.inference.scorer import BATCH_CALLS, BATCH_CALLS_OF_GPU, Scorer, ScorerConfig
-from msmtfn.leads.schema import SCORED
+from msmtfn.inference.scorer import BATCH_CALLS, GPU_BATCH_CALLS, Scorer, ScorerConfig
+from msmtfn.leads.schema import LINEAGE, SCORED
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
+from msmtfn.progress import poll
 from msmtfn.rows import ROW_ID
 from msmtfn.scoring.counter import Batch, RunFigures, open_counter, prepare_counted
 
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 CPUS_PER_SCORER: Final = 8
 """Without a GPU: CPUs, and so threads, of a scorer; a batch of calls has enough rounds to keep them all busy."""
 
-WAITING_RATIO: Final = 2.0
+BACKPRESSURE_RATIO: Final = 2.0
 """Maximum bytes of prepared calls that wait for the scorers, relative to the bytes of the batches being scored."""
 
 BLOCKS_PER_CPU: Final = 4
@@ -94,31 +96,8 @@ class PipelineConfig:
             raise ValueError("gpus_per_scorer and progress_sec must be more than 0")
 
 
-@dataclass(frozen=True, slots=True)
-class ScoringTask:
-    """Work of one run of the scoring graph.
-
-    Attributes:
-        calls: folder with the run's copy of the manifest.
-        parts: folder to write the scored calls to.
-        checkpoint: folder where Ray Data records the committed calls.
-        num_calls: number of calls of the day.
-        schema: schema of the parts.
-        model_version: version of the model, for the lineage columns.
-        run_id: id of the run, for the lineage columns.
-    """
-
-    calls: str
-    parts: str
-    checkpoint: str
-    num_calls: int
-    schema: pa.Schema
-    model_version: str
-    run_id: str
-
-
 def score_calls(
-    task: ScoringTask,
+    task: Task,
     preparer: Preparer,
     network: PackedNetwork,
     scorer: ScorerConfig,
@@ -131,7 +110,7 @@ def score_calls(
 ) -> RunFigures:
     """Score the calls that no earlier run of the same task has committed.
 
-    Some calls stay uncommitted and are left to `leftovers`: those in a block whose worker dies more often than the
+    Some calls stay uncommitted and are left to another pass: those in a block whose worker dies more often than the
     retries allow, those that crash their sandbox, and those whose recordings storage does not deliver.
 
     Args:
@@ -153,18 +132,18 @@ def score_calls(
     """
     if alone:
         config = replace(config, batch_calls=1, block_calls=1)
-    filesystem, parts = storage.arrow_filesystem_of(task.parts)
+    filesystem, parts = storage.arrow_filesystem_of(task.folder.parts)
     _configure_ray_data()
     pool = _plan_scorers(config, scorer)
     config = _fit_to_machines(config, pool, task.num_calls)
     make = partial(make_scorer, config=scorer)
     with (
         open_counter(task.run_id, task.num_calls if num_left is None else num_left) as counter,
-        _report_progress(counter, report, config.progress_sec),
+        poll(partial(_report_figures, counter, report), config.progress_sec),
         _translate_errors(),
         _checkpoint_commits(task, filesystem),
     ):
-        prepared = prepared_dataset(task.calls, preparer, _passthrough_columns(task.schema), config, counter)
+        prepared = prepared_dataset(task.folder.calls, preparer, _passthrough_columns(task.schema), config, counter)
         actor_args = (ray.put(network), make, task, pool.threads, counter)
         scored = _scored_dataset(prepared, actor_args, pool, config, alone=alone)
         scored.write_parquet(parts, filesystem=filesystem, mode=SaveMode.APPEND, compression="zstd")
@@ -231,7 +210,7 @@ class ScoringActor:
         self,
         network: ray.ObjectRef[PackedNetwork],
         make_scorer: Callable[..., Scorer],
-        task: ScoringTask,
+        task: Task,
         threads: int,
         counter: Any,
     ) -> None:
@@ -239,12 +218,7 @@ class ScoringActor:
             torch.set_num_threads(min(threads, os.cpu_count() or 1))  # Ray may be configured with more CPUs than exist
         self.task = task
         self.counter = counter
-        self.scorer = make_scorer(
-            unpack_network(ray.get(network)),
-            model_version=task.model_version,
-            run_id=task.run_id,
-            owns_network=True,
-        )
+        self.scorer = make_scorer(unpack_network(ray.get(network)), owns_network=True)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score a batch of prepared calls and drop the unsettled ones."""
@@ -254,7 +228,7 @@ class ScoringActor:
             batch = batch.filter(pc.invert(is_unsettled))
         started = time.monotonic()
         try:
-            scored = self.scorer.score_batch(batch, self.task.schema)
+            scored = _with_lineage(self.scorer.score_batch(batch, self.task.schema), self.task)
         except torch.AcceleratorError:
             # CUDA cannot be used in this process any more; Ray sends the same calls to a new one.
             logger.exception("the GPU failed; this process exits and is replaced")
@@ -271,6 +245,15 @@ class ScoringActor:
         if unsettled:
             ray.get(counted)  # the run's outcome depends on this count, so it must arrive before the run ends
         return scored
+
+
+def _with_lineage(scored: pa.Table, task: Task) -> pa.Table:
+    """Fill the columns of `LINEAGE`."""
+    lineage = {"model_version": task.model_version, "run_id": task.run_id, "scored_at": dt.datetime.now(dt.UTC)}
+    for field in LINEAGE:
+        values = pa.repeat(pa.scalar(lineage[field.name], field.type), len(scored))
+        scored = scored.set_column(scored.schema.get_field_index(field.name), field, values)
+    return scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,17 +275,17 @@ def _configure_ray_data() -> None:
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     # Backpressure: no more calls are prepared than the scorers will soon need.
-    limit_queued_blocks(context, WAITING_RATIO)
+    limit_queued_blocks(context, BACKPRESSURE_RATIO)
     # Otherwise Ray Data warns every half minute that a network takes much memory.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
 
 
 @contextlib.contextmanager
-def _checkpoint_commits(task: ScoringTask, filesystem: pa.fs.FileSystem) -> Iterator[None]:
+def _checkpoint_commits(task: Task, filesystem: pa.fs.FileSystem) -> Iterator[None]:
     """Record committed calls and skip those of earlier runs, in this graph and in no other dataset of the process."""
     context = DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
-        ROW_ID, task.checkpoint, override_filesystem=filesystem, delete_checkpoint_on_success=False
+        ROW_ID, task.folder.checkpoint, override_filesystem=filesystem, delete_checkpoint_on_success=False
     )
     try:
         yield
@@ -331,7 +314,7 @@ def fit_to_cpus(config: PipelineConfig, num_calls: int, batch_calls: int = BATCH
 
 def _fit_to_machines(config: PipelineConfig, pool: _ScorerPool, num_calls: int) -> PipelineConfig:
     """Set the sizes of batches and blocks for this pool of scorers, and log them."""
-    config = fit_to_cpus(config, num_calls, BATCH_CALLS_OF_GPU if pool.gpus else BATCH_CALLS)
+    config = fit_to_cpus(config, num_calls, GPU_BATCH_CALLS if pool.gpus else BATCH_CALLS)
     logger.info("batches of %d calls, blocks of %d", config.batch_calls, config.block_calls)
     return config
 
@@ -366,25 +349,12 @@ def _translate_errors() -> Iterator[None]:
         cause = str(exc).strip().rpartition("\n")[2][:MAX_CAUSE_LENGTH]
         raise ScoringError(
             f"the scoring graph failed ({type(exc).__name__}: {cause}; more above); fix the cause, and the same "
-            "command goes on where it stopped"
+            "command resumes where this one stopped"
         ) from exc
 
 
-@contextlib.contextmanager
-def _report_progress(counter: Any, report: Callable[[int, int], None], interval_sec: float) -> Iterator[None]:
-    """Report the counter's figures periodically, from a thread."""
-    finished = threading.Event()
-
-    def watch() -> None:
-        while not finished.wait(interval_sec):
-            with contextlib.suppress(RayError):  # missing figures must not fail the run
-                figures: RunFigures = ray.get(counter.read.remote())
-                report(figures.done, figures.rejected)
-
-    watcher = threading.Thread(target=watch, daemon=True, name="progress")
-    watcher.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        watcher.join()
+def _report_figures(counter: Any, report: Callable[[int, int], None]) -> None:
+    """Report the counter's figures."""
+    with contextlib.suppress(RayError):  # missing figures must not fail the run
+        figures: RunFigures = ray.get(counter.read.remote())
+        report(figures.done, figures.rejected)

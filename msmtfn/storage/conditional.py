@@ -70,7 +70,7 @@ def swap(location: str, seen: Seen, text: str, confirm: Callable[[], None] = lam
         Whether it was written; if not, the file is another by now.
 
     Raises:
-        LockedError: another process holds the file and does not let go.
+        LockedError: another process holds the file and does not release it.
         StorageError: the storage refused; whether the file was written is not known.
     """
     if storage.protocol_of(location) == "s3":
@@ -89,7 +89,7 @@ def exclusive(location: str) -> Iterator[None]:
     """Hold an exclusive lock on a local file.
 
     Raises:
-        LockedError: another process keeps us from it for too long.
+        LockedError: another process holds it for too long.
         StorageError: the storage refused.
     """
     path = Path(location.removeprefix("file://"))
@@ -103,7 +103,7 @@ def exclusive(location: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def honours_conditions(folder: str) -> bool:
+def supports_conditional_writes(folder: str) -> bool:
     """Return True if the storage honours conditional writes, tested on a probe object that is deleted afterwards.
 
     Raises:
@@ -132,10 +132,10 @@ def honours_conditions(folder: str) -> bool:
 
 def warn_unless_conditional(folder: str) -> None:
     """Log a warning if the storage has no conditional writes, the last safeguard between two concurrent runs."""
-    if not honours_conditions(folder):
+    if not supports_conditional_writes(folder):
         logger.warning(
-            "the storage of %s has no conditional writes (%s): two runs at the very same moment could replace each "
-            "other's work; start one at a time",
+            "the storage of %s has no conditional writes (%s): two runs that finish at the same moment could "
+            "overwrite each other's work; start one at a time",
             folder,
             "If-Match and If-None-Match" if storage.protocol_of(folder) == "s3" else "flock",
         )
@@ -163,7 +163,7 @@ def overwrite(location: str, text: str, is_ours: Callable[[str], bool]) -> bool:
     except FileNotFoundError:
         return False
     except OSError as exc:
-        raise StorageError(f"{location} cannot be written: {exc.strerror}; see what is in its place") from exc
+        raise StorageError(f"{location} cannot be written: {exc.strerror}; check what is at that location") from exc
     # In the file that was read, which a rename or an unlink by others turns into one that nobody sees.
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
         if not is_ours((file.read(MAX_OVERWRITTEN_BYTES) or b"").decode(errors="replace")):
@@ -180,19 +180,19 @@ def _lock(mutex: Path) -> int:
             descriptor = os.open(mutex, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         except OSError as exc:
             raise StorageError(
-                f"{mutex} cannot be locked: {exc.strerror}; see what is in its place, remove it"
+                f"{mutex} cannot be locked: {exc.strerror}; check what is at that location, and remove it"
             ) from exc
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise StorageError(f"{mutex} cannot be locked: it is no file; remove it")
+            raise StorageError(f"{mutex} cannot be locked: it is not a file; remove it")
         # A file system without flock compares all the same; only a writer at the very same moment is not noticed.
         if _try_flock(descriptor) is not False and _is_current(mutex, descriptor):
             return descriptor
         os.close(descriptor)
         if time.monotonic() >= deadline:
             raise LockedError(
-                f"another process holds {mutex} and does not let go, since it is stopped perhaps; nothing was done; "
-                "wake or end it, and run the same command again"
+                f"another process holds {mutex} and does not release it, perhaps because it is stopped; nothing was "
+                "done; resume or end that process, and run the same command again"
             )
         time.sleep(POLL_SEC)
 

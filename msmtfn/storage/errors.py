@@ -57,7 +57,7 @@ def explained(what: str) -> Iterator[None]:
     except OSError as exc:
         reason = " ".join((exc.strerror or str(exc) or type(exc).__name__).split())
         raise StorageError(
-            f"{what}: {reason}; check the place, its permissions, the endpoint and the credentials"
+            f"{what}: {reason}; check the location, its permissions, the endpoint and the credentials"
         ) from exc
 
 

@@ -195,7 +195,7 @@ def read_text(location: str) -> str | None:
         except FileNotFoundError:
             return None
         except UnicodeDecodeError as exc:
-            raise StorageError(f"{location} is not text in UTF-8; look what wrote it, or remove it") from exc
+            raise StorageError(f"{location} is not UTF-8 text; find out what wrote it, or remove it") from exc
 
 
 def write_text(location: str, text: str) -> None:
@@ -326,7 +326,7 @@ def rename_folder(folder: str, target: str) -> bool:
     Raises:
         StorageError: the storage refused.
     """
-    with explained(f"{folder} cannot become {target}"):
+    with explained(f"{folder} cannot be renamed to {target}"):
         try:
             Path(folder).rename(target)
         except OSError as exc:

@@ -1,8 +1,8 @@
 """Refuse outputs that overlap inputs, before anything is written.
 
-Places are compared by where they lead, not by how they are spelled: symbolic links, bind mounts, `file://`, `..`,
+Locations are compared by what they refer to, not by how they are spelled: symbolic links, bind mounts, `file://`, `..`,
 doubled and trailing slashes make no difference. An S3 key may hold `..` or an empty name, and some servers fold these,
-so an S3 place counts as both what it spells and what it folds to.
+so an S3 location counts as both what is spelled and what it folds to.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from msmtfn import storage
 from msmtfn.errors import UsageError
 
 
-class Place(NamedTuple):
-    """A location and the option that gave it."""
+class NamedLocation(NamedTuple):
+    """Location, named by the option that gave it."""
 
     option: str
     location: str
 
 
-def refuse_overlaps(inputs: Iterable[Place], outputs: Iterable[Place]) -> None:
-    """Check that no output is, contains or stands inside an input, and that no two outputs are the same place.
+def refuse_overlaps(inputs: Iterable[NamedLocation], outputs: Iterable[NamedLocation]) -> None:
+    """Check that no output is, contains or lies inside an input, and that no two outputs are the same location.
 
     Raises:
-        UsageError: two of them overlap; the message names both options and both places as given.
+        UsageError: two of them overlap; the message names both options and both locations as given.
     """
     outputs = list(outputs)
     for output, given in itertools.product(outputs, list(inputs)):
@@ -39,7 +39,7 @@ def refuse_overlaps(inputs: Iterable[Place], outputs: Iterable[Place]) -> None:
             _refuse(output, other)
 
 
-def is_place(name: str) -> bool:
+def is_location(name: str) -> bool:
     """Return True if a model's name is a location, rather than a name on the hub."""
     return storage.is_absolute(name) or Path(name).expanduser().exists()
 
@@ -49,18 +49,18 @@ def contains(folder: str, location: str) -> bool:
     if storage.protocol_of(folder) != storage.protocol_of(location):
         return False
     if storage.protocol_of(folder) == "s3":
-        return any(storage.is_within(place, above) for place in _s3_forms(location) for above in _s3_forms(folder))
-    above, place = _local(folder), _local(location)
-    if storage.is_within(place, above):
+        return any(storage.is_within(inner, above) for inner in _s3_forms(location) for above in _s3_forms(folder))
+    above, inner = _local(folder), _local(location)
+    if storage.is_within(inner, above):
         return True
     identity = _identity(above)
-    return identity is not None and identity in map(_identity, _upwards(place))
+    return identity is not None and identity in map(_identity, _upwards(inner))
 
 
-def _refuse(output: Place, other: Place) -> None:
+def _refuse(output: NamedLocation, other: NamedLocation) -> None:
     raise UsageError(
-        f"{output.option} {output.location} overlaps {other.option} {other.location}: they are the same place, or one "
-        f"is inside the other; give {output.option} a place of its own"
+        f"{output.option} {output.location} overlaps {other.option} {other.location}: they are the same location, or "
+        f"one is inside the other; choose another location for {output.option}"
     )
 
 

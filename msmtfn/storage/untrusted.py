@@ -11,6 +11,8 @@ from msmtfn import storage
 from msmtfn.errors import StorageError
 
 MAX_TEXT_BYTES: Final = 2**24
+MAX_DEPTH: Final = 64
+"""Maximum nesting of a JSON file; Python's own limit depends on how deep the caller is."""
 
 
 class LinkError(StorageError):
@@ -30,7 +32,7 @@ def inside(root: str, *names: str) -> str:
             below = storage.join(root, *names[:number])
             if Path(below.removeprefix("file://")).is_symlink():
                 raise LinkError(
-                    f"{below} is a symbolic link, and none below {root} is followed; put there what it leads to"
+                    f"{below} is a symbolic link, and no link below {root} is followed; replace it by what it points to"
                 )
     return storage.join(root, *names)
 
@@ -45,16 +47,18 @@ def read_text(location: str, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
         data = storage.read_at_most(location, max_bytes)
     except FileNotFoundError:
         return None
+    except storage.FileTooLargeError as exc:
+        raise StorageError(f"{location} cannot be read: it has {exc}; check what wrote it, and remove it") from exc
     except OSError as exc:
         reason = "it is a symbolic link" if exc.errno == errno.ELOOP else (exc.strerror or str(exc))
         raise StorageError(
-            f"{location} cannot be read: {' '.join(reason.split())}; check the place, its permissions, the endpoint "
+            f"{location} cannot be read: {' '.join(reason.split())}; check the location, its permissions, the endpoint "
             "and the credentials"
         ) from exc
     try:
         return data.decode()
     except UnicodeDecodeError as exc:
-        raise StorageError(f"{location} is not text in UTF-8; look what wrote it, or remove it") from exc
+        raise StorageError(f"{location} is not UTF-8 text; find out what wrote it, or remove it") from exc
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -69,7 +73,17 @@ def parse_object(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from exc
     if not isinstance(content, dict):
         raise ValueError("it is not an object")
+    if _is_deeper(content, MAX_DEPTH):
+        raise ValueError("it is nested too deeply")
     return content
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Return True if lists and objects are nested more than `depth` deep."""
+    if not isinstance(value, dict | list):
+        return False
+    values = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_is_deeper(inner, depth - 1) for inner in values)
 
 
 def printable(text: object, max_characters: int = 80) -> str:

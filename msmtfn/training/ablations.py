@@ -27,7 +27,7 @@ from msmtfn.model.small import make_small_model
 from msmtfn.training.augmentation import Augment
 from msmtfn.training.events import EpochDone, TrainingEvent, parse_epochs
 from msmtfn.training.recipe import SMALL_RECIPE, Recipe
-from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, fingerprint, train
+from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, fingerprint, train_model
 
 logger = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ def train_and_judge(
     about = f"Trained from scratch: new weights, small encoders. Ablation {name}."
     calls = storage.join(work, f"calls-silence-{silence}")
     run = TrainingRun(training, validation, model, about, work, name, calls)
-    folder = train(run, config, _EpochLogger(f"{name}, seed {seed}"))
+    folder = train_model(run, config, _EpochLogger(f"{name}, seed {seed}"))
     try:
         trained, version = load_model(folder), model_version(folder)
         epochs = parse_epochs((folder / EPOCHS_NAME).read_text(), str(folder / EPOCHS_NAME))

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from msmtfn.features.prepare import FULL_SCALE
+from msmtfn.features.processor import FULL_SCALE
 from msmtfn.inference.feed import pad_rows
 from msmtfn.inference.scorer import CallRounds, split_calls
 from msmtfn.labels import INTENTS

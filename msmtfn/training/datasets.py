@@ -73,7 +73,7 @@ def prepare_split(split: LabelledSplit, model: Model, prepare: PrepareConfig, se
             storage.delete(old)
         storage.make_folder(calls)
         storage.write_parquet(storage.join(calls, "calls.parquet"), rows)
-        preparer = Preparer(prepare, model.network.config, model.tokenizer, storage.absolute(split.root))
+        preparer = Preparer(prepare, model.processor, storage.absolute(split.root))
         with open_counter(split.name) as counter:
             prepared = prepared_dataset(calls, preparer, PASSED, fit_to_cpus(PipelineConfig(), len(rows)), counter)
             prepared.write_datasink(OrderedParquet(target))

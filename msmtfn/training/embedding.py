@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from msmtfn.features.prepare import FULL_SCALE
+from msmtfn.features.processor import FULL_SCALE
 from msmtfn.inference.feed import feed_rounds, group_rounds
 from msmtfn.inference.scorer import CallRounds, split_calls
 from msmtfn.model.network import MsmtFn

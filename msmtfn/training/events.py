@@ -13,6 +13,8 @@ from typing import Any
 
 from msmtfn.errors import TrainingError
 from msmtfn.labels import TASKS
+from msmtfn.storage.fields import read_field
+from msmtfn.storage.untrusted import parse_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class EpochDone:
         Raises:
             ValueError: a field is missing or has the wrong type; the message names it.
         """
-        accuracy = {task: _read_field(row, f"accuracy_{task}", float) for task in TASKS}
+        accuracy = {task: read_field(row, f"accuracy_{task}", float) for task in TASKS}
         return cls.from_fields({**row, "accuracy": accuracy})
 
     @classmethod
@@ -93,13 +95,13 @@ class EpochDone:
             ValueError: a field is missing or has the wrong type; the message names it.
         """
         return cls(
-            epoch=_read_field(fields, "epoch", int),
-            training_loss=_read_field(fields, "training_loss", float),
-            validation_loss=_read_field(fields, "validation_loss", float),
-            accuracy=_read_field(fields, "accuracy", dict),
-            rounds_per_sec=_read_field(fields, "rounds_per_sec", float),
-            seconds=_read_field(fields, "seconds", float),
-            is_best=_read_field(fields, "is_best", bool),
+            epoch=read_field(fields, "epoch", int),
+            training_loss=read_field(fields, "training_loss", float),
+            validation_loss=read_field(fields, "validation_loss", float),
+            accuracy=read_field(fields, "accuracy", dict),
+            rounds_per_sec=read_field(fields, "rounds_per_sec", float),
+            seconds=read_field(fields, "seconds", float),
+            is_best=read_field(fields, "is_best", bool),
         )
 
 
@@ -125,18 +127,7 @@ def parse_epochs(content: str, path: str) -> list[EpochDone]:
     epochs = []
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            epochs.append(EpochDone.from_row(json.loads(line)))
-        except (ValueError, TypeError) as exc:
+            epochs.append(EpochDone.from_row(parse_object(line)))
+        except ValueError as exc:
             raise TrainingError(f"line {number} of {path} does not describe an epoch ({exc}); train again") from exc
     return epochs
-
-
-def _read_field(fields: Mapping[str, Any], name: str, kind: type) -> Any:
-    if name not in fields:
-        raise ValueError(f"the field {name!r} is missing")
-    value = fields[name]
-    allowed = (int, float) if kind is float else (kind,)
-    # bool is a subclass of int, yet it is not a number here.
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"the field {name!r} is {value!r}; it must be of type {kind.__name__}")
-    return value

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from msmtfn.evaluation.metrics import class_targets
+from msmtfn.evaluation.metrics import is_correct, negative_log_likelihood
 from msmtfn.inference.feed import group_rounds
 from msmtfn.inference.scorer import CallRounds
 from msmtfn.labels import TASKS
@@ -280,10 +280,9 @@ class Loop:
         for probabilities, intents in self.predict(self.source.validation(VALIDATION_BATCH_CALLS)):
             sums[0] += len(intents)
             for index, task in enumerate(TASKS):
-                targets = class_targets(task, intents)
                 if task in self._learner.tasks:
-                    sums[1] -= float(np.log(probabilities[task][np.arange(len(targets)), targets] + 1e-12).sum())
-                sums[2 + index] += int((probabilities[task].argmax(axis=1) == targets).sum())
+                    sums[1] += negative_log_likelihood(task, probabilities[task], intents)
+                sums[2 + index] += int(is_correct(task, probabilities[task], intents).sum())
         num_calls, loss, *num_correct = self._sum(sums).tolist()
         return loss / num_calls, {task: count / num_calls for task, count in zip(TASKS, num_correct, strict=True)}
 

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -80,7 +81,7 @@ def learn_prosody(
             ) from exc
     network = copy.deepcopy(model.network)
     network.audio_encoder.load_state_dict(load_state(state)["encoder"])
-    return Model(network, model.tokenizer)
+    return replace(model, network=network)
 
 
 def _run_epochs(network: MsmtFn, name: str, num_epochs: int, make_learner: Any) -> bytes:

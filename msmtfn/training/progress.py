@@ -6,11 +6,11 @@ Nothing here imports Ray: the trainer makes an actor of the board, and passes in
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from msmtfn.progress import poll
 from msmtfn.training.events import EpochDone, Report, StepDone, TrainingEvent, TrainingStarted
 
 SECONDS_BETWEEN_REPORTS: Final = 2.0
@@ -65,28 +65,18 @@ def report_progress(read: Callable[[], Progress | None], report: Report) -> Iter
         read: returns a snapshot of the board, or None while the board cannot be reached.
         report: receives every start and finished epoch once, and then the latest step.
     """
-    finished = threading.Event()
+    num_reported = 0
 
-    def report_new(num_reported: int) -> int:
+    def report_new() -> None:
+        nonlocal num_reported
         progress = read()
         if progress is None:
-            return num_reported
+            return
         for event in progress.events[num_reported:]:
             report(event)
         if progress.step is not None:
             report(progress.step)
-        return len(progress.events)
+        num_reported = len(progress.events)
 
-    def watch() -> None:
-        num_reported = 0
-        while not finished.wait(SECONDS_BETWEEN_REPORTS):
-            num_reported = report_new(num_reported)
-        report_new(num_reported)
-
-    watcher = threading.Thread(target=watch, daemon=True, name="progress")
-    watcher.start()
-    try:
+    with poll(report_new, SECONDS_BETWEEN_REPORTS, at_end=True):
         yield
-    finally:
-        finished.set()
-        watcher.join()

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from msmtfn.features.prepare import FULL_SCALE
+from msmtfn.features.processor import FULL_SCALE
 from msmtfn.inference.feed import feed_rounds
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
 

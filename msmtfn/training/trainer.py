@@ -126,7 +126,7 @@ def fingerprint(splits: Sequence[LabelledSplit], start: str, config: TrainingCon
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
-def train(run: TrainingRun, config: TrainingConfig, report: Report) -> Path:
+def train_model(run: TrainingRun, config: TrainingConfig, report: Report) -> Path:
     """Train a model, or resume the run of the same name; Ray must be running.
 
     Args:
@@ -378,7 +378,8 @@ def _write_model(run: TrainingRun, config: TrainingConfig, splits: list[Labelled
     epochs = [EpochDone.from_fields(each) for each in state["epochs"]]
     folder = Path(tempfile.mkdtemp(prefix="msmtfn-model-"))
     card = write_card(network, config.recipe, splits, epochs, config.cluster.num_workers, run.about)
-    save_model(network, run.model.tokenizer, folder, card)
+    activity = run.model.processor.with_options(config.prepare.activity).config.activity
+    save_model(network, run.model.tokenizer, folder, card, activity)
     (folder / EPOCHS_NAME).write_text(format_epochs(epochs))
     (folder / CURVES_NAME).write_bytes(plot_curves(epochs))
     return folder

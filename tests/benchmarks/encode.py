@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from msmtfn.inference.scorer import BATCH_CALLS, BATCH_CALLS_OF_GPU, CallRounds, Device, Scorer, ScorerConfig
+from msmtfn.inference.scorer import BATCH_CALLS, GPU_BATCH_CALLS, CallRounds, Device, Scorer, ScorerConfig
 from msmtfn.labels import TASKS
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.precision import uses_bf16
@@ -118,7 +118,7 @@ def _measure(scorer: Scorer, calls: list[CallRounds]) -> tuple[float, int, dict[
     before the measurement.
     """
     on_gpu = scorer.device.type == "cuda"
-    size = BATCH_CALLS_OF_GPU if on_gpu else BATCH_CALLS
+    size = GPU_BATCH_CALLS if on_gpu else BATCH_CALLS
     batches = [calls[start : start + size] for start in range(0, len(calls), size)]
     for batch in batches if on_gpu else [calls[:1]]:
         scorer.probabilities(batch)

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from msmtfn.calls.audio import decode_recording
 from msmtfn.calls.checks import parse_turns
 from msmtfn.calls.fetch import fetch_recording
 from msmtfn.calls.manifest import iter_calls, open_manifest
@@ -62,7 +61,7 @@ def measure_prepare(num_calls: int, seed: int) -> list[dict[str, Any]]:
 
 def _seconds_of(root: Path) -> Mapping[str, float]:
     model = make_small_model(0)
-    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+    preparer = Preparer(PrepareConfig(), model.processor, str(root))
     sandboxed = SandboxedPreparer(preparer, preparer.config.guard, PASSED, PREPARED)
     batches = [pa.Table.from_batches([batch]) for batch in _batches(root)]
     sandboxed.prepare_batch(batches[0])  # starts the child process, whose imports take long
@@ -77,20 +76,19 @@ def _seconds_of(root: Path) -> Mapping[str, float]:
 
 
 def _step_by_step(preparer: Preparer, batch: pa.Table, seconds: dict[str, float]) -> None:
+    processor = preparer.processor
     for row in batch.to_pylist():
         with _timed(seconds, "fetch"):
             data = fetch_recording(row["uri"], preparer.manifest_root, preparer.allowed_prefixes, max_file_bytes=2**30)
         with _timed(seconds, "decode"):
-            recording = decode_recording(
-                data, sample_rate=preparer.network.encoder_sample_rate, config=preparer.config.audio, name=row["uri"]
-            )
+            recording = processor.decode(data, preparer.config.audio, row["uri"])
         with _timed(seconds, "rounds"):
             turns = parse_turns(row["turns"])
-            rounds = find_rounds(recording.channels, recording.sample_rate, turns, None, preparer.rounds_config)
+            rounds = find_rounds(recording.channels, recording.sample_rate, turns, None, processor.config.rounds)
         with _timed(seconds, "cut"):
-            preparer.cut_rounds(recording, rounds)
+            processor.cut_rounds(recording, rounds)
         with _timed(seconds, "tokens"):
-            preparer.tokenize_rounds(rounds)
+            processor.tokenize_rounds(rounds)
 
 
 def _batches(root: Path) -> Iterator[pa.RecordBatch]:

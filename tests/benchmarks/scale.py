@@ -117,15 +117,15 @@ def _score_day(num_calls: int, folder: Path, job: Path, seed: int) -> dict[str, 
         )
     footprint = _watch(process)
     success = read_success(str(leads), DATE)
-    if process.returncode or success is None:
+    if process.returncode or success is None or success.calls_per_sec is None:
         raise JobError(f"the job ended with exit code {process.returncode}: {log.read_text(encoding='utf-8')[-2000:]}")
     return {
         "work": "small network",
         "calls": num_calls,
         "scorers": 1,
-        "seconds": round(num_calls / success["calls_per_sec"], 1),
-        "startup_sec": success["startup_seconds"],
-        "calls_per_sec": success["calls_per_sec"],
+        "seconds": round(num_calls / success.calls_per_sec, 1),
+        "startup_sec": success.startup_seconds,
+        "calls_per_sec": success.calls_per_sec,
         "driver_mib": _mib(footprint.driver),
         "workers_mib": _mib(footprint.workers),
         "largest_worker_mib": _mib(footprint.largest),
@@ -137,7 +137,7 @@ def _run_waiting_scorers(num_scorers: int, model: Model, folder: Path, seed: int
     num_calls = CALLS_PER_SCORER * num_scorers
     root = write_day(folder / f"waits-{num_scorers}", [[CALL_SEC]] * num_calls, np.random.default_rng(seed), "PCM_16")
     task = make_task(root, folder / f"run-{num_scorers}", num_calls)
-    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+    preparer = Preparer(PrepareConfig(), model.processor, str(root))
     with start_engine(num_cpus=num_scorers):
         started = time.perf_counter()
         figures = score_calls(

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from msmtfn import storage
 from msmtfn.calls.manifest import iter_calls, open_manifest
-from msmtfn.daily.publish import PARTS_FOLDER
+from msmtfn.daily.graph import Task
+from msmtfn.daily.state import RunFolder
 from msmtfn.engine import start_engine
 from msmtfn.features.prepare import PrepareConfig, Preparer
 from msmtfn.inference.scorer import BATCH_CALLS, Scorer, ScorerConfig
@@ -21,7 +22,7 @@ from msmtfn.leads.schema import SCORED, parts_schema
 from msmtfn.model.checkpoint import Model, pack_network
 from msmtfn.rows import ROW_ID
 from msmtfn.scoring.counter import RunFigures
-from msmtfn.scoring.pipeline import PipelineConfig, ScoringTask, score_calls
+from msmtfn.scoring.pipeline import PipelineConfig, score_calls
 from tests.benchmarks.mix import DATE, draw_lengths, write_day
 
 PASSED: Final = (ROW_ID, "call_id")
@@ -46,7 +47,7 @@ def measure_score(model: Model, num_calls: int, seed: int, pipeline: PipelineCon
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as folder:
         root = write_day(Path(folder) / "calls", lengths, np.random.default_rng(seed), "PCM_16")
         task = make_task(root, Path(folder) / "run", num_calls)
-        preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+        preparer = Preparer(PrepareConfig(), model.processor, str(root))
         started = time.perf_counter()
         with start_engine():
             engine_sec = time.perf_counter() - started
@@ -68,27 +69,19 @@ def measure_score(model: Model, num_calls: int, seed: int, pipeline: PipelineCon
     ]
 
 
-def make_task(root: Path, run: Path, num_calls: int) -> ScoringTask:
+def make_task(root: Path, run: Path, num_calls: int) -> Task:
     """Make the graph's task for a day that `write_day` has written."""
-    task = ScoringTask(
-        calls=str(run / "calls"),
-        parts=str(run / PARTS_FOLDER),
-        checkpoint=str(run / "checkpoint"),
-        num_calls=num_calls,
-        schema=parts_schema([pa.field("call_id", pa.string())]),
-        model_version="",
-        run_id="a trial",
-    )
-    for place in (task.calls, task.parts):
+    folder = RunFolder(str(run))
+    schema = parts_schema([pa.field("call_id", pa.string())])
+    task = Task(folder, num_calls, schema, model_version="", run_id="a trial")
+    for place in (folder.calls, folder.parts):
         storage.make_folder(place)
     for number, batch in enumerate(iter_calls(open_manifest(str(root), DATE))):
-        storage.write_parquet(f"{task.calls}/{number:06d}.parquet", pa.Table.from_batches([batch]))
+        storage.write_parquet(f"{folder.calls}/{number:06d}.parquet", pa.Table.from_batches([batch]))
     return task
 
 
-def timed_graph(
-    task: ScoringTask, preparer: Preparer, model: Model, pipeline: PipelineConfig
-) -> tuple[RunFigures, float]:
+def timed_graph(task: Task, preparer: Preparer, model: Model, pipeline: PipelineConfig) -> tuple[RunFigures, float]:
     """Run the graph and return its figures and seconds; Ray must be running."""
     started = time.perf_counter()
     figures = score_calls(
@@ -100,13 +93,13 @@ def timed_graph(
     return figures, seconds
 
 
-def _timed_loop(task: ScoringTask, preparer: Preparer, model: Model) -> float:
+def _timed_loop(task: Task, preparer: Preparer, model: Model) -> float:
     """Time the scorer over prepared batches of the size that the graph uses."""
-    calls = storage.arrow_filesystem_of(task.calls)[1]
+    calls = storage.arrow_filesystem_of(task.folder.calls)[1]
     rows = pq.read_table(calls)
     size = BATCH_CALLS
     batches = [preparer.prepare_batch(rows.slice(start, size), PASSED) for start in range(0, len(rows), size)]
-    scorer = Scorer(model.network, ScorerConfig(), model_version="", run_id="")
+    scorer = Scorer(model.network, ScorerConfig())
     scorer.score_batch(batches[0].slice(0, 1), task.schema)
     started = time.perf_counter()
     scored = [scorer.score_batch(batch, task.schema) for batch in batches]

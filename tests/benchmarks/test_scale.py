@@ -24,7 +24,7 @@ ray.shutdown()
 
 
 def test_a_waiting_scorer_sleeps_for_its_calls_and_gives_a_probability_per_class(tiny_model: Path) -> None:
-    scorer = WaitingScorer(load_model(tiny_model).network, ScorerConfig(device="cpu"), model_version="", run_id="")
+    scorer = WaitingScorer(load_model(tiny_model).network, ScorerConfig(device="cpu"))
     started = time.perf_counter()
     probabilities = scorer.probabilities([CallRounds([np.zeros(9, np.int16)], [np.zeros(0, np.int32)])] * 2)
     assert time.perf_counter() - started >= 2 * WAIT_SEC

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from msmtfn.calls.containers import check_ogg_end, check_wav_size, recognise_container, unreadable
+from msmtfn.calls.containers import recognise_container
+from msmtfn.calls.layout import unreadable
 from msmtfn.errors import CallError, RejectCode
 
 WAV_HEADER_BYTES = 44
@@ -67,59 +68,6 @@ def test_headerless_samples_are_unreadable(first: int) -> None:
 def test_headerless_samples_that_begin_like_an_mp3_frame_are_unreadable() -> None:
     noise = np.random.default_rng(0).bytes(60_000)
     assert "does not begin" in reject(recognise_container, b"\xff\xfb\x90\x64" + noise)
-
-
-def test_a_complete_wav_is_returned_without_a_copy() -> None:
-    data = encode("WAV", "PCM_16")
-    assert check_wav_size(data) is data
-
-
-def test_the_detail_of_a_truncated_wav_names_both_sizes() -> None:
-    data = encode("WAV", "PCM_16")[: WAV_HEADER_BYTES + 10_000]
-    assert "promises 16000 bytes of samples, 10000 are there" in reject(check_wav_size, data)
-
-
-def test_a_wav_without_a_data_chunk_is_unreadable() -> None:
-    assert "no data chunk" in reject(check_wav_size, encode("WAV", "PCM_16")[:36])
-
-
-def test_the_64_bit_size_of_an_rf64_is_used() -> None:
-    data = encode("RF64", "PCM_16")
-    assert "promises 16000 bytes" in reject(check_wav_size, data[: len(data) - 100])
-
-
-def test_a_wav_size_of_0_becomes_unknown_and_the_samples_are_kept() -> None:
-    data = encode("WAV", "PCM_16")
-    opened = check_wav_size(with_wav_size(data, 0))
-    assert opened == with_wav_size(data, 0xFFFF_FFFF)
-
-
-def test_a_wav_size_of_0_is_kept_if_another_chunk_follows() -> None:
-    data = memoryview(encode("WAV", "PCM_16", 0).tobytes() + b"LIST" + struct.pack("<I", 4) + b"INFO")
-    assert check_wav_size(data) is data
-
-
-@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_a_complete_ogg_passes(subtype: str) -> None:
-    check_ogg_end(encode("OGG", subtype))
-
-
-def test_an_ogg_truncated_within_a_page_is_unreadable() -> None:
-    data = encode("OGG", "VORBIS")
-    assert "its last page promises" in reject(check_ogg_end, data[:-10])
-
-
-def test_an_ogg_truncated_between_two_pages_is_unreadable() -> None:
-    data = encode("OGG", "VORBIS", 160_000).tobytes()
-    assert "no page ends the stream" in reject(check_ogg_end, data[: data.rindex(b"OggS")])
-
-
-def test_an_ogg_with_two_streams_is_unreadable() -> None:
-    first = encode("OGG", "OPUS").tobytes()
-    serial = bytes(byte ^ 0xFF for byte in first[14:18])
-    last = first.rindex(b"OggS")
-    other = first[last : last + 14] + serial + first[last + 18 :]
-    assert "several streams" in reject(check_ogg_end, first + other)
 
 
 def test_unreadable_keeps_its_detail() -> None:

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from msmtfn import storage
-from msmtfn.daily.schedule import days_between, newest_unscored_day
+from msmtfn.calls.days import find_days
+from msmtfn.daily.schedule import newest_unscored_day
 from msmtfn.errors import ManifestError
 from tests.calls.manifests import calls, column, day_of, fingerprint, write
 
@@ -76,7 +77,7 @@ def test_a_linked_day_of_the_manifests_is_found_without_a_date(tmp_path: Path) -
     (tmp_path / "m" / "date=2026-03-02").symlink_to(day_of(tmp_path / "nas"))
     (tmp_path / "m" / "date=2026-03-03").symlink_to(tmp_path / "nothing")
     assert newest_unscored_day(f"{tmp_path}/m", f"{tmp_path}/leads") == dt.date(2026, 3, 2)
-    assert days_between(f"{tmp_path}/m", None, None) == [dt.date(2026, 3, 2)]
+    assert find_days(f"{tmp_path}/m") == [dt.date(2026, 3, 2)]
     assert column(tmp_path / "m", "call_id") == ["c0"]
 
 

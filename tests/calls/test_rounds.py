@@ -20,12 +20,14 @@ from msmtfn.calls.rounds import (
     RoundsConfig,
     Speaker,
     Turn,
+    check_turns,
     detect_turns,
     find_rounds,
     rounds_from_activity,
     rounds_from_turns,
     rounds_from_windows,
 )
+from msmtfn.errors import CallError, RejectCode
 
 SAMPLE_RATE = 1000
 
@@ -168,7 +170,8 @@ def test_rounds_from_activity_follow_the_detected_turns() -> None:
 
 def test_the_manifests_turns_take_precedence_over_activity() -> None:
     channels = two_channels(20.0, [agent(1, 2), customer(3, 5)])
-    assert find_rounds(channels, SAMPLE_RATE, [agent(7, 9, "a")], 0, TRUNCATE) == [Round(7, 9, "a")]
+    turns = [agent(7, 8, "a"), customer(8, 9, "b")]
+    assert find_rounds(channels, SAMPLE_RATE, turns, 0, TRUNCATE) == [Round(7, 9, "a b")]
 
 
 @pytest.mark.parametrize("turns", [None, []])
@@ -191,6 +194,47 @@ def test_one_channel_is_cut_into_windows(agent_channel: int | None) -> None:
 
 def test_two_silent_channels_are_cut_into_windows() -> None:
     assert find_rounds(two_channels(50.0, []), SAMPLE_RATE, None, 0, SPLIT) == [Round(0, 40, ""), Round(40, 50, "")]
+
+
+WINDOWS = [Round(0, 40, ""), Round(40, 50, "")]
+
+
+@pytest.mark.parametrize("agent_channel", [0, 1])
+def test_a_call_with_a_silent_channel_is_cut_into_windows(agent_channel: int) -> None:
+    channels = two_channels(50.0, [agent(1, 2), agent(3, 5), agent(30, 32)])
+    assert find_rounds(channels, SAMPLE_RATE, None, agent_channel, TRUNCATE) == WINDOWS
+    channels[1] = 0
+    assert find_rounds(channels, SAMPLE_RATE, None, agent_channel, TRUNCATE) == WINDOWS
+
+
+def test_a_call_with_a_hum_on_one_channel_is_cut_into_windows() -> None:
+    channels = two_channels(50.0, [agent(1, 2), agent(3, 5)])
+    channels[1] = 0.1 * np.sin(2 * np.pi * 50 / SAMPLE_RATE * np.arange(50 * SAMPLE_RATE))
+    assert find_rounds(channels, SAMPLE_RATE, None, 0, TRUNCATE) == WINDOWS
+
+
+def test_turns_of_one_speaker_keep_the_whole_call_and_their_texts() -> None:
+    turns = [customer(45, 46, "c"), customer(5, 6, "a"), customer(39, 42, "b")]
+    rounds = find_rounds(two_channels(50.0, []), SAMPLE_RATE, turns, 0, TRUNCATE)
+    assert rounds == [Round(0, 40, "a b"), Round(40, 50, "c")]
+
+
+def test_turns_in_milliseconds_are_a_bad_row() -> None:
+    turns = [agent(0, 4000), customer(5000, 9000), agent(9500, 20_000)]
+    with pytest.raises(
+        CallError, match=r"3 of 3 turns lie after the end .* ends at 20000 s: are they milliseconds"
+    ) as caught:
+        find_rounds(two_channels(20.0, []), SAMPLE_RATE, turns, 0, TRUNCATE)
+    assert caught.value.code is RejectCode.BAD_ROW
+
+
+def test_turns_of_another_recording_are_a_bad_row() -> None:
+    with pytest.raises(CallError, match=r"2 of 3 turns lie after .* do they belong to another recording"):
+        check_turns([agent(1, 2), customer(90, 95), agent(100, 3_600_000)], 20.0)
+
+
+def test_turns_that_go_on_a_little_after_the_end_belong_to_the_recording() -> None:
+    check_turns([agent(1, 2), customer(3, 24), agent(21, 23), customer(24, 25)], 20.0)
 
 
 def test_an_agent_channel_that_does_not_exist_is_refused() -> None:
@@ -329,7 +373,7 @@ def test_rounds_from_activity_are_valid_and_lose_no_detected_speech(
     found = detect_turns(channels, agent_channel, SAMPLE_RATE, config.activity)
     assert_valid(rounds, duration_sec, config)
     assert {piece.text for piece in rounds} <= {""}
-    if config.overlong_rounds == "split":
+    if config.overlong_rounds == "split" or len({turn.speaker for turn in found}) < 2:
         assert_turns_covered(found, rounds, duration_sec)
     else:
         assert_only_truncated(found, rounds, duration_sec, config)

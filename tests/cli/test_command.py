@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import json
 import logging
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from msmtfn.cli import main
 from msmtfn.cli.command import run_command
 from msmtfn.errors import JobError, LockedError, StorageError, UsageError
 
@@ -25,9 +33,67 @@ def test_a_finished_job_returns_its_own_exit_code_or_zero() -> None:
     assert run_command(lambda: 3) == 3
 
 
-def test_an_unexpected_exception_is_not_hidden() -> None:
-    def fail() -> None:
-        raise KeyError("a bug")
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return line
 
-    with pytest.raises(KeyError):
-        run_command(fail)
+
+def test_an_unexpected_exception_is_logged_and_named_in_the_last_line_without_its_message(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    transcript = "a transcript"
+
+    def fail() -> None:
+        raise KeyError(transcript)
+
+    assert run_command(fail, job="score_daily") == 1
+    error = "unexpected KeyError; the stack trace is in the log"
+    assert last_line(capsys) == {"job": "score_daily", "exit_code": 1, "error": error}
+    assert "in fail" in caplog.text
+    assert transcript not in caplog.text
+
+
+def test_a_full_disk_is_named_in_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        Path("/dev/full").write_text("a part")
+
+    assert run_command(fail, job="train") == 1
+    assert "No space left on device" in last_line(capsys)["error"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_the_job_clean_up_and_write_its_last_line(number: int, code: int) -> None:
+    program = textwrap.dedent("""
+        import sys, time
+        from msmtfn.cli.command import run_command
+        days = [{"date": "2026-11-21", "exit_code": 0}]
+        def work():
+            try:
+                print("started", flush=True)
+                time.sleep(60)
+            finally:
+                print("cleaned up", flush=True)
+        sys.exit(run_command(work, job="score_daily", content={"days": days}))
+    """)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == code
+    cleaned_up, line = output.splitlines()
+    assert cleaned_up == "cleaned up"
+    assert json.loads(line) | {"error": ""} == {
+        "job": "score_daily",
+        "exit_code": code,
+        "days": [{"date": "2026-11-21", "exit_code": 0}],
+        "error": "",
+    }
+
+
+def test_a_wrong_option_is_wrong_usage_and_help_is_not_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score-daily", "--no-such-option"]) == 2
+    assert last_line(capsys)["exit_code"] == 2
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["score-daily", "--help"])
+    assert '"exit_code"' not in capsys.readouterr().out

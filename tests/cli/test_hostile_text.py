@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from rich.text import Text
 from msmtfn.cli import models
 from msmtfn.cli.command import SafeConsole, SafeFormatter
 from msmtfn.daily.summary import summarize
+from msmtfn.registry.records import Decision, GateConfig, VersionRecord
 from tests.daily.parts import DATE, publish, scored
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J[bold red]x[/] :skull:\x9b31m\N{RIGHT-TO-LEFT OVERRIDE}"
@@ -45,7 +47,8 @@ def test_no_control_character_of_a_cell_or_a_group_reaches_the_terminal() -> Non
 
 def test_the_summary_shows_a_hostile_id_and_model_whole(tmp_path: Path) -> None:
     success = publish(str(tmp_path), [[scored(0, 1.0, call_id=f"{HOSTILE}\nend")]])
-    shown = printed(summarize(str(tmp_path), DATE, {**success, "model": "m\x1b[2J\n  scored    9"}, is_trained=True))
+    hostile = replace(success, model="m\x1b[2J\n  scored    9")
+    shown = printed(summarize(str(tmp_path), DATE, hostile, is_trained=True))
     assert f"{SHOWN}\\nend" in shown
     assert "model     m\\x1b[2J\\n  scored    9, version" in shown
     assert "\x1b" not in shown
@@ -77,9 +80,9 @@ def test_the_trace_of_an_exception_is_escaped_too() -> None:
 def test_the_models_command_shows_hostile_records_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    decision = {"candidate": 0.5, "calls": 3, "compared_with": None, "passed": True, "reason": f"{HOSTILE}\nv9"}
-    record = {"version": "v0001", "run": "r", "added_at": "[red]now", "decision": decision}
-    (tmp_path / "v0001.json").write_text(json.dumps(record))
+    decision = Decision(passed=True, reason=f"{HOSTILE}\nv9", calls=3, candidate=0.5, config=GateConfig())
+    record = VersionRecord(version="v0001", run="r", added_at="[red]now", decision=decision)
+    (tmp_path / "v0001.json").write_text(json.dumps(record.as_json()))
     assert models.main("models", ["list", "--models", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert shown.count("\n") == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -149,6 +150,15 @@ def test_the_error_for_missing_voice_data_names_the_folder(monkeypatch: pytest.M
 
     with pytest.raises(SpeechError, match="gone"):
         Synthesizer().speak(SENTENCE)
+
+
+def test_the_data_may_lie_in_a_folder_with_a_longer_path_than_espeak_takes(
+    synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = tmp_path / ("environment" * 20) / "espeak-ng-data"
+    shutil.copytree(synthesizer._data_path, data)
+    monkeypatch.setattr("espeakng_loader.get_data_path", lambda: str(data))
+    np.testing.assert_array_equal(Synthesizer().speak("您好"), synthesizer.speak("您好"))
 
 
 def test_the_error_for_a_library_that_cannot_be_loaded_names_the_file(

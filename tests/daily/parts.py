@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from msmtfn import storage
 from msmtfn.daily.publish import PARTS_FOLDER, publish_day, run_folder
+from msmtfn.daily.success import Success
 from msmtfn.leads.schema import REJECTED, SCORED, parts_schema
 
 DATE = dt.date(2026, 3, 2)
 SCHEMA = parts_schema([pa.field("call_id", pa.string())])
-ABOUT = {"model": "tiny", "model_version": "v1", "seconds": 12.5}
+RECORD = Success(
+    date=DATE,
+    run_id="run-1",
+    model="tiny",
+    model_version="v1",
+    calls_resumed=0,
+    seconds=12.5,
+    published_at="2026-03-03T04:05:06+00:00",
+    versions={"msmtfn": "0.2.0"},
+)
+EMPTY = replace(RECORD, publication="0123abcd")
+"""The record of a published day without a call."""
 Row = dict[str, Any]
 
 
@@ -47,8 +62,14 @@ def publish(
     run_id: str = "run-1",
     num_calls: int | None = None,
     schema: pa.Schema = SCHEMA,
-) -> dict[str, Any]:
+) -> Success:
     """Write the parts of a run and publish the day from them."""
     run = write_parts(leads, run_id, parts, schema)
     expected = sum(map(len, parts)) if num_calls is None else num_calls
-    return publish_day(leads, DATE, run, schema, expected, {**ABOUT, "run_id": run_id})
+    return publish_day(leads, DATE, run, schema, expected, replace(RECORD, run_id=run_id))
+
+
+def write_success(leads: str | Path, date: dt.date = DATE, **changes: Any) -> None:
+    """Write the `_SUCCESS` of a day without a file, as somebody who changes fields of its JSON."""
+    content = {**EMPTY.as_dict(), "date": date.isoformat(), **changes}
+    storage.write_text(f"{leads}/date={date}/_SUCCESS", json.dumps(content))

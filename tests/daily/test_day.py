@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from msmtfn.calls.columns import TURN
-from msmtfn.daily.day import DayPlan, ScoringConfig, finish_run, forget_runs, open_run, plan_day
+from msmtfn.daily.day import DayPlan, delete_runs, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_success
 from msmtfn.errors import LockedError, ManifestError, ModelError, StorageError
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.leads.ranking import LeadWeights
+from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
 from msmtfn.scoring.pipeline import PipelineConfig
 from msmtfn.storage.untrusted import LinkError
+from tests.daily.parts import write_success
 from tests.integration.job import DATE, write_manifest
 
 ROWS: list[dict[str, Any]] = [{"call_id": "a", "uri": "a.wav", "turns": None}, {"call_id": "a", "uri": "b.wav"}]
@@ -29,7 +30,9 @@ def manifests(tmp_path: Path) -> Path:
 
 
 def plan_of(manifests: Path, model: Path, config: ScoringConfig | None = None) -> DayPlan:
-    return plan_day(DATE, str(manifests), str(manifests.parent / "leads"), model, config or ScoringConfig())
+    return plan_day(
+        DATE, str(manifests), str(manifests.parent / "leads"), ScoringGraph(model, config or ScoringConfig())
+    )
 
 
 def test_a_run_is_named_by_its_day_and_is_the_same_for_the_same_plan(manifests: Path, tiny_model: Path) -> None:
@@ -68,7 +71,7 @@ def test_planning_touches_nothing(manifests: Path, tiny_model: Path, tmp_path: P
 def test_a_run_keeps_its_own_copy_of_the_manifest(manifests: Path, tiny_model: Path) -> None:
     run = open_run(plan_of(manifests, tiny_model))
     shutil.rmtree(manifests)
-    rows = pq.read_table(run.task.calls).to_pylist()
+    rows = pq.read_table(run.folder.calls).to_pylist()
     assert [(row["row_id"], row["call_id"], row["uri"]) for row in rows] == [(0, "a", "a.wav"), (1, "a", "b.wav")]
     assert [row["row_error"] for row in rows] == [
         None,
@@ -78,10 +81,10 @@ def test_a_run_keeps_its_own_copy_of_the_manifest(manifests: Path, tiny_model: P
 
 def test_an_incomplete_copy_of_the_manifest_is_replaced(manifests: Path, tiny_model: Path) -> None:
     run = open_run(plan_of(manifests, tiny_model))
-    (Path(run.folder) / "calls.json").unlink()
-    (copy,) = Path(run.task.calls).iterdir()
+    (Path(run.folder.path) / "calls.json").unlink()
+    (copy,) = Path(run.folder.calls).iterdir()
     copy.write_bytes(b"half a")
-    assert pq.read_table(open_run(plan_of(manifests, tiny_model)).task.calls).num_rows == 2
+    assert pq.read_table(open_run(plan_of(manifests, tiny_model)).folder.calls).num_rows == 2
 
 
 def test_the_transcript_stays_out_of_the_parts(manifests: Path, tiny_model: Path) -> None:
@@ -92,15 +95,17 @@ def test_the_transcript_stays_out_of_the_parts(manifests: Path, tiny_model: Path
 
 def test_the_work_of_an_earlier_run_can_be_deleted(manifests: Path, tiny_model: Path) -> None:
     plan = plan_of(manifests, tiny_model)
-    folder = Path(open_run(plan).folder)
-    forget_runs(plan)
-    forget_runs(plan)
+    folder = Path(open_run(plan).folder.path)
+    delete_runs(plan)
+    delete_runs(plan)
     assert not folder.exists()
 
 
 def test_errors_show_before_ray_starts(manifests: Path, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="2026-11-20"):
-        plan_day(DATE.replace(day=20), str(manifests), str(tmp_path / "leads"), tiny_model, ScoringConfig())
+        plan_day(
+            DATE.replace(day=20), str(manifests), str(tmp_path / "leads"), ScoringGraph(tiny_model, ScoringConfig())
+        )
     with pytest.raises(ModelError, match=r"config\.json"):
         plan_of(manifests, tmp_path)
     (tmp_path / "leads").write_text("a file")
@@ -116,11 +121,11 @@ def test_a_day_that_cannot_be_compared_is_still_published(
     def fail(*_: Any) -> Any:
         raise pa.ArrowNotImplementedError(transcript)
 
-    monkeypatch.setattr("msmtfn.daily.day.compare_day", fail)
+    monkeypatch.setattr("msmtfn.scoring.graph.compare_day", fail)
     pq.write_table(pa.table({"call_id": pa.array([], pa.string()), "uri": []}), next(manifests.rglob("*.parquet")))
     run = open_run(plan_of(manifests, tiny_model))
-    success = finish_run(run, ScoringConfig(), lambda *_: None)
-    assert success["drift"] == {"figures": {}, "moved": [], "error": "ArrowNotImplementedError"}
+    success = finish_run(run, lambda *_: None)
+    assert success.drift == {"figures": {}, "moved": [], "error": "ArrowNotImplementedError"}
     assert read_success(run.plan.leads, DATE) == success
     assert "cannot be compared" in caplog.text
     assert transcript not in caplog.text
@@ -129,7 +134,7 @@ def test_a_day_that_cannot_be_compared_is_still_published(
 def test_a_column_with_the_name_of_an_inner_one_passes_through_under_another(tmp_path: Path, tiny_model: Path) -> None:
     rows = [{"call_id": "a", "uri": "a.wav", "tokens": 7, "lead_rank": 3}]
     run = open_run(plan_of(write_manifest(tmp_path / "manifests", rows), tiny_model))
-    (copied,) = pq.read_table(run.task.calls).to_pylist()
+    (copied,) = pq.read_table(run.folder.calls).to_pylist()
     assert (copied["manifest_tokens"], copied["manifest_lead_rank"]) == (7, 3)
 
 
@@ -138,15 +143,13 @@ def test_force_is_the_same_run_until_the_day_is_published_again(
 ) -> None:
     leads = str(tmp_path / "leads")
     config = ScoringConfig()
-    first = plan_day(DATE, str(manifests), leads, tiny_model, config, force=True)
+    first = plan_day(DATE, str(manifests), leads, ScoringGraph(tiny_model, config), force=True)
     assert first.work == first.run_id  # there is nothing to be forced yet
-    day = tmp_path / "leads" / f"date={DATE}"
-    day.mkdir(parents=True)
     works = []
     for publication in ("00000001", "00000001", "00000002"):
-        (day / "_SUCCESS").write_text(json.dumps({"run_id": first.run_id, "publication": publication, "files": []}))
-        assert plan_day(DATE, str(manifests), leads, tiny_model, config).published is not None
-        forced = plan_day(DATE, str(manifests), leads, tiny_model, config, force=True)
+        write_success(leads, DATE, run_id=first.run_id, publication=publication)
+        assert plan_day(DATE, str(manifests), leads, ScoringGraph(tiny_model, config)).published is not None
+        forced = plan_day(DATE, str(manifests), leads, ScoringGraph(tiny_model, config), force=True)
         assert forced.published is None
         works.append(forced.work)
     assert works[0] == works[1] != works[2]
@@ -157,7 +160,7 @@ def test_the_allowed_locations_of_recordings_change_the_run_id(manifests: Path, 
     allowed = ScoringConfig(prepare=PrepareConfig(allowed_prefixes=("s3://bucket/calls",)))
     leads = str(manifests.parent / "leads")
     runs = {
-        plan_day(DATE, str(manifests), leads, tiny_model, config).run_id
+        plan_day(DATE, str(manifests), leads, ScoringGraph(tiny_model, config)).run_id
         for config in (ScoringConfig(), allowed, ScoringConfig())
     }
     assert len(runs) == 2
@@ -166,7 +169,7 @@ def test_the_allowed_locations_of_recordings_change_the_run_id(manifests: Path, 
 def test_a_commit_that_was_cut_short_is_finished(manifests: Path, tiny_model: Path) -> None:
     # On S3 a rename is a copy and a deletion; the engine's own clean-up would lose the calls of a note between the two.
     run = open_run(plan_of(manifests, tiny_model))
-    notes = Path(run.task.checkpoint)
+    notes = Path(run.folder.checkpoint)
     notes.mkdir()
     for name in ("a.parquet", "a.pending.parquet", "b.pending.parquet"):
         pq.write_table(pa.table({"row_id": pa.array([0], pa.int64())}), notes / name)
@@ -180,7 +183,7 @@ def test_bytes_that_are_not_text_affect_only_their_own_row(tmp_path: Path, tiny_
     manifests = write_manifest(tmp_path / "manifests", [])
     table = pa.table({"call_id": bad, "uri": ["a.wav", "b.wav"], "turns": turns, "seller": bad.cast(pa.binary())})
     pq.write_table(table, manifests / f"date={DATE}" / "calls.parquet")
-    rows = pq.read_table(open_run(plan_of(manifests, tiny_model)).task.calls).to_pylist()
+    rows = pq.read_table(open_run(plan_of(manifests, tiny_model)).folder.calls).to_pylist()
     assert [row["call_id"] for row in rows] == ["a", "\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"]
     assert [row["row_error"] for row in rows] == [None, None]
 
@@ -197,7 +200,7 @@ def test_a_column_that_polars_wrote_as_a_view_passes_through(tmp_path: Path, tin
 
 def test_only_folders_of_runs_of_the_day_are_forgotten(manifests: Path, tiny_model: Path, tmp_path: Path) -> None:
     plan = plan_of(manifests, tiny_model)
-    runs = Path(open_run(plan).folder).parent
+    runs = Path(open_run(plan).folder.path).parent
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "file").touch()
@@ -205,19 +208,19 @@ def test_only_folders_of_runs_of_the_day_are_forgotten(manifests: Path, tiny_mod
     for name in (*kept, f"{DATE}-0123456789ab-after-0123abcd"):
         (runs / name).mkdir()
     (runs / f"{DATE}-ba9876543210").symlink_to(theirs)
-    forget_runs(plan)
+    delete_runs(plan)
     assert sorted(path.name for path in runs.iterdir()) == sorted([*kept, f"{DATE}-ba9876543210"])
     assert (theirs / "file").exists()
 
 
 def test_a_run_that_lost_the_day_forgets_no_run(manifests: Path, tiny_model: Path) -> None:
     plan = plan_of(manifests, tiny_model)
-    folder = Path(open_run(plan).folder)
+    folder = Path(open_run(plan).folder.path)
 
     def lost() -> None:
         raise LockedError("another run has the day")
 
-    forget_runs(plan, lost)
+    delete_runs(plan, lost)
     assert folder.is_dir()
 
 
@@ -228,6 +231,6 @@ def test_work_is_not_written_through_a_link(manifests: Path, tiny_model: Path, t
     place = tmp_path / "leads" / "_runs" / plan.work / linked
     place.parent.mkdir(parents=True)
     place.symlink_to(tmp_path / "theirs")
-    with pytest.raises(LinkError, match="is a symbolic link, and none below"):
+    with pytest.raises(LinkError, match="is a symbolic link, and no link below"):
         open_run(plan)
     assert list((tmp_path / "theirs").iterdir()) == []

@@ -11,6 +11,7 @@ import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,9 +21,10 @@ import pytest
 from msmtfn import storage
 from msmtfn.daily.publication import begun, publications_in
 from msmtfn.daily.publish import day_folder, publish_tables, read_success, run_folder, tidy_day
+from msmtfn.daily.success import Success
 from msmtfn.errors import JobError, LockedError
 from msmtfn.storage import conditional
-from tests.daily.parts import DATE
+from tests.daily.parts import DATE, RECORD
 
 STEPS: Final = ("list_files", "read_at_most", "write_text", "write_parquet", "rename_folder", "delete", "exists")
 S3_STEPS: Final = ("list_files", "read_at_most", "write_text", "write_parquet", "delete", "etag_of", "replace_text")
@@ -81,7 +83,7 @@ class Publisher(threading.Thread):
         self.left = 0
         self.steps = 0
         self.killed = self.done = False
-        self.outcome: dict[str, Any] | JobError | None = None
+        self.outcome: Success | JobError | None = None
         self.go, self.paused = threading.Semaphore(0), threading.Semaphore(0)
 
     def advance(self, steps: int = ALL) -> None:
@@ -119,7 +121,9 @@ class Publisher(threading.Thread):
         run = run_folder(self.world.leads, self.name)
         try:
             tables = iter([pa.table({"a": [1]})] * NUM_FILES)
-            self.outcome = publish_tables(self.world.leads, DATE, run, tables, {"run_id": self.name}, self.check)
+            self.outcome = publish_tables(
+                self.world.leads, DATE, run, tables, replace(RECORD, run_id=self.name), self.check
+            )
             self.check()
             for other in {"a", "b"} - {self.name}:  # as the job forgets the other runs of the day
                 storage.delete(run_folder(self.world.leads, other))
@@ -156,15 +160,15 @@ class World:
         success = read_success(self.leads, DATE)
         if success is None:
             return None
-        there = publications_in(day_folder(self.leads, DATE)).get(success["publication"], [])
-        assert [file.rpartition("/")[2] for file in there] == success["files"]
-        return str(success["run_id"])
+        there = publications_in(day_folder(self.leads, DATE)).get(success.publication, [])
+        assert [file.rpartition("/")[2] for file in there] == list(success.files)
+        return success.run_id
 
     def assert_tidy(self) -> None:
         """See that nothing is left but the published day."""
         success = read_success(self.leads, DATE)
         assert success is not None
-        assert set(publications_in(day_folder(self.leads, DATE))) == {success["publication"]}
+        assert set(publications_in(day_folder(self.leads, DATE))) == {success.publication}
         assert begun(storage.join(self.leads, "_runs"), DATE) == set()
 
 
@@ -219,7 +223,7 @@ def make_world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
 def count_steps(make_world: MakeWorld, *, is_replaced: bool) -> int:
     publisher = make_world(is_replaced=is_replaced).publisher("a")
     publisher.advance()
-    assert isinstance(publisher.outcome, dict)
+    assert isinstance(publisher.outcome, Success)
     return publisher.steps
 
 
@@ -249,13 +253,13 @@ def test_a_publisher_that_sleeps_past_its_lease_neither_wins_nor_harms_the_newer
         newer.advance()
         asleep.advance()
         case = (is_replaced, first, second, again, asleep.outcome, newer.outcome)
-        if isinstance(newer.outcome, dict):
+        if isinstance(newer.outcome, Success):
             assert world.published() == "b", case
         else:  # kept out by one who sleeps in the few microseconds of the swap itself, where POSIX cannot tell
             assert isinstance(newer.outcome, LockedError), case
-            assert "does not let go" in str(newer.outcome), case
+            assert "does not release it" in str(newer.outcome), case
             assert world.published() in ("a", "old"), case
-        assert isinstance(asleep.outcome, dict | LockedError), case
+        assert isinstance(asleep.outcome, Success | LockedError), case
         tidy_day(world.leads, DATE, lambda: None)
         world.assert_tidy()
         world.forget()

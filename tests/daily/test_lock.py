@@ -48,7 +48,7 @@ def files(leads: str) -> list[str]:
 
 def test_a_day_is_held_by_one_run_and_free_after_it(place: str) -> None:
     with lock_day(place, DATE, TIMES) as check:
-        with pytest.raises(LockedError, match="another run is at work"), lock_day(place, DATE, TIMES):
+        with pytest.raises(LockedError, match="another run is working"), lock_day(place, DATE, TIMES):
             pass
         check()
     assert files(place) == []

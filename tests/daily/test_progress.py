@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from msmtfn.daily import progress
-from msmtfn.daily.progress import SECONDS_A_LINE, Pace, show_progress
+from msmtfn import progress
+from msmtfn.daily.progress import Pace, show_progress
+from msmtfn.progress import LOG_INTERVAL_SEC
 
 Advance = Callable[[float], None]
 
@@ -67,7 +68,7 @@ def test_the_first_report_is_logged_immediately(advance: Advance, lines: Callabl
 def test_lines_are_logged_at_most_once_per_interval(advance: Advance, lines: Callable[[], list[str]]) -> None:
     with show_progress(log_console(), 1000) as report:
         for done in range(1, 62):  # one report a second gives lines at 1, 16, 31, 46 and 61
-            advance(SECONDS_A_LINE / 15)
+            advance(LOG_INTERVAL_SEC / 15)
             report(done, 0, 0)
     assert [line.split()[0] for line in lines()] == ["1", "16", "31", "46", "61"]
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import itertools
-import json
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from msmtfn.daily import publish as module
 from msmtfn.daily.publish import day_folder, publish_day, read_leads, read_success, run_folder
 from msmtfn.errors import PublishError, StorageError
 from msmtfn.leads.schema import leads_schema, parts_schema
-from tests.daily.parts import ABOUT, DATE, SCHEMA, Row, publish, rejected, scored, write_parts
+from tests.daily.parts import DATE, RECORD, SCHEMA, Row, publish, rejected, scored, write_parts
 
 STEPS = ("write_parquet", "write_text", "rename_folder", "delete", "replace_text")
 """What changes the storage while a day is published."""
@@ -30,9 +30,10 @@ FOUR_CALLS = [[scored(0, 10.0), scored(1, 90.0)], [scored(2, 50.0), rejected(3)]
 
 DYING_PUBLISHER = """
 import itertools, os, signal, sys
+from dataclasses import replace
 from msmtfn import storage
 from msmtfn.daily import publish
-from tests.daily.parts import ABOUT, DATE, SCHEMA
+from tests.daily.parts import RECORD, DATE, SCHEMA
 
 leads, run, dies_before = sys.argv[1], sys.argv[2], int(sys.argv[3])
 steps = itertools.count()
@@ -47,7 +48,7 @@ def dying(step):
 for name in ("write_parquet", "write_text", "rename_folder", "delete", "replace_text"):
     setattr(storage, name, dying(getattr(storage, name)))
 publish.ROWS_PER_FILE = 2
-publish.publish_day(leads, DATE, run, SCHEMA, 4, {**ABOUT, "run_id": "run-2"})
+publish.publish_day(leads, DATE, run, SCHEMA, 4, replace(RECORD, run_id="run-2"))
 """
 
 
@@ -146,7 +147,7 @@ def test_a_day_in_several_files_is_sorted_over_all_of_them(place: str, monkeypat
     monkeypatch.setattr(module, "ROWS_PER_FILE", 3)
     calls = [scored(number, float(number * 7 % 10)) for number in range(10)]
     success = publish(place, [calls[:4], calls[4:]])
-    assert len(success["files"]) == 4
+    assert len(success.files) == 4
     assert column(place, "lead_score") == [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
     assert column(place, "lead_rank") == list(range(1, 11))
 
@@ -169,7 +170,7 @@ def test_rejected_calls_have_no_rank_in_whatever_file_they_are(place: str, monke
 
 def test_a_day_without_a_call_is_published(place: str) -> None:
     success = publish(place, [])
-    assert (success["calls"], success["scored"], success["rejected"], success["audio_hours"]) == (0, 0, 0, 0)
+    assert (success.calls, success.scored, success.rejected, success.audio_hours) == (0, 0, 0, 0)
     assert table(place).num_rows == 0
     assert table(place).schema.equals(leads_schema(SCHEMA))
 
@@ -195,18 +196,16 @@ def test_success_counts_the_calls_and_keeps_the_given_fields(place: str) -> None
         rejected(3, "bad_row"),
     ]
     success = publish(place, [calls])
-    files, publication = success.pop("files"), success.pop("publication")
-    assert all(publication in file for file in files)
-    assert success == {
-        "calls": 4,
-        "scored": 1,
-        "rejected": 3,
-        "rejected_by_reason": {"bad_row": 2, "audio_empty": 1},
-        "audio_hours": 0.5,
-        "run_id": "run-1",
-        **ABOUT,
-    }
-    assert files == files_of_the_day(place)
+    assert all(success.publication in file for file in success.files)
+    assert list(success.files) == files_of_the_day(place)
+    assert replace(success, publication="", files=()) == replace(
+        RECORD,
+        calls=4,
+        scored=1,
+        rejected=3,
+        rejected_by_reason={"bad_row": 2, "audio_empty": 1},
+        audio_hours=0.5,
+    )
 
 
 def test_success_is_read_back_as_it_was_returned(place: str) -> None:
@@ -230,7 +229,7 @@ def test_a_success_that_cannot_be_understood_is_named_with_its_cure(tmp_path: Pa
 def test_a_success_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "date=2026-03-02").mkdir()
     (tmp_path / "date=2026-03-02" / "_SUCCESS").write_bytes(b"\xff\xfe")
-    with pytest.raises(StorageError, match=r"_SUCCESS is not text in UTF-8"):
+    with pytest.raises(StorageError, match=r"_SUCCESS is not UTF-8 text"):
         read_success(str(tmp_path), DATE)
 
 
@@ -240,19 +239,19 @@ def test_a_success_that_is_no_text_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "num_calls", "said"),
     [
-        ([[scored(0, 1.0)]], 2, "1 rows for 2 calls of the manifest: 1 are missing and 0 are doubled"),
+        ([[scored(0, 1.0)]], 2, "1 rows for 2 calls of the manifest: 1 are missing and 0 are duplicated"),
         (
             [[scored(0, 1.0)], [scored(0, 1.0)]],
             1,
-            "2 rows for 1 calls of the manifest: 0 are missing and 1 are doubled",
+            "2 rows for 1 calls of the manifest: 0 are missing and 1 are duplicated",
         ),
         (
             [[scored(0, 1.0)], [scored(0, 1.0)]],
             2,
-            "2 rows for 2 calls of the manifest: 1 are missing and 1 are doubled",
+            "2 rows for 2 calls of the manifest: 1 are missing and 1 are duplicated",
         ),
         ([[scored(0, 1.0), scored(1, 1.0)]], 1, "2 rows for 1 calls of the manifest"),
-        ([], 3, "0 rows for 3 calls of the manifest: 3 are missing and 0 are doubled"),
+        ([], 3, "0 rows for 3 calls of the manifest: 3 are missing and 0 are duplicated"),
     ],
 )
 def test_calls_that_are_missing_or_doubled_publish_nothing(
@@ -268,7 +267,7 @@ def test_the_published_day_stays_when_a_call_is_missing(place: str) -> None:
     with pytest.raises(PublishError, match="1 are missing"):
         publish(place, FOUR_CALLS, "run-2", num_calls=5)
     assert read_success(place, DATE) == before
-    assert files_of_the_day(place) == before["files"]
+    assert files_of_the_day(place) == list(before.files)
 
 
 def test_a_part_that_cannot_be_read_publishes_nothing(tmp_path: Path) -> None:
@@ -277,7 +276,7 @@ def test_a_part_that_cannot_be_read_publishes_nothing(tmp_path: Path) -> None:
     with pytest.raises(
         PublishError, match=r"cannot be read .*nothing was published; run the same command with --force"
     ):
-        publish_day(str(tmp_path), DATE, run, SCHEMA, 4, ABOUT)
+        publish_day(str(tmp_path), DATE, run, SCHEMA, 4, RECORD)
     assert not (tmp_path / "date=2026-03-02").exists()
 
 
@@ -285,13 +284,13 @@ def test_a_leads_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path
     run = write_parts(str(tmp_path / "work"), "run-1", FOUR_CALLS)
     (tmp_path / "leads").write_text("a file")
     with pytest.raises(StorageError, match="Not a directory"):
-        publish_day(str(tmp_path / "leads"), DATE, run, SCHEMA, 4, ABOUT)
+        publish_day(str(tmp_path / "leads"), DATE, run, SCHEMA, 4, RECORD)
 
 
 def test_a_bucket_that_is_not_there_is_a_storage_error(place: str, s3: str) -> None:
     run = write_parts(place, "run-1", FOUR_CALLS)
     with pytest.raises(StorageError, match="bucket does not exist"):
-        publish_day("s3://there-is-no-such-bucket/leads", DATE, run, SCHEMA, 4, ABOUT)
+        publish_day("s3://there-is-no-such-bucket/leads", DATE, run, SCHEMA, 4, RECORD)
 
 
 # ---- in what order
@@ -303,7 +302,7 @@ def test_a_new_local_day_appears_whole(tmp_path: Path, monkeypatch: pytest.Monke
     there: list[tuple[str, bool]] = []
     run = write_parts(str(tmp_path), "run-1", FOUR_CALLS)
     before_each_step(monkeypatch, lambda step: there.append((step, day.exists())))
-    success = publish_day(str(tmp_path), DATE, run, SCHEMA, 4, ABOUT)
+    success = publish_day(str(tmp_path), DATE, run, SCHEMA, 4, RECORD)
     assert there == [
         ("write_text", False),  # the record of the publication
         *[("write_parquet", False)] * 2,
@@ -311,7 +310,7 @@ def test_a_new_local_day_appears_whole(tmp_path: Path, monkeypatch: pytest.Monke
         ("rename_folder", False),
         ("delete", True),  # the record
     ]
-    assert sorted(file.name for file in day.iterdir()) == sorted([*success["files"], "_SUCCESS"])
+    assert sorted(file.name for file in day.iterdir()) == sorted([*success.files, "_SUCCESS"])
 
 
 def test_on_s3_success_is_written_after_the_files(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +322,7 @@ def test_on_s3_success_is_written_after_the_files(s3: str, monkeypatch: pytest.M
         monkeypatch,
         lambda step: seen.append((step, len(files_of_the_day(leads)), read_success(leads, DATE) is not None)),
     )
-    publish_day(leads, DATE, run, SCHEMA, 4, ABOUT)
+    publish_day(leads, DATE, run, SCHEMA, 4, RECORD)
     assert seen == [
         ("write_text", 0, False),  # the record of the publication
         ("write_parquet", 0, False),
@@ -336,8 +335,8 @@ def test_on_s3_success_is_written_after_the_files(s3: str, monkeypatch: pytest.M
 def test_a_day_is_replaced_and_the_old_files_go(place: str) -> None:
     old = publish(place, FOUR_CALLS)
     new = publish(place, [[scored(0, 1.0)]], "run-2")
-    assert files_of_the_day(place) == new["files"]
-    assert not set(old["files"]) & set(new["files"])
+    assert files_of_the_day(place) == list(new.files)
+    assert not set(old.files) & set(new.files)
     assert column(place, "run_id") == ["run-2"]
 
 
@@ -419,7 +418,7 @@ def test_a_publisher_killed_at_any_step_leaves_a_whole_day_and_the_next_cleans_u
     assert killed.returncode == -signal.SIGKILL
     assert_whole(leads, f"run-{readable}")
     success = publish(leads, FOUR_CALLS, "run-2")
-    assert files_of_the_day(leads) == success["files"]
+    assert files_of_the_day(leads) == list(success.files)
     assert records(leads) == []
     assert_whole(leads, "run-2")
 
@@ -440,10 +439,10 @@ def test_a_publisher_that_stops_at_any_step_leaves_a_whole_day(
     with monkeypatch.context() as broken:
         before_each_step(broken, stop)
         with pytest.raises(StorageError, match="the network is gone"):
-            publish_day(place, DATE, run, SCHEMA, 4, {**ABOUT, "run_id": "run-2"})
+            publish_day(place, DATE, run, SCHEMA, 4, replace(RECORD, run_id="run-2"))
     assert_whole(place, f"run-{readable}")
     success = publish(place, FOUR_CALLS, "run-3")
-    assert files_of_the_day(place) == success["files"]
+    assert files_of_the_day(place) == list(success.files)
     assert records(place) == []
     assert_whole(place, "run-3")
 
@@ -463,7 +462,7 @@ def test_a_publisher_that_stops_before_a_new_local_day_is_whole_shows_none(
     with monkeypatch.context() as broken:
         before_each_step(broken, stop)
         with pytest.raises(StorageError, match="the disk is gone"):
-            publish_day(str(tmp_path), DATE, run, SCHEMA, 4, ABOUT)
+            publish_day(str(tmp_path), DATE, run, SCHEMA, 4, RECORD)
     assert not (tmp_path / "date=2026-03-02").exists()
     publish(str(tmp_path), FOUR_CALLS)
     assert_whole(str(tmp_path), "run-1")
@@ -481,5 +480,5 @@ def test_a_publisher_that_stops_while_it_writes_success_leaves_the_old_one(
         broken.setattr(Path, "replace", stop)
         with pytest.raises(StorageError, match="the power is gone"):
             publish(str(tmp_path), FOUR_CALLS, "run-2")
-    assert json.loads((tmp_path / "date=2026-03-02" / "_SUCCESS").read_text()) == old
+    assert (tmp_path / "date=2026-03-02" / "_SUCCESS").read_text() == old.to_json()
     assert_whole(str(tmp_path), "run-1")

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from msmtfn.daily.day import DayPlan, ScoringConfig, count_done, finish_run, open_run, plan_day
+from msmtfn.daily.day import DayPlan, count_done, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_leads, read_success
+from msmtfn.daily.success import Success
+from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
 from msmtfn.scoring.pipeline import PipelineConfig
 from tests.integration.job import DATE, write_manifest, write_short_calls
 
@@ -16,11 +18,13 @@ CONFIG = ScoringConfig(pipeline=PipelineConfig(batch_calls=2, block_calls=2, pro
 
 
 def plan_of(root: Path, model: Path, *, retry: bool = False) -> DayPlan:
-    return plan_day(DATE, str(root / "manifests"), str(root / "leads"), model, CONFIG, retry_rejected=retry)
+    return plan_day(
+        DATE, str(root / "manifests"), str(root / "leads"), ScoringGraph(model, CONFIG), retry_rejected=retry
+    )
 
 
-def score(plan: DayPlan) -> dict[str, Any]:
-    return finish_run(open_run(plan), CONFIG, lambda *_: None)
+def score(plan: DayPlan) -> Success:
+    return finish_run(open_run(plan), lambda *_: None)
 
 
 def leads_of(root: Path) -> dict[str, dict[str, Any]]:
@@ -42,7 +46,7 @@ def day(tmp_path: Path, tiny_model: Path, ray_address: str) -> Path:
     rows += [{"call_id": "text", "uri": f"{calls}/text.wav"}]
     write_manifest(tmp_path / "manifests", rows)
     success = score(plan_of(tmp_path, tiny_model))
-    assert success["rejected_by_reason"] == {"audio_not_found": 2, "audio_unreadable": 1}
+    assert success.rejected_by_reason == {"audio_not_found": 2, "audio_unreadable": 1}
     (tmp_path / "late-0.wav").rename(calls / "call-000.wav")
     return tmp_path
 
@@ -59,15 +63,15 @@ def test_rejects_that_can_succeed_are_scored_and_all_else_stays_as_it_was(day: P
     run = open_run(plan)
     assert (run.task.num_calls, plan.manifest.num_rows, count_done(plan)) == (2, 5, 0)
     with pytest.raises(RuntimeError, match="crashed"):
-        finish_run(run, CONFIG, lambda *_: None, crash)
+        finish_run(run, lambda *_: None, crash)
     assert leads_of(day) == before
 
     again = open_run(plan_of(day, tiny_model, retry=True))
-    assert (again.resumed, again.model, count_done(again.plan)) == (2, None, 2)
-    success = finish_run(again, CONFIG, lambda *_: None)
-    assert (success["calls"], success["scored"], success["retried"]) == (5, 3, 2)
-    assert success["rejected_by_reason"] == {"audio_not_found": 1, "audio_unreadable": 1}
-    assert success["run_id"] == plan.run_id
+    assert (again.resumed, again.run_pass, count_done(again.plan)) == (2, None, 2)
+    success = finish_run(again, lambda *_: None)
+    assert (success.calls, success.scored, success.retried) == (5, 3, 2)
+    assert success.rejected_by_reason == {"audio_not_found": 1, "audio_unreadable": 1}
+    assert success.run_id == plan.run_id
     assert read_success(str(day / "leads"), DATE) == success
     after = leads_of(day)
     assert after.keys() == before.keys()

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from msmtfn.daily.schedule import days_between, estimate_day, newest_unscored_day, other_unscored_days
+from msmtfn.daily.schedule import estimate_day, newest_unscored_day, other_unscored_days
 from msmtfn.errors import ManifestError
+from tests.daily.parts import write_success
 
 TODAY = dt.date(2026, 3, 10)
-EMPTY = {"publication": "0123abcd", "files": []}
 
 
 def day(number: int) -> dt.date:
@@ -31,10 +30,7 @@ def leads(tmp_path: Path) -> Path:
 
 
 def publish(leads: Path, date: dt.date, **said: Any) -> None:
-    folder = leads / f"date={date}"
-    folder.mkdir(parents=True)
-    success = {**EMPTY, "calls": 100, "seconds": 50.0, "audio_hours": 2.0, "calls_resumed": 0, "rejected": 0}
-    (folder / "_SUCCESS").write_text(json.dumps(success | said))
+    write_success(leads, date, **{"calls": 100, "seconds": 50.0, "audio_hours": 2.0, **said})
 
 
 def test_the_newest_day_without_leads_is_due(manifests: Path, leads: Path) -> None:
@@ -56,14 +52,6 @@ def test_days_just_before_without_leads_are_reported(manifests: Path, leads: Pat
 def test_without_any_day_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="has no folder date=YYYY-MM-DD"):
         newest_unscored_day(str(tmp_path), str(tmp_path))
-
-
-def test_a_range_holds_the_days_that_there_are_with_both_ends(manifests: Path) -> None:
-    assert days_between(str(manifests), day(3), day(5)) == [day(3), day(5)]
-    assert days_between(str(manifests), None, day(4)) == [day(2), day(3)]
-    assert days_between(str(manifests), day(4), None) == [day(5)]
-    with pytest.raises(ManifestError, match="has no day from 2026-03-06 to the last; it has 2026-03-02 to 2026-03-05"):
-        days_between(str(manifests), day(6), None)
 
 
 def test_a_day_is_expected_to_cost_what_the_median_day_before_it_cost(leads: Path) -> None:
@@ -91,11 +79,9 @@ def test_days_whose_seconds_are_not_those_of_all_their_calls_tell_nothing(leads:
     assert estimate_day(str(leads), TODAY, 400) is None
 
 
-def test_a_day_whose_success_says_little_tells_nothing(leads: Path) -> None:
+def test_a_day_whose_success_cannot_be_read_tells_nothing(leads: Path) -> None:
     publish(leads, day(1))
-    folder = leads / f"date={day(2)}"
-    folder.mkdir()
-    (folder / "_SUCCESS").write_text(json.dumps({**EMPTY, "calls": 9, "rejected": 0}))
+    publish(leads, day(2), seconds="a minute")
     estimate = estimate_day(str(leads), TODAY, 400)
     assert estimate is not None
     assert estimate.num_days == 1

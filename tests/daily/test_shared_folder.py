@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import pytest
 from msmtfn import storage
 from msmtfn.daily import publish as module
 from msmtfn.daily.publication import begin, begun, file_name, new_publication
-from msmtfn.daily.publish import day_folder, published_before, read_leads, read_success, tidy_day
+from msmtfn.daily.publish import day_folder, read_earlier_successes, read_leads, read_success, tidy_day
 from msmtfn.errors import PublishError, StorageError
 from msmtfn.storage.untrusted import LinkError
-from tests.daily.parts import DATE, SCHEMA, publish, rejected, scored, write_parts
+from tests.daily.parts import DATE, RECORD, SCHEMA, publish, rejected, scored, write_parts, write_success
 
 CALLS = [[scored(0, 10.0), scored(1, 90.0), rejected(2)]]
 DAY = f"date={DATE}"
@@ -41,9 +40,9 @@ def test_files_of_others_stay_when_a_day_is_published_replaced_and_tidied(place:
     theirs = foreign_files(place)
     for run_id in ("run-1", "run-2"):
         success = publish(place, CALLS, run_id)
-        assert sorted(names_in(day_folder(place, DATE))) == sorted(theirs + success["files"])
+        assert sorted(names_in(day_folder(place, DATE))) == sorted([*theirs, *success.files])
     tidy_day(place, DATE, no_check)
-    assert sorted(names_in(day_folder(place, DATE))) == sorted(theirs + success["files"])
+    assert sorted(names_in(day_folder(place, DATE))) == sorted([*theirs, *success.files])
     assert read_leads(place, DATE).count_rows() == 3
 
 
@@ -53,18 +52,18 @@ def test_files_of_a_dead_publisher_are_deleted_by_the_next_publication(place: st
     begin(f"{place}/_runs", DATE, orphan)
     storage.write_text(storage.join(day_folder(place, DATE), file_name(orphan, 0)), "half")
     success = publish(place, CALLS, "run-2")
-    assert names_in(day_folder(place, DATE)) == success["files"]
+    assert names_in(day_folder(place, DATE)) == list(success.files)
     assert begun(f"{place}/_runs", DATE) == set()
 
 
 def test_files_of_a_dead_publisher_are_deleted_even_if_nothing_is_left_to_score(place: str) -> None:
     success = publish(place, CALLS)
     orphan = new_publication()
-    for publication in (orphan, success["publication"]):  # the one died before, the other after its _SUCCESS
+    for publication in (orphan, success.publication):  # the one died before, the other after its _SUCCESS
         begin(f"{place}/_runs", DATE, publication)
     storage.write_text(storage.join(day_folder(place, DATE), file_name(orphan, 0)), "half")
     tidy_day(place, DATE, no_check)
-    assert names_in(day_folder(place, DATE)) == success["files"]
+    assert names_in(day_folder(place, DATE)) == list(success.files)
     assert begun(f"{place}/_runs", DATE) == set()
 
 
@@ -84,16 +83,15 @@ def test_replaced_files_go_even_if_the_publisher_died_before_it_deleted_them(
     tidy_day(place, DATE, no_check)
     success = read_success(place, DATE)
     assert success is not None
-    assert names_in(day_folder(place, DATE)) == success["files"]
+    assert names_in(day_folder(place, DATE)) == list(success.files)
 
 
 def test_a_day_that_the_version_before_published_is_read_and_replaced(place: str) -> None:
     old = publish(place, CALLS)
-    assert set(old) >= {"publication", "files"}
-    assert "replaced" not in old  # as that version wrote it
+    assert "replaced" not in old.as_dict()  # as that version wrote it
     new = publish(place, CALLS, "run-2")
-    assert new["replaced"] == [old["publication"]]
-    assert names_in(day_folder(place, DATE)) == new["files"]
+    assert new.replaced == (old.publication,)
+    assert names_in(day_folder(place, DATE)) == list(new.files)
 
 
 # ---- planted names
@@ -119,7 +117,7 @@ def test_a_day_that_the_version_before_published_is_read_and_replaced(place: str
     ],
 )
 def test_names_in_a_planted_success_are_refused(tmp_path: Path, planted: dict[str, Any]) -> None:
-    storage.write_text(f"{tmp_path}/{DAY}/_SUCCESS", json.dumps({"publication": "0123abcd", **planted}))
+    write_success(tmp_path, **planted)
     for read in (read_success, read_leads):
         with pytest.raises(PublishError, match=r"_SUCCESS is not what a run writes .*; remove it"):
             read(str(tmp_path), DATE)
@@ -157,7 +155,7 @@ def test_a_link_out_of_the_leads_is_followed_in_no_read_write_or_delete(
     (leads / linked).symlink_to(theirs / linked)
     before = snapshot(theirs)
     with pytest.raises(StorageError, match="symbolic link"):
-        module.publish_day(str(leads), DATE, run, SCHEMA, 3, {})
+        module.publish_day(str(leads), DATE, run, SCHEMA, 3, RECORD)
     with pytest.raises(StorageError, match="symbolic link"):
         tidy_day(str(leads), DATE, no_check)
     assert snapshot(theirs) == before
@@ -165,11 +163,11 @@ def test_a_link_out_of_the_leads_is_followed_in_no_read_write_or_delete(
 
 def test_a_published_file_that_is_a_link_is_not_read(tmp_path: Path, theirs: Path) -> None:
     leads = tmp_path / "leads"
-    (name,) = publish(str(leads), CALLS)["files"]
+    (name,) = publish(str(leads), CALLS).files
     (their_file,) = (theirs / DAY).glob("*.parquet")
     (leads / DAY / name).unlink()
     (leads / DAY / name).symlink_to(their_file)
-    with pytest.raises(LinkError, match="is a symbolic link, and none below"):
+    with pytest.raises(LinkError, match="is a symbolic link, and no link below"):
         read_leads(str(leads), DATE)
     publish(str(leads), CALLS, "run-2")
     assert their_file.exists()
@@ -180,4 +178,4 @@ def test_a_linked_day_tells_nothing_about_other_days(tmp_path: Path, theirs: Pat
     leads = tmp_path / "leads"
     leads.mkdir()
     (leads / DAY).symlink_to(theirs / DAY)
-    assert published_before(str(leads), DATE.replace(day=9)) == []
+    assert read_earlier_successes(str(leads), DATE.replace(day=9)) == []

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from msmtfn.daily.publication import publications_in
 from msmtfn.daily.publish import day_folder, publish_day, read_leads, read_success, run_folder, tidy_day
 from msmtfn.errors import LockedError
 from msmtfn.storage import conditional
-from tests.daily.parts import ABOUT, DATE, SCHEMA, publish, rejected, scored, write_parts
+from tests.daily.parts import DATE, RECORD, SCHEMA, publish, rejected, scored, write_parts
 
 TIMES = LockTimes(renew_sec=0.2, lease_sec=1.5)
 FOUR_CALLS = [[scored(0, 10.0), scored(1, 90.0)], [scored(2, 50.0), rejected(3)]]
@@ -27,11 +28,12 @@ FINISHED, LOST = 0, 4
 
 STOPPED_PUBLISHER = """
 import itertools, os, signal, sys
+from dataclasses import replace
 from msmtfn import storage
 from msmtfn.errors import LockedError
 from msmtfn.daily import publish
 from msmtfn.daily.lock import LockTimes, lock_day
-from tests.daily.parts import ABOUT, DATE, SCHEMA
+from tests.daily.parts import RECORD, DATE, SCHEMA
 
 leads, run, stops_before = sys.argv[1], sys.argv[2], int(sys.argv[3])
 steps = itertools.count()
@@ -51,7 +53,7 @@ publish.ROWS_PER_FILE = 2
 try:
     with lock_day(leads, DATE, LockTimes(renew_sec=3600.0, lease_sec=3600.0)) as check:
         counting[0] = True
-        publish.publish_day(leads, DATE, run, SCHEMA, 4, {**ABOUT, "run_id": "asleep"}, check)
+        publish.publish_day(leads, DATE, run, SCHEMA, 4, replace(RECORD, run_id="asleep"), check)
         counting[0] = False
 except LockedError as exc:
     sys.exit(exc.exit_code)
@@ -108,7 +110,7 @@ def publish_newer(leads: str, asleep: subprocess.Popen[bytes]) -> None:
     """Take the day over, publish it, and wake who is asleep."""
     with lock_day(leads, DATE, TIMES) as check:
         run = run_folder(leads, "newer")
-        publish_day(leads, DATE, run, SCHEMA, 4, {**ABOUT, "run_id": "newer"}, check)
+        publish_day(leads, DATE, run, SCHEMA, 4, replace(RECORD, run_id="newer"), check)
         wake(asleep)
         check()
 
@@ -127,5 +129,5 @@ def assert_whole_and_tidy(leads: str) -> None:
         tidy_day(leads, DATE, check)
     success = read_success(leads, DATE)
     assert success is not None
-    assert list(publications_in(day_folder(leads, DATE))) == [success["publication"]]
+    assert list(publications_in(day_folder(leads, DATE))) == [success.publication]
     assert storage.list_files(f"{leads}/_runs", "") == []

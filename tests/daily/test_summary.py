@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from msmtfn.daily.success import Success
 from msmtfn.daily.summary import best_leads, compare_with_labels, summarize
 from msmtfn.leads.schema import parts_schema
-from tests.daily.parts import DATE, publish, rejected, scored
+from tests.daily.parts import DATE, RECORD, publish, rejected, scored
 
 
-def said_of(leads: str, success: dict[str, Any], *, is_trained: bool = True, width: int = 120) -> str:
+def said_of(leads: str, success: Success, *, is_trained: bool = True, width: int = 120) -> str:
     console = Console(width=width, force_terminal=False)
     with console.capture() as capture:
         console.print(summarize(leads, DATE, success, is_trained=is_trained))
@@ -68,8 +70,7 @@ def test_a_day_without_calls_is_reported(place: str) -> None:
 
 
 def test_large_numbers_are_easy_to_read(tmp_path: Any) -> None:
-    success = {"calls": 1_234_567, "scored": 0, "rejected": 1_234_567, "rejected_by_reason": {}}
-    said = said_of(str(tmp_path), success | {"audio_hours": 0.0, "seconds": 1.0, "model": "m", "model_version": "v"})
+    said = said_of(str(tmp_path), replace(RECORD, calls=1_234_567, rejected=1_234_567))
     assert "calls     1,234,567" in said
 
 
@@ -87,7 +88,7 @@ def test_an_id_is_shown_as_it_is(tmp_path: Any, call_id: str) -> None:
 
 def test_a_model_is_named_as_it_is(tmp_path: Any) -> None:
     success = publish(str(tmp_path), [[scored(0, 1.0)]])
-    assert "[red]model[/red], version v1" in said_of(str(tmp_path), {**success, "model": "[red]model[/red]"})
+    assert "[red]model[/red], version v1" in said_of(str(tmp_path), replace(success, model="[red]model[/red]"))
 
 
 def test_a_long_id_is_shown_whole_on_a_narrow_terminal(tmp_path: Any) -> None:
@@ -97,7 +98,7 @@ def test_a_long_id_is_shown_whole_on_a_narrow_terminal(tmp_path: Any) -> None:
     )
 
 
-def publish_labelled(place: str, intents: str) -> dict[str, Any]:
+def publish_labelled(place: str, intents: str) -> Success:
     """Publish calls with these labels, best first."""
     rows = [scored(number, 100.0 - number, intent=intent) for number, intent in enumerate(intents)]
     schema = parts_schema([pa.field("call_id", pa.string()), pa.field("intent", pa.string())])

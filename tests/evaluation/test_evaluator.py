@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -21,15 +19,14 @@ from msmtfn.errors import TrainingDataError
 from msmtfn.evaluation.evaluator import (
     PREDICTIONS,
     Evaluation,
-    Shuffle,
     evaluate_calls,
-    read_ceilings,
-    shuffle_rounds,
 )
 from msmtfn.evaluation.labelled import LabelledSplit, read_labelled
+from msmtfn.evaluation.shuffling import Shuffle, shuffle_rounds
 from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.inference.scorer import CallRounds, ScorerConfig, split_calls
-from msmtfn.labels import INTENTS
+from msmtfn.labels import INTENTS, TASKS
+from msmtfn.leads.schema import LINEAGE, parts_schema
 from msmtfn.model.checkpoint import Model
 from msmtfn.model.network import MsmtFn
 
@@ -69,7 +66,7 @@ def evaluate(model: Model, split: LabelledSplit, shuffle: Shuffle = "none", seed
 
 def prepared(model: Model, split: LabelledSplit) -> list[pa.Table]:
     """The prepared calls in batches of two."""
-    preparer = Preparer(LIMITS, model.network.config, model.tokenizer, split.root)
+    preparer = Preparer(LIMITS, model.processor, split.root)
     return [preparer.prepare_batch(split.rows.slice(start, 2), ["call_id"]) for start in range(0, len(split.rows), 2)]
 
 
@@ -82,13 +79,17 @@ def rounds_of(batches: list[pa.Table]) -> tuple[list[bytes], list[bytes]]:
     return audio, [each.tobytes() for call in calls for each in call.tokens]
 
 
-def one_hot(*predicted: int) -> dict[str, npt.NDArray[np.float32]]:
-    """Probabilities of 1 for one intent per call, and for its class in the coarser tasks."""
-    grouped = {"five": [0, 1, 2, 3, 4], "four": [0, 1, 2, 3, 3], "three": [0, 1, 1, 2, 2], "two": [0, 0, 0, 1, 1]}
-    return {
-        task: np.eye(max(classes) + 1, dtype=np.float32)[[classes[index] for index in predicted]]
-        for task, classes in grouped.items()
-    }
+def certain(labels: str, predicted: str) -> Evaluation:
+    """Calls a, b, c … with these labels, and with a probability of 1 for these intents; "-" is a reject."""
+    rows: list[dict[str, Any]] = []
+    for call_id, intent, guess in zip("abcdefg", labels, predicted, strict=False):
+        row: dict[str, Any] = {"call_id": call_id, "intent": intent, "status": "rejected", "error_code": "audio_empty"}
+        if guess != "-":
+            row |= {"status": "scored", "error_code": None, "intent_predicted": guess}
+            row |= {task: {name: float(guess in name) for name in classes} for task, classes in TASKS.items()}
+        rows.append(row)
+    schema = parts_schema([pa.field("call_id", pa.string()), pa.field("intent", pa.string())])
+    return Evaluation("manifests", pa.Table.from_pylist(rows, schema))
 
 
 # ---- calls, labels and probabilities
@@ -120,7 +121,7 @@ def test_the_metrics_agree_with_counts_by_hand(model: Model, tmp_path: Path) -> 
 
 
 def test_metrics_of_known_predictions() -> None:
-    found = Evaluation(["a", "b", "c", "d"], np.array([0, 1, 2, 3]), one_hot(0, 2, 2, 4), {})  # B for C, D for E
+    found = certain("ABCDA", "ACCE-")
     accuracy = {task: each.accuracy for task, each in found.metrics().items()}
     assert accuracy == {"five": 0.5, "four": 0.75, "three": 1.0, "two": 1.0}
     assert found.metrics()["five"].calibration_error == pytest.approx(
@@ -129,7 +130,7 @@ def test_metrics_of_known_predictions() -> None:
 
 
 def test_the_table_has_labels_probabilities_and_predictions() -> None:
-    table = Evaluation(["a", "b"], np.array([0, 3]), one_hot(1, 3), {}).as_table()
+    table = certain("ADA", "BD-").as_table()
     assert table.schema == PREDICTIONS
     assert table.to_pylist()[0] == {
         "call_id": "a",
@@ -144,10 +145,10 @@ def test_the_table_has_labels_probabilities_and_predictions() -> None:
 
 
 def test_the_progress_is_reported_after_every_batch(model: Model, tmp_path: Path) -> None:
-    reported: list[tuple[str, int]] = []
+    reported: list[tuple[str, int, int]] = []
     split = labelled_calls(tmp_path, 18)
-    evaluate_calls(model, split, LIMITS, ON_CPU, report=lambda step, done: reported.append((step, done)))
-    assert reported == [("prepared", 16), ("scored", 16), ("prepared", 18), ("scored", 18)]
+    evaluate_calls(model, split, LIMITS, ON_CPU, report=lambda *progress: reported.append(progress))
+    assert reported == [("prepared", 16, 18), ("scored", 16, 18), ("prepared", 18, 18), ("scored", 18, 18)]
 
 
 # ---- rejects
@@ -168,7 +169,29 @@ def test_calls_that_cannot_be_prepared_are_counted_by_reason(
 def test_calls_of_which_none_can_be_scored_are_an_error(model: Model, tmp_path: Path) -> None:
     split = labelled_calls(tmp_path, 1, call0={"uri": "gone.wav"})
     with pytest.raises(TrainingDataError, match=r"none of the 1 calls .* \{'audio_not_found': 1\}"):
-        evaluate(model, split)
+        evaluate(model, split).metrics()
+
+
+# ---- in this process and on the cluster
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_the_cluster_gives_the_same_table_as_this_process(model: Model, tmp_path: Path) -> None:
+    split = labelled_calls(tmp_path, 7, call3={"uri": "gone.wav"})
+    here = evaluate(model, split)
+    there = evaluate_calls(model, split, LIMITS, ON_CPU, work=str(tmp_path / "work"))
+    assert there.rejected == here.rejected == {"audio_not_found": 1}
+    assert there.calls.drop_columns(LINEAGE.names).schema == here.calls.drop_columns(LINEAGE.names).schema
+    assert there.call_ids == here.call_ids
+    assert there.calls["error_detail"].to_pylist() == here.calls["error_detail"].to_pylist()
+    for task, probabilities in here.probabilities.items():
+        np.testing.assert_allclose(there.probabilities[task], probabilities, atol=1e-5)
+
+
+def test_a_modality_cannot_be_shuffled_on_the_cluster(model: Model, tmp_path: Path) -> None:
+    split = labelled_calls(tmp_path, 2)
+    with pytest.raises(ValueError, match="shuffling takes all rounds in this process"):
+        evaluate_calls(model, split, LIMITS, ON_CPU, work="work", shuffle="text")
 
 
 # ---- shuffling
@@ -233,30 +256,3 @@ def test_a_single_round_cannot_be_shuffled(model: Model, tmp_path: Path) -> None
     split = labelled_calls(tmp_path, 1, call0={"turns": None})  # one channel without turns, shorter than a window
     with pytest.raises(TrainingDataError, match="one round only"):
         evaluate(model, split, "audio")
-
-
-# ---- ceilings
-
-
-def test_ceilings_are_read_if_there_are_any(tmp_path: Path) -> None:
-    assert read_ceilings(str(tmp_path)) is None
-    accuracies = {task: {"text": 0.75, "audio": 0.5, "both": 1.0} for task in ("five", "four", "three", "two")}
-    content = {"best_possible": accuracies, "best_reader_of": {"test": accuracies}}
-    (tmp_path / "ceilings.json").write_text(json.dumps(content))
-    assert read_ceilings(str(tmp_path)) == content
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "no json",
-        "[]",
-        '{"best_possible": {}}',
-        '{"best_possible": {"five": 1}, "best_reader_of": {}}',
-        '{"best_possible": {}, "best_reader_of": null}',
-    ],
-)
-def test_a_file_without_ceilings_is_an_error(tmp_path: Path, text: str) -> None:
-    (tmp_path / "ceilings.json").write_text(text)
-    with pytest.raises(TrainingDataError, match=r"ceilings\.json does not hold the ceilings"):
-        read_ceilings(str(tmp_path))

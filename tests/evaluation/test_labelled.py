@@ -13,7 +13,6 @@ from msmtfn.errors import TrainingDataError
 from msmtfn.evaluation.labelled import (
     LabelledSplit,
     check_splits,
-    find_days,
     keep_ready,
     read_labelled,
     split_by_customer,
@@ -54,25 +53,6 @@ def many(num_customers: int) -> LabelledSplit:
 
 def customers_of(split: LabelledSplit) -> set[str]:
     return set(split.rows["customer_id"].to_pylist())
-
-
-def test_the_days_between_two_dates_inclusive_are_found_in_order(tmp_path: Path) -> None:
-    for day in (4, 1, 3, 2):
-        write(tmp_path, calls("A"), dt.date(2026, 3, day))
-    (tmp_path / "date=yesterday").mkdir()
-    found = find_days(str(tmp_path), dt.date(2026, 3, 2), dt.date(2026, 3, 3))
-    assert found == [dt.date(2026, 3, 2), dt.date(2026, 3, 3)]
-
-
-def test_a_range_without_a_day_is_rejected_with_the_days_that_exist(tmp_path: Path) -> None:
-    write(tmp_path, calls("A"), MONDAY)
-    with pytest.raises(TrainingDataError, match="no day from 2026-04-01 to the last; it has 2026-03-02 to 2026-03-02"):
-        find_days(str(tmp_path), first=dt.date(2026, 4, 1))
-
-
-def test_a_root_without_a_day_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(TrainingDataError, match="it has no folder date=YYYY-MM-DD"):
-        find_days(str(tmp_path / "nowhere"))
 
 
 def test_calls_without_a_label_are_left_out(tmp_path: Path) -> None:

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmtfn.evaluation.metrics import all_metrics, class_targets, task_metrics
+from msmtfn.evaluation.metrics import (
+    all_metrics,
+    class_targets,
+    is_correct,
+    negative_log_likelihood,
+    task_metrics,
+)
 
 NUM_CLASSES = {"five": 5, "four": 4, "three": 3, "two": 2}
 A, B, C, D, E = range(5)
@@ -150,3 +156,11 @@ def test_the_confusion_has_every_call_and_its_diagonal_gives_the_accuracy(pairs:
     confusion = np.array(found.confusion)
     assert confusion.sum() == len(pairs)
     assert np.trace(confusion) / len(pairs) == pytest.approx(found.accuracy, abs=1e-6)
+
+
+def test_the_likelihood_and_the_hits_agree_with_counts_by_hand() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]], np.float32)
+    labels = intents(A, E, D)  # the classes ABC, DE and DE
+    assert is_correct("two", probabilities, labels).tolist() == [True, True, False]
+    expected = -np.log([0.5, 0.75, 0.1]).sum()
+    assert negative_log_likelihood("two", probabilities, labels) == pytest.approx(expected, rel=1e-6)

@@ -15,9 +15,10 @@ from transformers import BertTokenizer
 
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
 from msmtfn.calls.columns import INTERPRETED
-from msmtfn.features import prepare
+from msmtfn.features import processor
 from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.features.sandbox import UNSETTLED
+from msmtfn.model.checkpoint import make_processor
 from msmtfn.model.config import MsmtFnConfig
 
 PASSTHROUGH = ["row_id", "call_id", "customer_id"]
@@ -38,7 +39,8 @@ def make_preparer(
     """Return a function that makes a preparer for a tiny network with rounds of at most 2 s, rooted at `tmp_path`."""
 
     def make(**options: Any) -> Preparer:
-        return Preparer(PrepareConfig(audio=LIMITS), tiny_config(**options), tiny_tokenizer, str(tmp_path))
+        processor = make_processor(tiny_config(**options), tiny_tokenizer)
+        return Preparer(PrepareConfig(audio=LIMITS), processor, str(tmp_path))
 
     return make
 
@@ -220,14 +222,14 @@ def second_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ZeroDivisionError(f"{SECRET} of {CUSTOMER}")
         return decode_recording(data, **options)
 
-    monkeypatch.setattr(prepare, "decode_recording", decode)
+    monkeypatch.setattr(processor, "decode_recording", decode)
 
 
 @pytest.mark.parametrize("request_memory", [lambda: np.ones(2**48), lambda: torch.ones(2**45)])
 def test_a_call_that_runs_out_of_memory_is_rejected(
     preparer: Preparer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_memory: Callable[[], Any]
 ) -> None:
-    monkeypatch.setattr(prepare, "decode_recording", lambda *_, **__: request_memory())
+    monkeypatch.setattr(processor, "decode_recording", lambda *_, **__: request_memory())
     write(tmp_path / "a.wav")
     prepared = prepare_one(preparer, uri="a.wav")
     assert (prepared["status"], prepared["error_code"]) == ("rejected", "audio_out_of_memory")
@@ -238,7 +240,7 @@ def test_a_call_whose_storage_does_not_answer_is_unsettled(
 ) -> None:
     local = make_preparer()
     config = PrepareConfig(audio=LIMITS, allowed_prefixes=("s3://bucket",))
-    preparer = Preparer(config, local.network, local.tokenizer, local.manifest_root)
+    preparer = Preparer(config, local.processor, local.manifest_root)
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -350,7 +352,7 @@ def test_recordings_below_an_allowed_prefix_are_read(
         (("calls",), None),
     ):
         config = PrepareConfig(audio=LIMITS, allowed_prefixes=prefixes)
-        with_prefixes = Preparer(config, preparer.network, preparer.tokenizer, root)
+        with_prefixes = Preparer(config, preparer.processor, root)
         assert prepare_one(with_prefixes, uri=uri)["error_code"] == code
 
 

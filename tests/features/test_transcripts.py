@@ -17,6 +17,7 @@ from msmtfn.calls.checks import TranscriptConfig
 from msmtfn.calls.columns import INTERPRETED
 from msmtfn.calls.rounds import Round, Turn
 from msmtfn.features.prepare import PrepareConfig, Preparer
+from msmtfn.model.checkpoint import make_processor
 from msmtfn.model.config import MsmtFnConfig
 
 RATE = 8000
@@ -33,7 +34,7 @@ def make_preparer(
 
     def make(**limits: Any) -> Preparer:
         config = PrepareConfig(transcript=TranscriptConfig(**limits))
-        return Preparer(config, tiny_config(), tiny_tokenizer, str(tmp_path))
+        return Preparer(config, make_processor(tiny_config(), tiny_tokenizer), str(tmp_path))
 
     return make
 
@@ -103,16 +104,16 @@ def test_a_limit_must_be_positive_and_finite(limit: float) -> None:
 
 
 def test_every_round_has_a_sample_of_sound_and_no_text_is_lost(make_preparer: MakePreparer) -> None:
-    preparer = make_preparer()
+    processor = make_preparer().processor
     turns = [Turn(("agent", "customer")[index % 2], index * 3e-5, 0.25, f"t{index}") for index in range(40)]
-    call = preparer.prepare_recording(Recording(np.ones((1, RATE // 2), np.float32), RATE), turns, None)
+    call = processor.process_decoded(Recording(np.ones((1, RATE // 2), np.float32), RATE), turns, None)
     assert 1 < len(call.rounds) < 20
     assert min(call.round_samples) > 0
     assert " ".join(found.text for found in call.rounds).split() == [f"t{index}" for index in range(40)]
 
 
 def test_turns_within_one_sample_leave_the_call_to_windows(make_preparer: MakePreparer) -> None:
-    call = make_preparer().prepare_recording(
+    call = make_preparer().processor.process_decoded(
         Recording(np.ones((1, RATE // 2), np.float32), RATE), [Turn("agent", 0.1, 0.10001, "a")], None
     )
     assert (call.rounds[0].start_sec, call.rounds[0].end_sec) == (0.0, 0.5)
@@ -121,16 +122,16 @@ def test_turns_within_one_sample_leave_the_call_to_windows(make_preparer: MakePr
 def test_a_long_text_is_cut_before_it_is_tokenised(
     make_preparer: MakePreparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preparer = make_preparer()
+    processor = make_preparer().processor
     text = "a b " * 100_000
-    expected = preparer.tokenizer(text, truncation=True, max_length=preparer.network.max_text_tokens)["input_ids"]
+    tokenizer, max_tokens = processor.tokenizer, processor.config.max_text_tokens
+    expected = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
     lengths: list[int] = []
-    tokenizer = preparer.tokenizer
 
     def record(texts: list[str], **options: Any) -> Any:
         lengths.extend(map(len, texts))
         return tokenizer(texts, **options)
 
-    monkeypatch.setattr(preparer, "tokenizer", record)
-    assert preparer.tokenize_rounds([Round(0.0, 0.5, text)]) == [expected]
-    assert lengths == [100 * preparer.network.max_text_tokens]
+    monkeypatch.setattr(processor, "tokenizer", record)
+    assert processor.tokenize_rounds([Round(0.0, 0.5, text)]) == [expected]
+    assert lengths == [100 * max_tokens]

@@ -63,7 +63,7 @@ def test_a_gpu_gets_the_same_batches() -> None:
 def test_the_host_does_not_synchronise_with_the_gpu_between_batches(tiny_network: Callable[..., MsmtFn]) -> None:
     rng = np.random.default_rng(0)
     samples = [rng.integers(-3000, 3000, length).astype(np.int16) for length in (16_000, 9000, 300, 7000)]
-    scorer = Scorer(tiny_network(), ScorerConfig(device="cuda"), model_version="", run_id="")
+    scorer = Scorer(tiny_network(), ScorerConfig(device="cuda"))
     with torch.inference_mode():
         for batch in feed_rounds(GROUPS, samples, TOKENS, 0, scorer.device):
             scorer.encode(batch)  # loads the libraries, which synchronises
@@ -89,6 +89,6 @@ def test_a_gpu_gives_the_same_probabilities_as_a_cpu(tiny_network: Callable[...,
         ScorerConfig(device="cpu", precision="fp32", samples_per_batch=40_000),
         ScorerConfig(device="cuda", precision="fp32", samples_per_batch=40_000),
     ]
-    cpu, gpu = (Scorer(tiny_network(), config, model_version="", run_id="").probabilities(calls) for config in configs)
+    cpu, gpu = (Scorer(tiny_network(), config).probabilities(calls) for config in configs)
     for task, expected in cpu.items():
         np.testing.assert_allclose(gpu[task], expected, atol=1e-4)

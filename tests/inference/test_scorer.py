@@ -22,7 +22,7 @@ from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.inference.scorer import CallRounds, Scorer, ScorerConfig, split_calls
 from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.ranking import LeadWeights
-from msmtfn.leads.schema import OUTCOME, parts_schema
+from msmtfn.leads.schema import LINEAGE, OUTCOME, parts_schema
 from msmtfn.model.checkpoint import load_model
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.int8 import int8_matmul_is_exact
@@ -46,7 +46,7 @@ def make_scorer(tiny_network: Callable[..., MsmtFn]) -> MakeScorer:
 
     def make(**options: Any) -> Scorer:
         network = tiny_network()
-        return Scorer(network, ScorerConfig(device="cpu", **options), model_version="m1", run_id="r1")
+        return Scorer(network, ScorerConfig(device="cpu", **options))
 
     return make
 
@@ -284,11 +284,10 @@ def test_the_predicted_intent_is_the_most_likely_one(scorer: Scorer, monkeypatch
 # ---- rows
 
 
-def test_a_reject_of_the_preparation_keeps_its_reason_and_gets_lineage_columns(scorer: Scorer) -> None:
+def test_a_reject_of_the_preparation_keeps_its_reason(scorer: Scorer) -> None:
     first, row, last = score(scorer, batch_of(ready(CALLS[0], 0), rejected(1), ready(CALLS[1], 2)))
     verdict = row["status"], row["error_code"], row["error_detail"]
     assert verdict == ("rejected", "audio_empty", "the file has no bytes")
-    assert (row["model_version"], row["run_id"], row["scored_at"]) == ("m1", "r1", first["scored_at"])
     assert [row[name] for name in (*TASKS, "intent_predicted", "lead_score", "duration_sec", "tags")] == [None] * 8
     assert [first["status"], last["status"]] == ["scored", "scored"]
 
@@ -301,12 +300,10 @@ def test_rejects_between_calls_do_not_shift_the_scores(scorer: Scorer) -> None:
     assert probabilities_of(rows[4]) == pytest.approx(probabilities_of(expected[1]), abs=1e-5)
 
 
-def test_a_scored_call_has_lineage_columns_and_no_error(scorer: Scorer) -> None:
-    before = dt.datetime.now(dt.UTC)
+def test_a_scored_call_has_no_error_and_its_lineage_is_left_to_the_graph(scorer: Scorer) -> None:
     [row] = score(scorer, batch_of(ready(CALLS[1])))
     assert (row["status"], row["error_code"], row["error_detail"]) == ("scored", None, None)
-    assert (row["model_version"], row["run_id"]) == ("m1", "r1")
-    assert before <= row["scored_at"] <= dt.datetime.now(dt.UTC)
+    assert [row[name] for name in LINEAGE.names] == [None] * 3
 
 
 def test_the_columns_of_earlier_stages_are_unchanged(scorer: Scorer) -> None:
@@ -363,7 +360,7 @@ def test_the_error_of_the_network_is_recorded_in_one_line(fails_on_marked: Score
     assert row["error_code"] == "scoring_failed"
     assert row["error_detail"] == "RuntimeError in the network: CUDA out of memory. Tried to allocate 2 GiB"
     assert [row[name] for name in (*TASKS, "intent_predicted", "lead_score")] == [None] * 6
-    assert (row["duration_sec"], row["num_rounds"], row["model_version"]) == (7.5, 1, "m1")
+    assert (row["duration_sec"], row["num_rounds"]) == (7.5, 1)
 
 
 def test_a_failing_batch_is_logged_with_its_size(fails_on_marked: Scorer, caplog: pytest.LogCaptureFixture) -> None:
@@ -419,7 +416,7 @@ def test_a_nan_result_rejects_only_its_call(scorer: Scorer, monkeypatch: pytest.
 def test_the_network_is_put_in_evaluation_mode(tiny_network: Callable[..., MsmtFn]) -> None:
     network = tiny_network()
     network.train()
-    scorer = Scorer(network, ScorerConfig(device="cpu"), model_version="m1", run_id="r1")
+    scorer = Scorer(network, ScorerConfig(device="cpu"))
     assert score(scorer, three_calls())[0]["five"] == score(scorer, three_calls())[0]["five"]
 
 
@@ -472,10 +469,7 @@ def test_both_encodings_give_the_same_probabilities(tiny_network: Callable[..., 
             tokens=[np.array([2, 5, 6, 3], np.int32), np.array([], np.int32), np.array([2, 9, 3], np.int32)],
         )
     ]
-    results = [
-        Scorer(tiny_network(), ScorerConfig(encoding=encoding), model_version="", run_id="").probabilities(calls)
-        for encoding in ENCODINGS
-    ]
+    results = [Scorer(tiny_network(), ScorerConfig(encoding=encoding)).probabilities(calls) for encoding in ENCODINGS]
     for task, expected in results[0].items():
         np.testing.assert_allclose(results[1][task], expected, atol=1e-5)
 
@@ -485,14 +479,12 @@ def test_bf16_predicts_the_same_intents_as_fp32_for_synthetic_speech(tmp_path: P
     pytest.importorskip("espeakng_loader")
     model = load_model(demo_model())
     root = write_demo_day(tmp_path, dt.date(2026, 1, 5), num_calls=12)
-    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(root))
+    preparer = Preparer(PrepareConfig(), model.processor, str(root))
     rows = pa.Table.from_batches(iter_calls(open_manifest(str(root), dt.date(2026, 1, 5))))
     prepared = preparer.prepare_batch(rows, ["row_id"])
     calls = list(split_calls(prepared.filter(pc.is_null(prepared["status"]))))
     full, half = (
-        Scorer(
-            copy.deepcopy(model.network), ScorerConfig(device="cpu", precision=precision), model_version="", run_id=""
-        ).probabilities(calls)
+        Scorer(copy.deepcopy(model.network), ScorerConfig(device="cpu", precision=precision)).probabilities(calls)
         for precision in ("fp32", "bf16")
     )
     assert len(calls) == 11

@@ -6,13 +6,15 @@ import datetime as dt
 import json
 import re
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from msmtfn.daily.lock import lock_day
-from tests.integration.job import DATE, run_job, write_short_calls
+from tests.integration.job import DATE, run_job, start_job, write_short_calls
 
 DAY_BEFORE = DATE - dt.timedelta(days=1)
 
@@ -29,6 +31,14 @@ def parse_summary(output: str) -> dict[str, Any]:
     """Parse the last line of a job's output, which is JSON."""
     line: dict[str, Any] = json.loads(output.splitlines()[-1])
     return line
+
+
+def wait_until_committed(leads: Path, timeout_sec: float = 120.0) -> None:
+    """Wait until a run has committed its first calls."""
+    deadline = time.monotonic() + timeout_sec
+    while not list(leads.glob("_runs/*/checkpoint/*.parquet")):
+        assert time.monotonic() < deadline, "no call was committed"
+        time.sleep(0.05)
 
 
 def location_options(manifests: Path, model: Path) -> list[object]:
@@ -77,5 +87,26 @@ def test_a_day_that_another_run_has_locked_is_not_scored(manifests: Path, tiny_m
     with lock_day(str(manifests.parent / "leads"), DATE):
         job = run_job("--date", DATE, *location_options(manifests, tiny_model))
     assert job.returncode == parse_summary(job.stdout)["exit_code"] == 4
-    assert f"another run is at work on {DATE}" in job.stderr.splitlines()[-1]
+    assert f"another run is working on {DATE}" in job.stderr.splitlines()[-1]
     assert not (manifests.parent / "leads" / f"date={DATE}").exists()
+
+
+@pytest.mark.slow
+def test_a_terminated_run_ends_in_seconds_frees_the_day_and_resumes(
+    tmp_path: Path, tiny_model: Path, ray_address: str
+) -> None:
+    manifests = write_short_calls(tmp_path / "manifests", 40)
+    arguments = [*location_options(manifests, tiny_model), "--date", DATE, "--block-calls", 1]
+    job = start_job(*arguments, RAY_ADDRESS=ray_address)
+    wait_until_committed(tmp_path / "leads")
+    job.send_signal(signal.SIGTERM)
+    output, log = job.communicate(timeout=30)
+    assert job.returncode == parse_summary(output)["exit_code"] == 128 + signal.SIGTERM, log
+    assert "resumes" in parse_summary(output)["error"]
+    assert not list((tmp_path / "leads" / "_runs").glob("lock-*"))
+
+    again = run_job(*arguments, RAY_ADDRESS=ray_address)
+    assert again.returncode == 0, again.stderr
+    (day,) = parse_summary(again.stdout)["days"]
+    assert day["calls_resumed"] > 0
+    assert day["scored"] == 40

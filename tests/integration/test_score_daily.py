@@ -228,7 +228,7 @@ class TestErrors:
         (tmp_path / "file").write_text("no folder")
         job = run_job("--date", DATE, "--manifests", manifests, "--leads", tmp_path / "file" / "leads")
         assert job.returncode == 1
-        assert "check the place, its permissions" in _last_line(job)
+        assert "check the location, its permissions" in _last_line(job)
 
     def test_a_missing_option_is_a_usage_error(self, manifests: Path) -> None:
         job = run_job("--date", DATE, "--manifests", manifests)

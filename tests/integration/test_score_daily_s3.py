@@ -57,9 +57,7 @@ def local_scores(folder: Path, model_folder: Path) -> dict[str, float]:
     model = load_model(model_folder)
     manifest = open_manifest(str(folder / "manifests"), DATE)
     calls = pa.Table.from_batches(iter_calls(manifest))
-    prepared = Preparer(PrepareConfig(), model.network.config, model.tokenizer, manifest.root).prepare_batch(
-        calls, ["row_id", "call_id"]
-    )
-    scorer = Scorer(model.network, ScorerConfig(), model_version="", run_id="")
+    prepared = Preparer(PrepareConfig(), model.processor, manifest.root).prepare_batch(calls, ["row_id", "call_id"])
+    scorer = Scorer(model.network, ScorerConfig())
     scored = scorer.score_batch(prepared, parts_schema([pa.field("call_id", pa.string())]))
     return dict(zip(scored["call_id"].to_pylist(), scored["lead_score"].to_pylist(), strict=True))

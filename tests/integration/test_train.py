@@ -17,10 +17,8 @@ import pytest
 import s3fs
 import torch
 
-from msmtfn.cli.train import Arguments
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
-from msmtfn.errors import UsageError
 from msmtfn.leads.drift import read_distribution
 from msmtfn.model.checkpoint import fetch_model, is_trained, load_model
 from msmtfn.model.small import make_small_model
@@ -141,18 +139,6 @@ def test_an_existing_model_is_not_overwritten(undisturbed: tuple[Path, str], cor
     code, output = run_train("--corpus", corpus, "--out", out)
     assert code == 2
     assert "holds a model already" in output
-
-
-@pytest.mark.parametrize(
-    ("locations", "message"),
-    [
-        ({}, "either --out or --register"),
-        ({"out": "a", "register": "b"}, "either --out or --register"),
-    ],
-)
-def test_conflicting_output_options_are_a_usage_error(locations: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Arguments(manifests="m", **locations).check()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import chi2
 
-from msmtfn.daily.publish import open_parts, published_before
+from msmtfn.daily.publish import open_parts, read_earlier_successes
 from msmtfn.labels import INTENTS
 from msmtfn.leads.drift import (
     DISTRIBUTION_FILE,
@@ -20,13 +21,13 @@ from msmtfn.leads.drift import (
     compare_rejects,
     describe,
     describe_drift,
+    psi_threshold,
     read_distribution,
     stability_index,
-    threshold_of,
     write_distribution,
 )
 from msmtfn.leads.schema import parts_schema
-from tests.daily.parts import DATE, rejected, scored, write_parts
+from tests.daily.parts import DATE, RECORD, rejected, scored, write_parts
 
 SCHEMA = parts_schema([pa.field("call_id", pa.string()), pa.field("language", pa.string())])
 
@@ -70,7 +71,7 @@ def compare(leads: str, calls: list[dict[str, Any]], model: Path) -> Mapping[str
 
 
 def compare_parts(leads: str, run: str, schema: pa.Schema, model: Path) -> Mapping[str, Any]:
-    return compare_day(open_parts(f"{run}/parts", schema), model, published_before(leads, DATE))
+    return compare_day(open_parts(f"{run}/parts", schema), model, read_earlier_successes(leads, DATE))
 
 
 @pytest.mark.parametrize("number", [60, 500, 5000])
@@ -174,13 +175,13 @@ def test_chance_exceeds_the_threshold_as_rarely_as_it_should() -> None:
     exceeded = 0
     for _ in range(4000):
         reference, day = (rng.multinomial(number, [0.2] * 5).tolist() for number in (300, 40))
-        exceeded += stability_index(reference, day) > threshold_of(reference, day)
+        exceeded += stability_index(reference, day) > psi_threshold(reference, day)
     assert exceeded / 4000 < 0.002
     assert chi2.sf(4 + NOISE_DEVIATIONS * np.sqrt(8), 4) < 0.0005
 
 
 def test_in_large_days_the_usual_reading_counts() -> None:
-    assert threshold_of([10_000] * 10, [1000] * 10) == 0.2
+    assert psi_threshold([10_000] * 10, [1000] * 10) == 0.2
 
 
 @pytest.mark.parametrize(
@@ -188,14 +189,14 @@ def test_in_large_days_the_usual_reading_counts() -> None:
     [(1000, 19, False), (1000, 29, False), (1000, 60, True), (20, 1, False), (20, 8, True), (0, 0, False)],
 )
 def test_a_rise_of_rejects_is_distinguished_from_chance(calls: int, rejects: int, moved: bool) -> None:
-    before = [{"calls": 1000, "rejected": 10}] * 14
+    before = [replace(RECORD, calls=1000, rejected=10)] * 14
     said = compare_rejects(calls, rejects, before)
     assert said["moved"] is moved
     assert said["days"] == (14 if calls else 0)
 
 
 def test_after_days_without_a_reject_one_is_no_drift() -> None:
-    assert not compare_rejects(100, 1, [{"calls": 1000, "rejected": 0}])["moved"]
+    assert not compare_rejects(100, 1, [replace(RECORD, calls=1000)])["moved"]
 
 
 def test_a_failed_comparison_is_described() -> None:
@@ -204,6 +205,6 @@ def test_a_failed_comparison_is_described() -> None:
 
 
 def test_a_rise_of_rejects_is_described() -> None:
-    rejects = compare_rejects(1000, 300, [{"calls": 1000, "rejected": 10}] * 3)
+    rejects = compare_rejects(1000, 300, [replace(RECORD, calls=1000, rejected=10)] * 3)
     said = describe_drift({"figures": {}, "rejected": rejects, "moved": ["rejected"]})
     assert said == "share of rejects 30.0 %, 1.0 % in the 3 days before"

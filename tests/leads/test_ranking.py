@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from msmtfn.leads.ranking import LeadWeights, lead_scores, order_of_leads
+from msmtfn.leads.ranking import LeadWeights, lead_scores, rank_leads
 
 KEYS = pa.schema(
     [("row_id", pa.int64()), ("call_id", pa.string()), ("status", pa.string()), ("lead_score", pa.float32())]
@@ -17,7 +17,7 @@ def order(*rows: tuple[int, str | None, float | None]) -> tuple[list[int], int]:
     """Row ids in order and how many are ranked, of calls given as row id, call id and score, none where rejected."""
     columns: list[list[Any]] = [list(values) for values in zip(*rows, strict=True)] or [[], [], []]
     status = ["rejected" if score is None else "scored" for score in columns[2]]
-    ids, ranked = order_of_leads(pa.table([columns[0], columns[1], status, columns[2]], schema=KEYS))
+    ids, ranked = rank_leads(pa.table([columns[0], columns[1], status, columns[2]], schema=KEYS))
     return ids.tolist(), ranked
 
 

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertTokenizer
 
+from msmtfn.calls.activity import ActivityConfig
+from msmtfn.corpora import demo_model
 from msmtfn.errors import ModelError
 from msmtfn.model.checkpoint import (
     PackedNetwork,
@@ -130,6 +132,16 @@ def test_a_loaded_network_has_the_configuration_of_the_saved_one(
 def test_a_loaded_tokenizer_gives_the_tokens_of_the_saved_one(tiny_model: Path) -> None:
     # The ids are 2 for [CLS], 3 for [SEP] and 5 to 14 for a to j.
     assert load_model(tiny_model).tokenizer("a b j")["input_ids"] == [2, 5, 6, 14, 3]
+
+
+def test_a_model_is_saved_and_loaded_with_its_processor(
+    tmp_path: Path, network: MsmtFn, tiny_tokenizer: BertTokenizer
+) -> None:
+    activity = ActivityConfig(open_db=20.0)
+    save_model(network, tiny_tokenizer, tmp_path, "# Card\n", activity)
+    loaded = load_model(tmp_path)
+    assert loaded.activity == loaded.processor.config.activity == activity
+    assert loaded.processor.config.overlong_rounds == network.config.overlong_rounds
 
 
 def test_a_model_folder_contains_no_pickle(tiny_model: Path) -> None:
@@ -286,6 +298,13 @@ def test_one_missing_weight_is_named(folder: Path) -> None:
     assert "1 missing keys, the first is fusion.audio_token.token" in loading_error(folder)
 
 
+def test_a_processor_of_another_network_is_refused(folder: Path) -> None:
+    path = folder / "processor_config.json"
+    path.write_text(path.read_text().replace('"max_text_tokens": 20', '"max_text_tokens": 30'))
+    problem = f"max_text_tokens is 30 in processor_config.json of {folder} and 20 in config.json; they must be equal"
+    assert loading_error(folder) == problem
+
+
 def test_an_error_is_one_line_with_its_cause(folder: Path) -> None:
     change_config(folder, context_size=0)
     with pytest.raises(ModelError) as caught:
@@ -341,6 +360,19 @@ def test_a_changed_weight_changes_the_version(folder: Path, tiny_model: Path) ->
 def test_a_changed_configuration_or_tokenizer_changes_the_version(folder: Path, tiny_model: Path, name: str) -> None:
     path = folder / name
     path.write_text(path.read_text() + " ")
+    assert model_version(folder) != model_version(tiny_model)
+
+
+def test_a_model_of_an_older_version_stays_the_same_version_with_a_processor(folder: Path, tiny_model: Path) -> None:
+    (folder / "processor_config.json").unlink()
+    assert model_version(folder) == model_version(tiny_model)
+    assert model_version(demo_model()) == "a10e3946856b"  # as before it had the file
+
+
+def test_another_detector_of_speech_changes_the_version(folder: Path, tiny_model: Path) -> None:
+    path = folder / "processor_config.json"
+    path.write_text(path.read_text().replace('"open_db": 12.0', '"open_db": 13.0'))
+    assert load_model(folder).activity == ActivityConfig(open_db=13.0)
     assert model_version(folder) != model_version(tiny_model)
 
 

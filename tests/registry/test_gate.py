@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from msmtfn.errors import TrainingDataError
-from msmtfn.registry.gate import GateConfig, decide, paired_interval
+from msmtfn.registry.gate import decide, paired_interval
+from msmtfn.registry.records import GateConfig
 
 CONFIG = GateConfig(gate_margin=0.02, gate_confidence=0.9, gate_min_calls=40)
 

@@ -10,19 +10,21 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from msmtfn.evaluation.evaluator import Evaluation
 from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.model.checkpoint import fetch_model, load_model, model_version
-from msmtfn.model.registry import Current, add_version, list_records, promote, read_current, roll_back, write_decision
+from msmtfn.model.location import Current, read_current
 from msmtfn.registry import registration
-from msmtfn.registry.gate import GateConfig
-from msmtfn.registry.registration import Registration, find_registered, register
+from msmtfn.registry.records import Decision, GateConfig, VersionRecord
+from msmtfn.registry.registration import Registration, find_registered, register_model
+from msmtfn.registry.versions import add_version, list_records, promote, roll_back, write_decision
 
 NUM_CALLS = 60
 
 
 class Judge:
-    """A maker of models, and a replacement for `judge_split` that gives each model a chosen number of correct calls."""
+    """Maker of models, and replacement for `evaluate_calls` that gives each a chosen number of correct calls."""
 
     def __init__(self, tiny_model: Path, folder: Path) -> None:
         self.tiny_model, self.folder = tiny_model, folder
@@ -35,17 +37,16 @@ class Judge:
         self.num_correct[model_version(folder)] = num_correct
         return folder
 
-    def __call__(self, split: Any, model: Any, prepare: Any, folder: str) -> pa.Table:
-        num_correct = self.num_correct[folder.rpartition("judged-")[2]]
+    def __call__(self, *_: Any, work: str) -> Evaluation:
+        num_correct = self.num_correct[work.rpartition("judged-")[2]]
         self.asked.append(num_correct)
-        return pa.table(
-            {
-                "row_id": list(range(NUM_CALLS)),
-                "intent": ["A"] * NUM_CALLS,
-                "status": ["scored"] * NUM_CALLS,
-                "intent_predicted": ["A"] * num_correct + ["C"] * (NUM_CALLS - num_correct),
-            }
-        )
+        calls = {
+            "row_id": list(range(NUM_CALLS)),
+            "intent": ["A"] * NUM_CALLS,
+            "status": ["scored"] * NUM_CALLS,
+            "intent_predicted": ["A"] * num_correct + ["C"] * (NUM_CALLS - num_correct),
+        }
+        return Evaluation("", pa.table(calls))
 
 
 def to(root: str, run: str) -> Registration:
@@ -61,8 +62,14 @@ def root(tmp_path: Path) -> str:
 @pytest.fixture
 def judge(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
     judge = Judge(tiny_model, tmp_path)
-    monkeypatch.setattr(registration, "judge_split", judge)
+    monkeypatch.setattr(registration, "evaluate_calls", judge)
     return judge
+
+
+def decision_of(record: VersionRecord | None) -> Decision:
+    assert record is not None
+    assert record.decision is not None
+    return record.decision
 
 
 def version_of(root: str) -> str:
@@ -73,15 +80,16 @@ def version_of(root: str) -> str:
 
 def test_a_better_model_becomes_current_and_a_worse_one_does_not(root: str, judge: Judge, tmp_path: Path) -> None:
     folders = [judge.make_model(num_correct) for num_correct in (30, 45, 15)]
-    records = [register(folder, to(root, folder.name)) for folder in folders]
-    assert [record["decision"]["passed"] for record in records] == [True, True, False]
-    assert [record["decision"]["compared_with"] for record in records] == [None, "v0001", "v0002"]
+    records = [register_model(folder, to(root, folder.name)) for folder in folders]
+    assert [decision_of(record).passed for record in records] == [True, True, False]
+    assert [decision_of(record).compared_with for record in records] == [None, "v0001", "v0002"]
     assert version_of(root) == "v0002"
     assert judge.asked == [30, 45, 30, 15, 45]
-    kept = list_records(root)[2]["decision"]
-    assert (kept["candidate"], kept["present"], kept["promoted"]) == (0.25, 0.75, False)
-    assert kept["metric"] == "accuracy_five"
-    assert kept["interval"][1] < 0
+    kept = decision_of(list_records(root)[2])
+    assert (kept.candidate, kept.present, kept.promoted) == (0.25, 0.75, False)
+    assert kept.metric == "accuracy_five"
+    assert kept.interval is not None
+    assert kept.interval[1] < 0
     assert model_version(fetch_model(f"{root}/current", tmp_path)) == model_version(folders[1])
     load_model(Path(root) / "v0003")
 
@@ -90,28 +98,29 @@ def test_a_model_is_compared_with_one_that_was_promoted_meanwhile(
     root: str, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, slow, fast = (judge.make_model(num_correct) for num_correct in (15, 45, 30))
-    register(first, to(root, "a"))
+    register_model(first, to(root, "a"))
 
-    def judge_slowly(split: Any, model: Any, prepare: Any, folder: str) -> pa.Table:
-        judged = judge(split, model, prepare, folder)
+    def judge_slowly(*_: Any, work: str) -> Evaluation:
+        judged = judge(work=work)
         if judge.asked == [15, 45, 15]:  # the other run is faster
-            monkeypatch.setattr(registration, "judge_split", judge)
-            register(fast, to(root, "c"))
+            monkeypatch.setattr(registration, "evaluate_calls", judge)
+            register_model(fast, to(root, "c"))
         return judged
 
-    monkeypatch.setattr(registration, "judge_split", judge_slowly)
-    record = register(slow, to(root, "b"))
-    assert (record["decision"]["compared_with"], record["decision"]["present"]) == ("v0003", 0.5)
+    monkeypatch.setattr(registration, "evaluate_calls", judge_slowly)
+    record = register_model(slow, to(root, "b"))
+    assert (decision_of(record).compared_with, decision_of(record).present) == ("v0003", 0.5)
     assert read_current(root) == Current("v0002", ("v0001", "v0003"))
 
 
 def decided(root: str, run: str, compared_with: str | None) -> str:
     """Add a version that passed, but whose run was killed before the promotion."""
-    record = add_version(root, run)
-    version: str = record["version"]
+    passed = Decision(
+        passed=True, reason="", calls=60, candidate=0.75, config=GateConfig(), compared_with=compared_with
+    )
+    version = write_decision(root, add_version(root, run), passed).version
     (Path(root) / version).mkdir()
     (Path(root) / version / "config.json").write_text("{}")
-    write_decision(root, record, {"passed": True, "promoted": False, "compared_with": compared_with})
     return version
 
 
@@ -120,9 +129,7 @@ def test_a_registered_run_is_found_and_its_missing_promotion_is_done(root: str) 
     add_version(root, "a")
     assert find_registered(root, "a") is None
     decided(root, "b", None)
-    found = find_registered(root, "b")
-    assert found is not None
-    assert found["decision"]["promoted"]
+    assert decision_of(find_registered(root, "b")).promoted
     assert version_of(root) == "v0002"
 
 
@@ -131,9 +138,7 @@ def test_a_version_not_compared_with_the_current_one_is_promoted_by_hand_only(ro
     other = decided(root, "c", "v0001")
     for version in (first, other):
         promote(root, version)
-    found = find_registered(root, "b")
-    assert found is not None
-    assert not found["decision"]["promoted"]
+    assert not decision_of(find_registered(root, "b")).promoted
     assert version_of(root) == other
     assert promote(root, late).version == late
 

@@ -56,7 +56,7 @@ def main() -> None:
     ]
     model = load_model(Path(model_folder))
     config = PrepareConfig(audio=AudioConfig(max_duration_sec=MAX_DURATION_SEC))
-    preparer = Preparer(config, model.network.config, model.tokenizer, manifest.root)
+    preparer = Preparer(config, model.processor, manifest.root)
     _warm_up(preparer, batches[0].schema, Path(root))
     events: list[tuple[str, str]] = []
     outcomes: list[tuple[int, str]] = []

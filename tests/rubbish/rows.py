@@ -84,6 +84,9 @@ def _turns() -> Iterator[RubbishRow]:
         "before the call": [turn(start=-1.0)],
         "no start": [turn(start=None)],
         "no end": [turn(end=None)],
+        "all after the end": [turn(start=100.0, end=200.0)],
+        "a year long": [turn(end=3e7)],
+        "past all numbers": [turn(start=1e307, end=1.7e308)],
         "the last of a thousand": [*[turn()] * 1000, turn(start=2.0, end=1.0)],
     }.items():
         yield RubbishRow(f"turns: {kind}", {"turns": turns}, BAD_ROW)
@@ -91,9 +94,6 @@ def _turns() -> Iterator[RubbishRow]:
         "none": [],
         "no text": [turn(text=None)],
         "of no length": [turn(start=0.2, end=0.2)],
-        "all after the end": [turn(start=100.0, end=200.0)],
-        "a year long": [turn(end=3e7)],
-        "past all numbers": [turn(start=1e307, end=1.7e308)],
         "too small to tell": [turn(start=5e-324, end=1e-323)],
         "ten thousand": [turn(start=index * 1e-4, end=index * 1e-4, text="a") for index in range(10_000)],
         "a megabyte": [turn(text="a b " * 250_000)],

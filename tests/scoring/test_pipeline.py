@@ -19,13 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from msmtfn.daily.day import Run, ScoringConfig, finish_run, open_run, plan_day
+from msmtfn.daily.day import Run, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_leads
+from msmtfn.daily.success import Success
 from msmtfn.errors import ScoringError, StorageError, UsageError
-from msmtfn.features.prepare import PrepareConfig, PreparedCall, Preparer
+from msmtfn.features.prepare import PrepareConfig, Preparer
+from msmtfn.features.processor import PreparedCall
 from msmtfn.features.sandbox import MAX_ATTEMPTS, SandboxConfig
 from msmtfn.inference.scorer import BATCH_CALLS, Scorer, ScorerConfig
 from msmtfn.model.checkpoint import PackedNetwork, load_model, pack_network
+from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
 from msmtfn.scoring.pipeline import PipelineConfig, ScoringActor, fit_to_cpus, score_calls
 from tests.integration.job import DATE, write_short_calls
 
@@ -133,14 +136,19 @@ def make_measuring_scorer(*args: Any, notes: Path, **options: Any) -> Scorer:
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_model: Path) -> Run:
-    manifests = write_short_calls(tmp_path / "manifests", NUM_CALLS)
-    return open_run(plan_day(DATE, str(manifests), str(tmp_path / "leads"), tiny_model, ScoringConfig()))
+    write_short_calls(tmp_path / "manifests", NUM_CALLS)
+    return open_run_of(tmp_path, tiny_model, CONFIG)
+
+
+def open_run_of(root: Path, model: Path, pipeline: PipelineConfig) -> Run:
+    graph = ScoringGraph(model, ScoringConfig(pipeline=pipeline))
+    return open_run(plan_day(DATE, str(root / "manifests"), str(root / "leads"), graph))
 
 
 @pytest.fixture
 def preparer(run: Run, tiny_model: Path, tmp_path: Path) -> DyingPreparer:
     model = load_model(tiny_model)
-    preparer = DyingPreparer(PrepareConfig(), model.network.config, model.tokenizer, run.plan.manifest.root)
+    preparer = DyingPreparer(PrepareConfig(), model.processor, run.plan.manifest.root)
     preparer.marks = tmp_path / "marks"
     preparer.marks.mkdir()
     return preparer
@@ -156,7 +164,7 @@ def score(run: Run, preparer: Preparer, network: PackedNetwork) -> None:
 
 
 def rows_of(run: Run) -> list[dict[str, Any]]:
-    parts = [pq.read_table(path) for path in Path(run.task.parts).glob("*.parquet")]
+    parts = [pq.read_table(path) for path in Path(run.folder.parts).glob("*.parquet")]
     return [row for part in parts for row in part.to_pylist()]
 
 
@@ -167,10 +175,23 @@ def test_every_call_is_written_once_in_the_schema_of_the_parts(
     score(run, preparer, network)
     assert sorted(row["row_id"] for row in rows_of(run)) == list(range(NUM_CALLS))
     assert {row["status"] for row in rows_of(run)} == {"scored"}
-    (schema,) = {pq.read_schema(path) for path in Path(run.task.parts).glob("*.parquet")}
+    (schema,) = {pq.read_schema(path) for path in Path(run.folder.parts).glob("*.parquet")}
     assert schema.names == run.task.schema.names
     # Cast, because Parquet has its own name for the items of a list.
     assert schema.empty_table().cast(run.task.schema).schema == run.task.schema
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_every_call_says_which_run_scored_it_with_which_model_and_when(
+    run: Run, preparer: Preparer, network: PackedNetwork
+) -> None:
+    Path(run.plan.manifest.root, "call-001.wav").unlink()
+    started = dt.datetime.now(dt.UTC)
+    score(run, preparer, network)
+    rows = rows_of(run)
+    assert Counter(row["status"] for row in rows) == {"scored": NUM_CALLS - 1, "rejected": 1}
+    assert {(row["model_version"], row["run_id"]) for row in rows} == {(run.task.model_version, run.plan.run_id)}
+    assert all(started <= row["scored_at"] <= dt.datetime.now(dt.UTC) for row in rows)
 
 
 @pytest.mark.usefixtures("ray_address")
@@ -178,7 +199,7 @@ def test_committed_calls_are_not_skipped_in_other_datasets(
     run: Run, preparer: Preparer, network: PackedNetwork
 ) -> None:
     score(run, preparer, network)
-    assert len(ray.data.read_parquet(run.task.calls, partitioning=None).take_all()) == NUM_CALLS
+    assert len(ray.data.read_parquet(run.folder.calls, partitioning=None).take_all()) == NUM_CALLS
 
 
 @pytest.mark.slow
@@ -193,22 +214,22 @@ def test_the_calls_of_a_worker_that_dies_once_are_scored(
 
 
 @pytest.fixture
-def finish(run: Run, preparer: DyingPreparer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+def finish(run: Run, preparer: DyingPreparer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Success]:
     """Return a function that scores and publishes with a preparer that always crashes on its deadly calls."""
-    monkeypatch.setattr("msmtfn.daily.day.Preparer", lambda *_: preparer)
+    monkeypatch.setattr("msmtfn.scoring.graph.Preparer", lambda *_: preparer)
     for number in range(100):
         (preparer.marks / str(number)).touch()
-    return lambda: finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
+    return lambda: finish_run(run, lambda *_: None)
 
 
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
 def test_only_a_call_that_always_crashes_its_worker_is_rejected(
-    run: Run, preparer: DyingPreparer, finish: Callable[[], dict[str, Any]]
+    run: Run, preparer: DyingPreparer, finish: Callable[[], Success]
 ) -> None:
     success = finish()
-    assert success["rejected_by_reason"] == {"worker_crashed": 1}
+    assert success.rejected_by_reason == {"worker_crashed": 1}
     rows = read_leads(run.plan.leads, DATE).to_table().to_pylist()
     assert [(row["status"], row["call_id"]) for row in rows if row["status"] != "scored"] == [("rejected", "call-002")]
     assert sorted(row["call_id"] for row in rows) == [f"call-{number:03d}" for number in range(NUM_CALLS)]
@@ -220,25 +241,23 @@ def test_only_a_call_that_always_crashes_its_worker_is_rejected(
 @pytest.mark.usefixtures("ray_address")
 def test_only_a_call_that_always_crashes_its_scorer_is_rejected(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("msmtfn.scoring.pipeline.ScoringActor", DyingScorer)
-    success = finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
-    assert (success["scored"], success["rejected_by_reason"]) == (NUM_CALLS - 1, {"worker_crashed": 1})
+    success = finish_run(run, lambda *_: None)
+    assert (success.scored, success.rejected_by_reason) == (NUM_CALLS - 1, {"worker_crashed": 1})
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_address")
 def test_only_calls_that_crash_or_hang_or_run_out_of_memory_are_rejected(
-    run: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(tiny_model)
     limits = SandboxConfig(max_prepare_sec=10.0, max_prepare_bytes=MEGABYTES_300)
-    preparer = MisbehavingPreparer(
-        PrepareConfig(guard=limits), model.network.config, model.tokenizer, run.plan.manifest.root
-    )
-    monkeypatch.setattr("msmtfn.daily.day.Preparer", lambda *_: preparer)
+    preparer = MisbehavingPreparer(PrepareConfig(guard=limits), model.processor, run.plan.manifest.root)
+    monkeypatch.setattr("msmtfn.scoring.graph.Preparer", lambda *_: preparer)
     started = time.monotonic()
-    success = finish_run(run, ScoringConfig(pipeline=replace(CONFIG, batch_calls=2)), lambda *_: None)
+    success = finish_run(open_run_of(tmp_path, tiny_model, replace(CONFIG, batch_calls=2)), lambda *_: None)
     assert time.monotonic() - started < 300  # the decoder would hang for 600
-    assert success["scored"] == NUM_CALLS - 3
+    assert success.scored == NUM_CALLS - 3
     rows = read_leads(run.plan.leads, DATE).to_table(columns=["call_id", "error_code"]).to_pylist()
     assert {row["call_id"]: row["error_code"] for row in rows if row["error_code"]} == {
         "call-001": "worker_crashed",
@@ -255,16 +274,16 @@ def test_when_storage_fails_nothing_is_published_and_the_next_run_resumes(
 ) -> None:
     model = load_model(tiny_model)
     config = PrepareConfig(allowed_prefixes=("s3://bucket",))
-    preparer = DisconnectedPreparer(config, model.network.config, model.tokenizer, run.plan.manifest.root)
+    preparer = DisconnectedPreparer(config, model.processor, run.plan.manifest.root)
     preparer.mark = tmp_path / "mark"
     preparer.mark.touch()
-    monkeypatch.setattr("msmtfn.daily.day.Preparer", lambda *_: preparer)
-    with pytest.raises(StorageError, match=r"recordings of 1 calls.*the same command goes on where it stopped$"):
-        finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)
+    monkeypatch.setattr("msmtfn.scoring.graph.Preparer", lambda *_: preparer)
+    with pytest.raises(StorageError, match=r"recordings of 1 calls.*the same command resumes where this one stopped$"):
+        finish_run(run, lambda *_: None)
     assert not Path(run.plan.leads, f"date={DATE}").exists()
     assert len(rows_of(run)) == NUM_CALLS - 1
     preparer.mark.unlink()
-    assert finish_run(run, ScoringConfig(pipeline=CONFIG), lambda *_: None)["scored"] == NUM_CALLS
+    assert finish_run(run, lambda *_: None).scored == NUM_CALLS
 
 
 @pytest.mark.slow
@@ -273,9 +292,9 @@ def test_preparation_does_not_run_far_ahead_of_the_scorers(
     network: PackedNetwork, tiny_model: Path, tmp_path: Path
 ) -> None:
     manifests = write_short_calls(tmp_path / "manifests", 600)
-    run = open_run(plan_day(DATE, str(manifests), str(tmp_path / "leads"), tiny_model, ScoringConfig()))
+    run = open_run_of(tmp_path, tiny_model, PipelineConfig())
     model = load_model(tiny_model)
-    preparer = NotingPreparer(PrepareConfig(), model.network.config, model.tokenizer, str(manifests))
+    preparer = NotingPreparer(PrepareConfig(), model.processor, str(manifests))
     preparer.notes = tmp_path / "notes"
     preparer.notes.mkdir()
     score_calls(
@@ -301,7 +320,7 @@ def test_the_cause_of_a_failure_is_in_the_error(run: Run, preparer: DyingPrepare
     with pytest.raises(
         ScoringError,
         match=r"^the scoring graph failed \(.*UsageError: this machine cannot do that; choose another --precision; "
-        r"more above\); fix the cause, and the same command goes on where it stopped$",
+        r"more above\); fix the cause, and the same command resumes where this one stopped$",
     ):
         score_calls(run.task, preparer, network, ScorerConfig(), CONFIG, lambda *_: None, make_scorer=refuse_to_score)
 
@@ -310,15 +329,17 @@ def test_the_cause_of_a_failure_is_in_the_error(run: Run, preparer: DyingPrepare
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
 def test_when_many_workers_die_nothing_is_published_and_the_next_run_resumes(
-    run: Run, preparer: DyingPreparer, finish: Callable[[], dict[str, Any]]
+    run: Run, preparer: DyingPreparer, finish: Callable[[], Success]
 ) -> None:
     preparer.deadly = frozenset({2, 3})
-    with pytest.raises(ScoringError, match=r"on 2 calls failed even alone.*the same command goes on where it stopped$"):
+    with pytest.raises(
+        ScoringError, match=r"on 2 calls failed even alone.*the same command resumes where this one stopped$"
+    ):
         finish()
     assert not Path(run.plan.leads, f"date={DATE}").exists()
     died_at = dt.datetime.now(dt.UTC)
     preparer.deadly = frozenset()
-    assert finish()["scored"] == NUM_CALLS
+    assert finish().scored == NUM_CALLS
     rows = read_leads(run.plan.leads, DATE).to_table().to_pylist()
     assert sum(row["scored_at"] < died_at for row in rows) == NUM_CALLS - 2
 
@@ -353,9 +374,9 @@ def test_the_scorer_gets_batches_of_the_chosen_size(network: PackedNetwork, tiny
     # Blocks would have 7 calls if they did not have to fit the batches.
     assert num_calls == 7 * 4 * int(ray.cluster_resources()["CPU"])
     manifests = write_short_calls(tmp_path / "manifests", num_calls)
-    run = open_run(plan_day(DATE, str(manifests), str(tmp_path / "leads"), tiny_model, ScoringConfig()))
+    run = open_run_of(tmp_path, tiny_model, PipelineConfig())
     model = load_model(tiny_model)
-    preparer = Preparer(PrepareConfig(), model.network.config, model.tokenizer, str(manifests))
+    preparer = Preparer(PrepareConfig(), model.processor, str(manifests))
     make = partial(make_measuring_scorer, notes=tmp_path / "sizes")
     score_calls(run.task, preparer, network, ScorerConfig(), PipelineConfig(), lambda *_: None, make_scorer=make)
     assert (tmp_path / "sizes").read_text().split() == 7 * [str(BATCH_CALLS)]

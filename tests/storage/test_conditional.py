@@ -15,7 +15,7 @@ import s3fs
 from msmtfn import storage
 from msmtfn.errors import LockedError, StorageError
 from msmtfn.storage import conditional
-from msmtfn.storage.conditional import Seen, exclusive, honours_conditions, see, swap
+from msmtfn.storage.conditional import Seen, exclusive, see, supports_conditional_writes, swap
 
 
 def test_what_was_seen_is_replaced_and_nothing_newer(place: str) -> None:
@@ -82,7 +82,7 @@ def test_a_bucket_that_is_not_there_is_an_error(s3: str) -> None:
 
 
 def test_conditional_writes_are_detected(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert honours_conditions(f"{place}/_runs")
+    assert supports_conditional_writes(f"{place}/_runs")
     if place.startswith("s3://"):
         call = s3fs.S3FileSystem._call_s3
 
@@ -97,7 +97,7 @@ def test_conditional_writes_are_detected(place: str, monkeypatch: pytest.MonkeyP
             raise OSError(95, "Operation not supported")
 
         monkeypatch.setattr(fcntl, "flock", refuse)
-    assert not honours_conditions(f"{place}/_runs")
+    assert not supports_conditional_writes(f"{place}/_runs")
     assert storage.list_files(f"{place}/_runs", "") == []
 
 
@@ -110,7 +110,7 @@ def test_a_holder_that_sleeps_keeps_others_out_and_they_give_up(
     monkeypatch.setattr(conditional, "WAIT_SEC", 0.1)
     file = str(tmp_path / "file")
     with exclusive(file):
-        with pytest.raises(LockedError, match=r"\.file\.lock and does not let go"):
+        with pytest.raises(LockedError, match=r"\.file\.lock and does not release it"):
             swap(file, Seen(None), "text")
         assert storage.read_text(file) is None
     assert swap(file, Seen(None), "text")

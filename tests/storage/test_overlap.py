@@ -9,8 +9,8 @@ import pytest
 
 from msmtfn.cli import evaluate, score_daily, train
 from msmtfn.errors import UsageError
-from msmtfn.model.registry import is_in_registry, places_of_model
-from msmtfn.storage.overlap import Place, contains, refuse_overlaps
+from msmtfn.model.location import is_in_registry, locations_of_model
+from msmtfn.storage.overlap import NamedLocation, contains, refuse_overlaps
 from tests.integration.job import DATE, write_short_calls
 
 Job = Callable[[str, Sequence[str]], int]
@@ -56,23 +56,32 @@ def test_a_relative_place_counts_from_the_working_folder(tmp_path: Path, monkeyp
 
 def test_the_message_names_both_options_and_both_places_as_given(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
-        refuse_overlaps([Place("--manifests", f"{tmp_path}/a/")], [Place("--leads", f"file://{tmp_path}/a/b")])
+        refuse_overlaps(
+            [NamedLocation("--manifests", f"{tmp_path}/a/")], [NamedLocation("--leads", f"file://{tmp_path}/a/b")]
+        )
     assert f"--leads file://{tmp_path}/a/b overlaps --manifests {tmp_path}/a/" in str(refused.value)
 
 
 def test_inputs_may_overlap_and_an_output_may_stand_inside_another(tmp_path: Path) -> None:
-    inputs = [Place("--manifests", f"{tmp_path}/in"), Place("--allowed-prefixes", f"{tmp_path}/in/recordings")]
-    refuse_overlaps(inputs, [Place("--register", f"{tmp_path}/out"), Place("--work", f"{tmp_path}/out/_work")])
+    inputs = [
+        NamedLocation("--manifests", f"{tmp_path}/in"),
+        NamedLocation("--allowed-prefixes", f"{tmp_path}/in/recordings"),
+    ]
+    refuse_overlaps(
+        inputs, [NamedLocation("--register", f"{tmp_path}/out"), NamedLocation("--work", f"{tmp_path}/out/_work")]
+    )
     with pytest.raises(UsageError, match=r"--register .* overlaps --work"):
-        refuse_overlaps(inputs, [Place("--register", f"{tmp_path}/out"), Place("--work", f"{tmp_path}/out/")])
+        refuse_overlaps(
+            inputs, [NamedLocation("--register", f"{tmp_path}/out"), NamedLocation("--work", f"{tmp_path}/out/")]
+        )
 
 
 def test_a_model_behind_current_stands_for_its_whole_registry(tmp_path: Path) -> None:
-    assert places_of_model("hfl/chinese-roberta-wwm-ext") == []
+    assert locations_of_model("hfl/chinese-roberta-wwm-ext") == []
     (tmp_path / "v0001").mkdir()
-    assert places_of_model(f"{tmp_path}/v0001") == [f"{tmp_path}/v0001"]
+    assert locations_of_model(f"{tmp_path}/v0001") == [f"{tmp_path}/v0001"]
     (tmp_path / "current").write_text('{"version": "v0001", "before": []}')
-    assert places_of_model(f"{tmp_path}/current") == [f"{tmp_path}/v0001", str(tmp_path)]
+    assert locations_of_model(f"{tmp_path}/current") == [f"{tmp_path}/v0001", str(tmp_path)]
 
 
 def test_a_registry_may_be_trained_on_from_its_own_versions_only(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_an_open_file_can_be_read_in_any_order(place: str) -> None:
 
 def test_opening_a_missing_file_is_a_storage_error(place: str) -> None:
     with (
-        pytest.raises(StorageError, match=r"missing cannot be read: .*check the place"),
+        pytest.raises(StorageError, match=r"missing cannot be read: .*check the location"),
         storage.open_for_reading(f"{place}/missing"),
     ):
         pass
@@ -177,7 +177,7 @@ def test_a_missing_text_is_none(place: str) -> None:
 
 def test_a_file_that_is_not_text_is_a_storage_error(place: str) -> None:
     written_by_another(f"{place}/a", b"\xff\xfe")
-    with pytest.raises(StorageError, match="a is not text in UTF-8"):
+    with pytest.raises(StorageError, match="a is not UTF-8 text"):
         storage.read_text(f"{place}/a")
 
 
@@ -384,13 +384,15 @@ def test_fetching_a_missing_folder_is_a_storage_error(place: str, tmp_path: Path
 @pytest.mark.parametrize("access", sorted(set(ACCESSES) - {"exists", "delete"}))
 def test_a_file_in_the_place_of_a_folder_is_a_storage_error(tmp_path: Path, access: str) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match=r"file/a/b cannot be .*Not a directory; check the place, its permissions"):
+    with pytest.raises(
+        StorageError, match=r"file/a/b cannot be .*Not a directory; check the location, its permissions"
+    ):
         ACCESSES[access](f"{tmp_path}/file/a/b")
 
 
 def test_a_folder_cannot_be_made_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match="cannot be written: Not a directory; check the place"):
+    with pytest.raises(StorageError, match="cannot be written: Not a directory; check the location"):
         storage.make_folder(f"{tmp_path}/file/a")
 
 
@@ -418,7 +420,7 @@ def test_wrong_credentials_are_a_storage_error_of_one_line(
     s3: str, another_client: pytest.MonkeyPatch, access: str
 ) -> None:
     another_client.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StorageError, match=r"^s3://[^\n]+check the place, [^\n]+ the credentials$"):
+    with pytest.raises(StorageError, match=r"^s3://[^\n]+check the location, [^\n]+ the credentials$"):
         ACCESSES[access](f"{s3}/a")
 
 
@@ -430,7 +432,7 @@ def test_an_endpoint_that_refuses_is_a_storage_error_of_one_line(
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         another_client.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        with pytest.raises(StorageError, match=r"^s3://[^\n]+Could not connect[^\n]+check the place, [^\n]+$"):
+        with pytest.raises(StorageError, match=r"^s3://[^\n]+Could not connect[^\n]+check the location, [^\n]+$"):
             ACCESSES[access](f"{s3}/a")
 
 
@@ -554,5 +556,5 @@ def test_one_of_many_concurrent_creations_succeeds(place: str) -> None:
 
 def test_where_nothing_can_be_created_the_error_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match=r"lock\.json cannot be written: .*check the place"):
+    with pytest.raises(StorageError, match=r"lock\.json cannot be written: .*check the location"):
         storage.create_text(str(tmp_path / "file" / "lock.json"), "")

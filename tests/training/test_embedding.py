@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from msmtfn.features.prepare import FULL_SCALE, PREPARED
+from msmtfn.features.prepare import PREPARED
+from msmtfn.features.processor import FULL_SCALE
 from msmtfn.model.network import MsmtFn
 from msmtfn.training.calls import EMBEDDED
 from msmtfn.training.embedding import Embedder

@@ -10,39 +10,31 @@ import pytest
 
 from msmtfn import storage
 from msmtfn.errors import ModelError, StorageError
-from msmtfn.model import registry
 from msmtfn.model.checkpoint import fetch_model, locate_model, model_version
-from msmtfn.model.registry import (
-    add_version,
-    list_records,
-    promote,
-    read_current,
-    resolve_model,
-    roll_back,
-    write_decision,
-)
+from msmtfn.model.location import read_current, resolve_model
+from msmtfn.registry import versions as registry
+from msmtfn.registry.records import Decision, GateConfig
+from msmtfn.registry.versions import add_version, list_records, promote, roll_back, write_decision
 
-DECISION = {"passed": True}
+DECISION = Decision(passed=True, reason="better", calls=60, candidate=0.75, config=GateConfig())
 
 
 def finish(root: str, run: str) -> str:
     """A version of a run that was decided."""
-    record = add_version(root, run)
-    write_decision(root, record, DECISION)
-    version: str = record["version"]
-    storage.make_folder(storage.join(root, version))
-    storage.write_text(storage.join(root, version, "config.json"), "{}")
-    return version
+    record = write_decision(root, add_version(root, run), DECISION)
+    storage.make_folder(storage.join(root, record.version))
+    storage.write_text(storage.join(root, record.version, "config.json"), "{}")
+    return record.version
 
 
 def test_each_run_has_one_version_in_order_of_arrival(place: str) -> None:
     assert [finish(place, run) for run in ("a", "b", "a", "c")] == ["v0001", "v0002", "v0001", "v0003"]
-    assert [record["run"] for record in list_records(place)] == ["a", "b", "c"]
+    assert [record.run for record in list_records(place)] == ["a", "b", "c"]
 
 
 def test_concurrent_runs_get_different_versions(place: str) -> None:
     with ThreadPoolExecutor(4) as pool:
-        versions = [record["version"] for record in pool.map(lambda run: add_version(place, run), "abcdef")]
+        versions = [record.version for record in pool.map(lambda run: add_version(place, run), "abcdef")]
     assert sorted(versions) == [f"v000{number}" for number in range(1, 7)]
 
 
@@ -61,11 +53,10 @@ def test_current_leads_to_what_was_promoted_and_back(place: str) -> None:
 
 
 def test_the_record_keeps_what_was_decided(place: str) -> None:
-    record = add_version(place, "a")
-    write_decision(place, record, {"passed": False, "reason": "worse"})
+    written = write_decision(place, add_version(place, "a"), DECISION)
     (kept,) = list_records(place)
-    assert kept["decision"] == {"passed": False, "reason": "worse"}
-    assert kept["run"] == "a"
+    assert kept == written
+    assert (kept.decision, kept.run) == (DECISION, "a")
 
 
 def test_a_missing_or_unfinished_version_cannot_be_promoted(place: str) -> None:

@@ -1,0 +1,56 @@
+"""What a walk through a recording's bytes tells without decoding it, and the error for what cannot be decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from msmtfn.errors import CallError, RejectCode
+
+MAX_LOST_SHARE: Final = 0.02
+"""Share of a recording that may be missing or undecodable, where players forgive it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Where the audio of a file lies and how long it lasts.
+
+    Attributes:
+        end: offset of the first byte after the audio; what follows are tags or junk.
+        duration_sec: length of the audio in the file; None where only the decoder can tell.
+        slack_sec: how much less or more a decoder may deliver: the codec's delay and padding.
+        packet_bytes: how many bytes the packets of an MP4 have together; None in other containers.
+        patches: bytes to put in place of the file's, by offset, because its header is wrong.
+    """
+
+    end: int
+    duration_sec: float | None = None
+    slack_sec: float = 0.0
+    packet_bytes: int | None = None
+    patches: Mapping[int, bytes] = field(default_factory=dict)
+
+
+def check_heard(heard_sec: float, layout: Layout, container: str) -> None:
+    """Check that a decoder delivered what is in the file.
+
+    Raises:
+        CallError: it ended early, or delivered more (`audio_unreadable`).
+    """
+    if layout.duration_sec is None:
+        return
+    slack_sec = layout.slack_sec + 1e-6  # the rounding error of a division
+    if heard_sec < layout.duration_sec - slack_sec:
+        raise unreadable(
+            f"the {container} is damaged: {layout.duration_sec:.2f} s are there, but decoding ends after "
+            f"{heard_sec:.2f} s"
+        )
+    if heard_sec > layout.duration_sec + slack_sec:
+        raise unreadable(
+            f"the {container} is damaged: {heard_sec:.2f} s are decoded, but only {layout.duration_sec:.2f} s are there"
+        )
+
+
+def unreadable(detail: str) -> CallError:
+    """Return the error that rejects a recording because it cannot be decoded; `detail` gives the reason in one line."""
+    return CallError(RejectCode.AUDIO_UNREADABLE, detail)

@@ -1,0 +1,10 @@
+"""Registration of the processor with transformers' `AutoProcessor`; imported once that is (`compat.transformers`)."""
+
+from __future__ import annotations
+
+from transformers import AutoProcessor
+
+from msmtfn.features.processor import CallProcessor
+from msmtfn.model.config import MsmtFnConfig
+
+AutoProcessor.register(MsmtFnConfig, CallProcessor, exist_ok=True)

@@ -1,0 +1,219 @@
+"""Score days of recorded calls: what the command `score-daily` does with each day, callable from Python."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from msmtfn import storage
+from msmtfn.corpora import demo_model
+from msmtfn.daily.day import DayPlan, finish_run, open_run, plan_day, tidy_up
+from msmtfn.daily.lock import lock_day
+from msmtfn.daily.progress import show_progress
+from msmtfn.daily.publish import RUNS_FOLDER
+from msmtfn.daily.success import Success
+from msmtfn.engine import start_engine
+from msmtfn.errors import JobError, UsageError
+from msmtfn.model.checkpoint import fetch_model, locate_model
+from msmtfn.model.location import locations_of_model
+from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
+from msmtfn.storage.conditional import warn_unless_conditional
+from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
+from msmtfn.storage.untrusted import inside
+
+DEMO: Final = "demo"
+
+logger = logging.getLogger(__name__)
+
+
+def score_day(
+    date: dt.date,
+    *,
+    manifests: str | os.PathLike[str],
+    leads: str | os.PathLike[str],
+    model: str | os.PathLike[str] = DEMO,
+    config: ScoringConfig | None = None,
+    force: bool = False,
+    retry_rejected: bool = False,
+    console: Console | None = None,
+) -> Success:
+    """Score a day of recorded calls and publish its leads, as the command `score-daily` does.
+
+    The same call again is safe: after a crash it resumes, after a success it does nothing. It runs on the Ray that this
+    process is connected to, else on the cluster at `RAY_ADDRESS`, else it starts Ray on this machine while it works.
+
+    Args:
+        date: the day.
+        manifests: root of the manifests, `<manifests>/date=YYYY-MM-DD/*.parquet`: a local folder or an `s3://` URI.
+        leads: root of the leads, published as `<leads>/date=YYYY-MM-DD/`: a local folder or an `s3://` URI.
+        model: `"demo"`, a folder, an `s3://` URI, a name on the Hugging Face hub, or `<root>/current` of a registry.
+        config: how calls are prepared and scored, and how the work is spread.
+        force: score the day again even if it is published.
+        retry_rejected: of a published day, score again only the rejects that could succeed now.
+        console: terminal for the progress bar; without a terminal the progress is logged.
+
+    Returns:
+        The record of the published day.
+
+    Raises:
+        UsageError: the leads overlap what is read, or `force` and `retry_rejected` are both set.
+        LockedError: another run is working on the day, or has taken it over.
+        JobError: the day could not be published; the same call resumes where this one stopped.
+
+    Example:
+        >>> import datetime
+        >>> from msmtfn import score_day
+        >>> success = score_day(datetime.date(2026, 1, 5), manifests="calls", leads="leads")
+        >>> success.scored, success.rejected
+        (47, 1)
+    """
+    if force and retry_rejected:
+        raise UsageError("force scores all calls again, retry_rejected only some; set one of the two")
+    manifests, leads, model = os.fspath(manifests), os.fspath(leads), os.fspath(model)
+    config = config or ScoringConfig()
+    day = storage.join(manifests, f"{storage.DAY_PREFIX}{date}")
+    refuse_overlapping_leads([manifests, day], leads, model, config.prepare.allowed_prefixes)
+    with open_scorer(
+        manifests, leads, model, config, console or Console(), force=force, retry_rejected=retry_rejected
+    ) as scorer:
+        scorer.check_storage()
+        return scorer.score(date)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class DayScorer:
+    """Scorer of days with the same roots, model and options.
+
+    Attributes:
+        manifests: root of all manifests.
+        leads: root of all leads.
+        graph: scoring graph with the model.
+        console: terminal for the progress bar.
+        start_ray: function that starts Ray once; it takes seconds, so it is called only for days that need Ray.
+        force: whether to score a published day again.
+        retry_rejected: whether to score only the rejects of a published day that could succeed now.
+    """
+
+    manifests: str
+    leads: str
+    graph: ScoringGraph
+    console: Console
+    start_ray: Callable[[], None]
+    force: bool
+    retry_rejected: bool
+
+    def check_storage(self) -> None:
+        """Log a warning if the storage of the leads has no conditional writes."""
+        warn_unless_conditional(inside(storage.absolute(self.leads), RUNS_FOLDER))
+
+    def plan(self, date: dt.date) -> DayPlan:
+        """Plan a day without writing anything."""
+        return plan_day(
+            date, self.manifests, self.leads, self.graph, force=self.force, retry_rejected=self.retry_rejected
+        )
+
+    def score(self, date: dt.date) -> tuple[DayPlan, Success]:
+        """Score and publish a day, under its lock.
+
+        Returns:
+            The plan, whose `published` is set if there was nothing to do, and the record of the day.
+
+        Raises:
+            JobError: the day could not be published.
+        """
+        with lock_day(storage.absolute(self.leads), date) as check_lock:
+            plan = self.plan(date)
+            if self.retry_rejected and plan.retried is None:
+                _refuse_retry(plan)
+            if plan.published is not None:
+                tidy_up(plan, check_lock)
+                return plan, plan.published
+            return plan, self._finish(plan, check_lock)
+
+    def _finish(self, plan: DayPlan, check_lock: Callable[[], None]) -> Success:
+        run = open_run(plan)
+        logger.info(
+            "%s: %d of %d calls in %d files, model %s",
+            plan.run_id,
+            run.task.num_calls,
+            plan.manifest.num_rows,
+            len(plan.manifest.files),
+            plan.graph.version,
+        )
+        if run.run_pass is not None:
+            self.start_ray()
+        with show_progress(self.console, run.task.num_calls) as report:
+            return finish_run(run, report, check_lock)
+
+
+@contextlib.contextmanager
+def open_scorer(
+    manifests: str,
+    leads: str,
+    model: str,
+    config: ScoringConfig,
+    console: Console,
+    *,
+    force: bool = False,
+    retry_rejected: bool = False,
+) -> Iterator[DayScorer]:
+    """Fetch the model and yield a scorer of days; Ray, if it was started, and the model's copy are gone afterwards.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be fetched.
+    """
+    with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch, contextlib.ExitStack() as stack:
+        name, folder = _fetch_model(model, Path(scratch))
+
+        @functools.cache
+        def start_once() -> None:
+            stack.enter_context(start_engine())
+
+        graph = ScoringGraph(folder, config, name)
+        yield DayScorer(manifests, leads, graph, console, start_once, force, retry_rejected)
+
+
+def refuse_overlapping_leads(manifests: Sequence[str], leads: str, model: str, prefixes: Sequence[str]) -> None:
+    """Refuse leads that overlap what is read.
+
+    Args:
+        manifests: root of the manifests, and days in it that may lead elsewhere.
+        leads: root of the leads.
+        model: name of the model.
+        prefixes: locations of recordings.
+
+    Raises:
+        UsageError: they overlap.
+    """
+    inputs = [NamedLocation("--manifests", folder) for folder in manifests]
+    inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in prefixes]
+    if model != DEMO:
+        inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
+    refuse_overlaps(inputs, [NamedLocation("--leads", leads)])
+
+
+def _fetch_model(name: str, scratch: Path) -> tuple[str, Path]:
+    """Return the model's location (for `current` that of the version) and its folder on this machine."""
+    if name == DEMO:
+        return name, demo_model()
+    location = locate_model(name)
+    return location, fetch_model(location, scratch)
+
+
+def _refuse_retry(plan: DayPlan) -> None:
+    if plan.published is None:
+        raise JobError(
+            f"{plan.manifest.date} is not published with this manifest, model and options, so it has no rejects to "
+            "retry; run the same command without --retry-rejected"
+        )
+    logger.info("%s: none of the rejects of %s could succeed now", plan.run_id, plan.manifest.date)

@@ -1,0 +1,61 @@
+"""Read typed records from JSON that another version, or anybody, may have written.
+
+A record's `from_json` reads its fields with these functions. They raise a ValueError that names the field, and whoever
+knows the file raises its own error from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from msmtfn.storage.untrusted import printable
+
+Value = TypeVar("Value", bool, int, float, str, list[Any], dict[str, Any])
+
+
+def read_field(fields: Mapping[str, Any], name: str, kind: type[Value]) -> Value:
+    """Return a field of a JSON object; an integer is accepted for a float.
+
+    Raises:
+        ValueError: the field is missing or of another type.
+    """
+    if name not in fields:
+        raise ValueError(f"the field {name!r} is missing")
+    value = fields[name]
+    # bool is a subclass of int, yet it is not a number here.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is float and is_number:
+        try:
+            return float(value)  # type: ignore[return-value] # mypy does not narrow by `kind`
+        except OverflowError as exc:
+            raise ValueError(f"the field {name!r} is too large a number") from exc
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"the field {name!r} is {_describe(value)}; it must be of type {kind.__name__}")
+    return value
+
+
+def read_optional(fields: Mapping[str, Any], name: str, kind: type[Value]) -> Value | None:
+    """Return a field of a JSON object, or None if it is missing or null.
+
+    Raises:
+        ValueError: the field is of another type.
+    """
+    return None if fields.get(name) is None else read_field(fields, name, kind)
+
+
+def read_items(fields: Mapping[str, Any], name: str, kind: type[Value]) -> tuple[Value, ...]:
+    """Return the items of a list in a JSON object.
+
+    Raises:
+        ValueError: the field is missing or no list, or an item is of another type.
+    """
+    items = {f"{name}[{index}]": item for index, item in enumerate(read_field(fields, name, list))}
+    return tuple(read_field(items, item, kind) for item in items)
+
+
+def _describe(value: Any) -> str:
+    """Return a short description of a value; one of a list or object could be of any length and depth."""
+    if isinstance(value, (list, dict)):
+        return "a list" if isinstance(value, list) else "an object"
+    return printable(repr(value))

@@ -1,0 +1,59 @@
+"""What is told of a Ray that cannot start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import sys
+from msmtfn.cli.command import run_command
+from msmtfn.engine import start_engine
+def work():
+    with start_engine():
+        print("started")
+sys.exit(run_command(work, job="train"))
+"""
+
+
+def last_line(**environment: str) -> dict[str, Any]:
+    """Start the engine in a process of its own; return the last line of its output."""
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "RAY_ADDRESS": "local", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    line: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    assert process.returncode == line["exit_code"]
+    return line
+
+
+def test_a_temporary_folder_that_is_too_long_for_sockets_is_named_with_the_cure(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    line = last_line(RAY_TMPDIR=str(folder))
+    assert line["exit_code"] == 1
+    assert "set RAY_TMPDIR to a shorter one" in line["error"]
+
+
+def test_an_object_store_that_is_too_small_is_named() -> None:
+    line = last_line(RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES="1000")
+    assert line["exit_code"] == 1
+    assert "Ray cannot start: Attempting to cap object store memory usage at 1000 bytes" in line["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_an_address_without_a_cluster_is_named() -> None:
+    line = last_line(RAY_ADDRESS="127.0.0.1:1")
+    assert line["exit_code"] == 1
+    assert "no Ray cluster responds at RAY_ADDRESS=127.0.0.1:1" in line["error"]
