@@ -15,7 +15,7 @@ def find_days(root: str, first: dt.date | None = None, last: dt.date | None = No
         ManifestError: no day lies in that range.
         StorageError: the storage refused.
     """
-    days = storage.list_days(storage.absolute(root))
+    days = storage.list_days(storage.absolute(root), follow_links=True)
     if not days:
         raise ManifestError(f"{root} has no folder date=YYYY-MM-DD; check the folder")
     chosen = [day for day in days if (first is None or first <= day) and (last is None or day <= last)]

@@ -98,7 +98,7 @@ def find_rounds(
     num_channels, num_samples = channels.shape
     if turns:
         check_turns(turns, num_samples / sample_rate)
-        return _rounds_or_windows(turns, num_samples / sample_rate, config)
+        return _rounds_or_windows(turns, num_samples / sample_rate, config, shortest_sec=1 / sample_rate)
     if num_channels == NUM_SPEAKERS and agent_channel is not None:
         return rounds_from_activity(channels, sample_rate, agent_channel, config)
     return rounds_from_windows(num_samples / sample_rate, config)
@@ -123,17 +123,22 @@ def check_turns(turns: Sequence[Turn], duration_sec: float) -> None:
     )
 
 
-def _rounds_or_windows(turns: Sequence[Turn], duration_sec: float, config: RoundsConfig) -> list[Round]:
+def _rounds_or_windows(
+    turns: Sequence[Turn], duration_sec: float, config: RoundsConfig, *, shortest_sec: float = ZERO_LENGTH_SEC
+) -> list[Round]:
     """Group the turns of two speakers into rounds; those of one speaker have none, so the whole call is cut."""
     if len({turn.speaker for turn in turns}) == NUM_SPEAKERS:
-        return rounds_from_turns(turns, duration_sec, config)
+        return rounds_from_turns(turns, duration_sec, config, shortest_sec=shortest_sec)
     in_order = sorted(turns, key=lambda turn: turn.start_sec)
     return _split_span(0.0, duration_sec, in_order, config.max_round_sec) if duration_sec > 0 else []
 
 
-def rounds_from_turns(turns: Sequence[Turn], duration_sec: float, config: RoundsConfig) -> list[Round]:
+def rounds_from_turns(
+    turns: Sequence[Turn], duration_sec: float, config: RoundsConfig, *, shortest_sec: float = ZERO_LENGTH_SEC
+) -> list[Round]:
     """Group turns, which may overlap and come in any order, into rounds.
 
+    An exchange of at most `shortest_sec`, such as a sample, is merged with its predecessor, since a round needs audio.
     The last round ends where the last speech of the call ends, even if that belongs to an earlier round's turn. If the
     turns span no audio (there are none, or they lie outside the recording), the whole call is cut into windows.
     """
@@ -141,9 +146,9 @@ def rounds_from_turns(turns: Sequence[Turn], duration_sec: float, config: Rounds
         return []
     turns = sorted(turns, key=lambda turn: turn.start_sec)
     end_sec = min(max((turn.end_sec for turn in turns if turn.start_sec < duration_sec), default=0.0), duration_sec)
-    if not turns or end_sec - turns[0].start_sec <= ZERO_LENGTH_SEC:
+    if not turns or end_sec - turns[0].start_sec <= shortest_sec:
         return _split_span(0.0, duration_sec, turns, config.max_round_sec)
-    exchanges = _merge_empty_exchanges(_group_exchanges(turns), end_sec)
+    exchanges = _merge_empty_exchanges(_group_exchanges(turns), end_sec, shortest_sec)
     starts_sec = [exchange[0].start_sec for exchange in exchanges]
     rounds = []
     for exchange, round_end_sec in zip(exchanges, [*starts_sec[1:], end_sec], strict=True):
@@ -216,12 +221,14 @@ def _group_exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
     return exchanges
 
 
-def _merge_empty_exchanges(exchanges: Sequence[Sequence[Turn]], end_sec: float) -> list[list[Turn]]:
+def _merge_empty_exchanges(
+    exchanges: Sequence[Sequence[Turn]], end_sec: float, shortest_sec: float
+) -> list[list[Turn]]:
     """Merge exchanges with their predecessor where either of the two would otherwise be a round without audio."""
     merged: list[list[Turn]] = []
     for exchange in exchanges:
         start_sec = exchange[0].start_sec
-        if merged and min(start_sec - merged[-1][0].start_sec, end_sec - start_sec) <= ZERO_LENGTH_SEC:
+        if merged and min(start_sec - merged[-1][0].start_sec, end_sec - start_sec) <= shortest_sec:
             merged[-1] += exchange
         else:
             merged.append(list(exchange))

@@ -9,11 +9,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, Final
 
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
 from msmtfn.errors import JobError, UsageError, format_trace
+from msmtfn.storage.untrusted import escape_controls
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +30,35 @@ class Terminated(KeyboardInterrupt):
     """Exception raised in the main thread by SIGTERM, so that the job cleans up as after Ctrl-C."""
 
 
+class SafeConsole(Console):
+    """Console that shows what others wrote as it is: it takes no markup and escapes control characters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as rich does; its own control sequences are segments of their own and stay."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else escape_controls(segment.text, kept="\n")
+            yield segment._replace(text=text)
+
+
+class SafeFormatter(logging.Formatter):
+    """Formatter that escapes control characters and indents all but the first line of an event.
+
+    So a message that quotes what others wrote can neither control the terminal nor look like another event.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format an event."""
+        return escape_controls(super().format(record), kept="\n").replace("\n", "\n    ")
+
+
 def start_log() -> None:
     """Log to stderr with timestamps, without the HTTP requests of the Hugging Face client."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 

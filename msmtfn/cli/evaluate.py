@@ -22,7 +22,7 @@ from rich.text import Text
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
-from msmtfn.cli.command import run_command
+from msmtfn.cli.command import SafeConsole, run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.evaluation.ceilings import read_split_ceilings
@@ -137,10 +137,10 @@ def _evaluate(program: str, arguments: Sequence[str]) -> None:
     mode, remaining = mode_parser.parse_known_args(arguments)
     if mode.ablations:  # has options of its own, without a required --model
         program = f"{program} {ABLATIONS_OPTION}"
-        _run_ablations(tyro.cli(AblationArguments, prog=program, args=remaining, config=config), Console())
+        _run_ablations(tyro.cli(AblationArguments, prog=program, args=remaining, config=config), SafeConsole())
         return
     options = tyro.cli(Arguments, prog=program, args=remaining, config=config)
-    _run(options, Console())
+    _run(options, SafeConsole())
 
 
 def _run(arguments: Arguments, console: Console) -> None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import tyro
-from rich.console import Console
 
 from msmtfn import storage
-from msmtfn.cli.command import run_command
+from msmtfn.cli.command import SafeConsole, run_command
 from msmtfn.model.location import read_current
 from msmtfn.registry.records import VersionRecord
 from msmtfn.registry.versions import list_records, promote, roll_back
-from msmtfn.storage.untrusted import printable
+from msmtfn.storage.untrusted import escape_controls, printable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +58,7 @@ def _run(program: str, arguments: Sequence[str]) -> None:
         case _:
             lines = _describe_all(root)
     for line in lines:
-        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+        SafeConsole().print(escape_controls(line), highlight=False, soft_wrap=True)
 
 
 def _describe_all(root: str) -> list[str]:

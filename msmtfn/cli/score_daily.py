@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
-from msmtfn.cli.command import EXIT_DONE, exit_code_of, run_command
+from msmtfn.cli.command import EXIT_DONE, SafeConsole, exit_code_of, run_command
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, count_done
 from msmtfn.daily.publish import read_success
@@ -126,7 +125,7 @@ def _score_days(program: str, arguments: Sequence[str], day_results: list[dict[s
 
 
 def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
-    console = Console()
+    console = SafeConsole()
     manifests, leads = _resolve_roots(arguments)
     prefixes = [] if arguments.demo else arguments.scoring.prepare.allowed_prefixes
     refuse_overlapping_leads([manifests], leads, arguments.model, prefixes)
@@ -165,7 +164,7 @@ def _exit_code_of_newest_day(arguments: Arguments, manifests: str, leads: str) -
     If a scheduler retries a night with too many rejects, and without a date, there is nothing left to do, or an older
     day is scored successfully. Neither must turn the exit code of the newest day into success.
     """
-    newest = storage.list_days(storage.absolute(manifests))[-1]
+    newest = storage.list_days(storage.absolute(manifests), follow_links=True)[-1]
     success = read_success(storage.absolute(leads), newest)
     return EXIT_DONE if success is None else _exit_code_of(success, arguments.max_rejected_share)
 

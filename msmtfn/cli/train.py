@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from msmtfn.cli.command import run_command
+from msmtfn.cli.command import SafeConsole, run_command
 from msmtfn.labels import TASKS
 from msmtfn.model.location import read_current
 from msmtfn.progress import LineLog, TimeLeft, show_bar
@@ -80,7 +80,7 @@ def _train(program: str, arguments: Sequence[str]) -> None:
     config = (tyro.conf.OmitArgPrefixes,)
     options = tyro.extras.overridable_config_cli(RECIPES, prog=program, args=arguments, config=config)
     options.check()
-    job, console = options.complete(), Console()
+    job, console = options.complete(), SafeConsole()
     with _show_progress(console, job.training.recipe.max_epochs) as report:
         result = run_job(job, report)
     if result.epochs:
@@ -89,7 +89,7 @@ def _train(program: str, arguments: Sequence[str]) -> None:
         console.print("this same run is registered already; nothing was done")
     if result.version is not None and result.version.decision is not None:
         decision = f"{result.version.version} {result.version.decision.describe()}"
-        console.print(f"{decision}. Current: {_current(job)}.", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{decision}. Current: {_current(job)}.", highlight=False, soft_wrap=True)
 
 
 def _current(job: TrainingJob) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from msmtfn.calls.manifest import TURN
+from msmtfn.calls.columns import TURN
 
 CALLS: Final = pa.schema(
     [

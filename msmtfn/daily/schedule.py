@@ -48,7 +48,7 @@ def other_unscored_days(manifests: str, leads: str, date: dt.date, number: int =
         date: the day.
         number: maximum number of days to look at.
     """
-    before = [day for day in storage.list_days(storage.absolute(manifests)) if day < date][-number:]
+    before = [day for day in storage.list_days(storage.absolute(manifests), follow_links=True) if day < date][-number:]
     return [day for day in before if not storage.exists(storage.join(day_folder(leads, day), SUCCESS_FILE))]
 
 

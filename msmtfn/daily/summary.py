@@ -16,8 +16,10 @@ from msmtfn.daily.publish import day_folder, read_leads
 from msmtfn.daily.success import Success
 from msmtfn.errors import PublishError
 from msmtfn.leads.drift import describe_drift
+from msmtfn.storage.untrusted import escape_controls, printable
 
 NUM_BEST: Final = 10
+MAX_ID_CHARS: Final = 200
 WANTED_INTENTS: Final = ("A", "B")
 NO_DRIFT: Final[Mapping[str, Any]] = {"moved": []}
 BEST_COLUMNS: Final = ("lead_rank", "call_id", "lead_score", "intent_predicted", "duration_sec", "num_rounds")
@@ -57,7 +59,11 @@ def summarize(leads: str, date: dt.date, success: Success, *, is_trained: bool) 
         "model": f"{success.model}, version {success.model_version}",
         "leads": day_folder(leads, date),
     }
-    lines = Text("\n".join(f"  {name:<9} {value}" for name, value in facts.items()), no_wrap=True, overflow="ignore")
+    lines = Text(
+        "\n".join(f"  {name:<9} {escape_controls(value)}" for name, value in facts.items()),
+        no_wrap=True,
+        overflow="ignore",
+    )
     parts: list[RenderableType] = [Text(f"Leads of {date}", style="bold"), lines]
     if not is_trained:
         parts.append(
@@ -95,7 +101,7 @@ def _table_of(best: pa.Table) -> Table:
     for row in best.to_pylist():
         table.add_row(
             str(row["lead_rank"]),
-            Text(row["call_id"]),
+            Text(printable(row["call_id"], MAX_ID_CHARS)),
             f"{row['lead_score']:.1f}",
             row["intent_predicted"],
             f"{row['duration_sec']:.0f}",

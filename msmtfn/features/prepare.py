@@ -18,8 +18,8 @@ import pyarrow as pa
 from msmtfn import storage
 from msmtfn.calls.activity import ActivityConfig
 from msmtfn.calls.audio import AudioConfig
+from msmtfn.calls.checks import TranscriptConfig, check_call, check_transcript, parse_turns
 from msmtfn.calls.fetch import fetch_recording
-from msmtfn.calls.manifest import check_call, parse_turns
 from msmtfn.errors import CallError, RejectCode, format_trace
 from msmtfn.features.processor import CallProcessor, PreparedCall
 from msmtfn.features.sandbox import UNSETTLED, SandboxConfig
@@ -27,8 +27,8 @@ from msmtfn.leads.schema import REJECTED, ROUND
 
 logger = logging.getLogger(__name__)
 
-NO_MEMORY: Final = "can't allocate memory"
-"""Part of the message of the RuntimeError that PyTorch raises instead of a MemoryError."""
+NO_MEMORY: Final = ("can't allocate memory", "bad_alloc")
+"""Parts of the messages of the RuntimeError that PyTorch raises instead of a MemoryError."""
 
 INPUTS: Final = pa.schema(
     [
@@ -65,6 +65,8 @@ class PrepareConfig:
     """Folders and s3:// addresses that may contain recordings, in addition to the root of the manifests."""
     audio: AudioConfig = field(default_factory=AudioConfig)
     """Limits on recordings."""
+    transcript: TranscriptConfig = field(default_factory=TranscriptConfig)
+    """Limits on transcripts."""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
     """Detection of speech: in calls without turns, and for networks that remove silence."""
     guard: SandboxConfig = field(default_factory=SandboxConfig)  # the name is part of run ids: do not rename it
@@ -108,8 +110,9 @@ class Preparer:
         Returns:
             The columns `passthrough` and `PREPARED`, one row per row of the batch.
         """
-        rows = batch.select(["uri", "intent", "agent_channel", "turns", "row_id", "row_error"]).to_pylist()
-        outcomes = [self._prepare_or_reject(row) for row in rows]
+        rows = batch.select(["uri", "intent", "agent_channel", "row_id", "row_error"]).to_pylist()
+        turns = batch["turns"].combine_chunks()
+        outcomes = [self._prepare_or_reject(row, turns.slice(index, 1)) for index, row in enumerate(rows)]
         return pa.table(
             [*batch.select(passthrough).columns, *_columns(outcomes)],
             schema=_with_prepared(batch.select(passthrough).schema),
@@ -127,16 +130,17 @@ class Preparer:
             uri, self.manifest_root, self.allowed_prefixes, max_file_bytes=self.config.audio.max_file_bytes
         )
         recording = self.processor.decode(data, self.config.audio, uri)
-        return self.processor.process_decoded(recording, turns, row["agent_channel"])
+        return self.processor.process_decoded(recording, turns, row["agent_channel"], self.config.transcript)
 
-    def _prepare_or_reject(self, row: Mapping[str, Any]) -> PreparedCall | CallError:
+    def _prepare_or_reject(self, row: Mapping[str, Any], turns: pa.Array) -> PreparedCall | CallError:
         try:
-            return self.prepare_call(row)
+            check_transcript(turns, self.config.transcript)
+            return self.prepare_call({**row, "turns": turns[0].as_py()})
         except CallError as error:
             return error
         # The one place that catches everything: an unexpected error in one call must not affect the others.
         except Exception as exc:
-            if isinstance(exc, MemoryError) or NO_MEMORY in str(exc):
+            if isinstance(exc, MemoryError) or any(message in str(exc) for message in NO_MEMORY):
                 limit = self.config.guard.max_prepare_bytes
                 return CallError(
                     RejectCode.AUDIO_OUT_OF_MEMORY, f"no memory; at most {limit} bytes are taken (--max-prepare-bytes)"

@@ -28,13 +28,15 @@ from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 from msmtfn import storage
 from msmtfn.calls.activity import ActivityConfig, detect_activity
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
+from msmtfn.calls.checks import TranscriptConfig, check_call, check_density, check_rounds, parse_turns
 from msmtfn.calls.fetch import fetch_recording
-from msmtfn.calls.manifest import check_call, parse_turns
 from msmtfn.calls.rounds import Round, Turn, find_rounds
 from msmtfn.errors import ModelError
 from msmtfn.features.processor_config import ProcessorConfig, read_json, read_processor_config
 
 FULL_SCALE: Final = 32767.0
+MAX_CHARS_PER_TOKEN: Final = 100
+"""Far more than a token of any text has; a round's text is cut to this before it is tokenised."""
 
 TurnLike = Turn | Mapping[str, Any]
 """A turn of a transcript: a `Turn`, or a mapping with `speaker`, `start_sec`, `end_sec` and `text`."""
@@ -182,6 +184,7 @@ class CallProcessor:
         *,
         sample_rate: int | None = None,
         limits: AudioConfig | None = None,
+        transcript_limits: TranscriptConfig | None = None,
     ) -> PreparedCall:
         """Read and decode a recording, cut it into rounds, and tokenise their texts.
 
@@ -192,6 +195,7 @@ class CallProcessor:
             agent_channel: 0 or 1, the agent's channel of a two-channel recording; None where it is unknown.
             sample_rate: samples per second; given with samples only, which are converted to the encoder's rate.
             limits: limits on the recording.
+            transcript_limits: limits on the turns and rounds.
 
         Raises:
             CallError: the recording cannot be read, or the turns break the contract or do not fit the recording.
@@ -207,7 +211,7 @@ class CallProcessor:
             # Symbolic links are followed, since the caller names the file; so the folder that it stands in is allowed.
             location = storage.resolve(storage.absolute(name))
             recording = fetch_recording(location, location.rpartition("/")[0], (), limits.max_file_bytes)
-        return self.process_decoded(self.decode(recording, limits, name), checked, agent_channel)
+        return self.process_decoded(self.decode(recording, limits, name), checked, agent_channel, transcript_limits)
 
     def decode(self, data: bytes, limits: AudioConfig, name: str) -> Recording:
         """Decode the content of a recording's file to the encoder's sample rate.
@@ -218,7 +222,11 @@ class CallProcessor:
         return decode_recording(data, sample_rate=self.config.encoder_sample_rate, config=limits, name=name)
 
     def process_decoded(
-        self, recording: Recording, turns: Sequence[Turn] | None, agent_channel: int | None
+        self,
+        recording: Recording,
+        turns: Sequence[Turn] | None,
+        agent_channel: int | None,
+        limits: TranscriptConfig | None = None,
     ) -> PreparedCall:
         """Cut a decoded recording into rounds, and tokenise their texts.
 
@@ -226,11 +234,15 @@ class CallProcessor:
             recording: at the encoder's sample rate.
             turns: the transcript; None or empty where there is none.
             agent_channel: the agent's channel of a two-channel recording; None where it is unknown.
+            limits: limits on the turns and rounds.
 
         Raises:
-            CallError: the turns do not fit the recording.
+            CallError: the turns do not fit the recording, or there are too many rounds.
         """
+        limits = limits or TranscriptConfig()
+        check_density(len(turns or ()), recording.duration_sec, limits)
         rounds = find_rounds(recording.channels, recording.sample_rate, turns, agent_channel, self.config.rounds)
+        check_rounds(len(rounds), limits)
         samples, round_samples = self.cut_rounds(recording, rounds)
         return PreparedCall(recording.duration_sec, rounds, samples, round_samples, self.tokenize_rounds(rounds))
 
@@ -253,7 +265,8 @@ class CallProcessor:
 
     def tokenize_rounds(self, rounds: Sequence[Round]) -> list[list[int]]:
         """Return the token ids of each round; an empty list for a round without text."""
-        texts = [spoken.text for spoken in rounds if spoken.text.strip()]
+        max_chars = self.config.max_text_tokens * MAX_CHARS_PER_TOKEN
+        texts = [spoken.text[:max_chars] for spoken in rounds if spoken.text.strip()]
         if not texts:
             return [[] for _ in rounds]
         encoded = iter(

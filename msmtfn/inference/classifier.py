@@ -102,11 +102,11 @@ class CallClassifier:
         Args:
             model: as `load_model` returns it.
             config: how the network is run; by default on a GPU where there is one.
-            prepare: limits of a recording, and options of the activity detector.
+            prepare: limits of a recording and its transcript, and options of the activity detector.
         """
         self._config = config or ScorerConfig()
         prepare = prepare or PrepareConfig()
-        self._limits = prepare.audio
+        self._limits = prepare
         self.processor = model.processor.with_options(prepare.activity)
         self._scorer = Scorer(model.network, self._config)
 
@@ -197,7 +197,14 @@ class CallClassifier:
     ) -> PreparedCall | CallError:
         """Return the network's inputs, or what is wrong with the call."""
         try:
-            return self.processor.process(recording, turns, agent_channel, sample_rate=sample_rate, limits=self._limits)
+            return self.processor.process(
+                recording,
+                turns,
+                agent_channel,
+                sample_rate=sample_rate,
+                limits=self._limits.audio,
+                transcript_limits=self._limits.transcript,
+            )
         except CallError as error:
             return error
 

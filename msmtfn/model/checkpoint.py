@@ -7,7 +7,6 @@ files of the processor, and a model card.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -31,6 +30,7 @@ from msmtfn.errors import ModelError, StorageError
 from msmtfn.features.processor import CallProcessor
 from msmtfn.features.processor_config import ProcessorConfig, read_processor_config
 from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.folder import CONFIG_FILE, FILE_PATTERNS, check_folder, check_vocabulary, model_files, read_config
 from msmtfn.model.location import resolve_model
 from msmtfn.model.network import MsmtFn
 
@@ -39,9 +39,6 @@ HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 CARD_FILE: Final = "README.md"
 SHARED_SETTINGS: Final = tuple(each.name for each in fields(ProcessorConfig) if each.name != "activity")
 """Settings of the processor that the network's configuration has, too."""
-
-FILE_PATTERNS: Final = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""Files of a model folder that are read: none that can contain code, and not the card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +167,7 @@ def load_model(folder: Path) -> Model:
         ModelError: a file is missing or broken, or the weights do not match the configuration.
     """
     _read_config(folder)
+    check_folder(folder)
     _check_has_tokenizer(folder)
     transformers_logging.disable_progress_bar()
     try:
@@ -192,7 +190,7 @@ def load_model(folder: Path) -> Model:
             raise ModelError(
                 f"the model in {folder} has {len(keys)} {problem.replace('_', ' ')}, the first is {keys[0]}"
             )
-    _check_vocabulary(folder, network.config, processor.tokenizer)
+    check_vocabulary(folder, network.config.text.vocab_size, processor.tokenizer)
     _check_settings(folder, network.config, processor.config)
     return Model(network.train(False), processor.tokenizer, processor.config.activity)
 
@@ -232,7 +230,7 @@ def model_version(folder: Path) -> str:
     """
     implied = ProcessorConfig.from_dict(_read_config(folder))
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in FILE_PATTERNS for path in folder.glob(pattern)):
+    for path in model_files(folder):
         if path.name == PROCESSOR_NAME and read_processor_config(folder) == implied:
             continue
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
@@ -266,28 +264,14 @@ def unpack_network(packed: PackedNetwork) -> MsmtFn:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        model_type = config.get("model_type")
-    except (OSError, ValueError, AttributeError) as exc:
-        raise ModelError(
-            f"{path} cannot be read; --model must name the folder of an MSMT-FN model: {_one_line(exc)}"
-        ) from exc
+    config = read_config(folder)
+    model_type = config.get("model_type")
     if model_type != MsmtFnConfig.model_type:
         raise ModelError(
-            f"{path} is of a {model_type!r} model; --model must name the folder of an {MsmtFnConfig.model_type!r} one"
+            f"{folder / CONFIG_FILE} is of a {model_type!r} model; --model must name the folder of an "
+            f"{MsmtFnConfig.model_type!r} one"
         )
     return config
-
-
-def _check_vocabulary(folder: Path, config: MsmtFnConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    vocabulary = config.text.vocab_size
-    if len(tokenizer) > vocabulary:
-        raise ModelError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens and the text encoder knows {vocabulary}; "
-            "they must be of one model"
-        )
 
 
 def _check_settings(folder: Path, config: MsmtFnConfig, settings: ProcessorConfig) -> None:

@@ -120,8 +120,12 @@ def list_files(folder: str, suffix: str) -> list[str]:
     return [join(folder, name) for name in sorted(names) if name and name.endswith(suffix) and name[0] not in "_."]
 
 
-def list_folders(folder: str) -> list[str]:
+def list_folders(folder: str, *, follow_links: bool = False) -> list[str]:
     """List the folders directly in a folder, sorted; empty if the folder does not exist.
+
+    Args:
+        folder: the folder.
+        follow_links: whether a symbolic link to a folder counts as a folder.
 
     Raises:
         StorageError: the storage refused.
@@ -132,25 +136,44 @@ def list_folders(folder: str) -> list[str]:
             entries = filesystem.ls(path.rstrip("/"), detail=True)
         except FileNotFoundError:
             return []
-    names = {posixpath.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory"}
-    return [join(folder, name) for name in sorted(names)]
+        folders = [
+            entry["name"]
+            for entry in entries
+            if entry["type"] == "directory"
+            or (follow_links and entry.get("islink") and filesystem.isdir(entry["name"]))
+        ]
+    return [join(folder, name) for name in sorted({posixpath.basename(path.rstrip("/")) for path in folders})]
 
 
-def list_days(root: str) -> list[dt.date]:
+def list_days(root: str, *, follow_links: bool = False) -> list[dt.date]:
     """List the days that have a folder `date=YYYY-MM-DD` in a root, in order; other folders are ignored.
+
+    Args:
+        root: the root.
+        follow_links: whether a symbolic link to a folder counts as a folder.
 
     Raises:
         StorageError: the storage refused.
     """
     days = []
-    for folder in list_folders(root):
+    for folder in list_folders(root, follow_links=follow_links):
         name = posixpath.basename(folder)
         if name.startswith(DAY_PREFIX):
-            try:
-                days.append(dt.date.fromisoformat(name.removeprefix(DAY_PREFIX)))
-            except ValueError:
-                logger.warning("%s is not a day and is ignored", folder)
+            day = _parse_day(name.removeprefix(DAY_PREFIX))
+            if day is None:
+                logger.warning("%s is left out, since its name is not date=YYYY-MM-DD; rename it", folder)
+            else:
+                days.append(day)
     return days
+
+
+def _parse_day(text: str) -> dt.date | None:
+    """Parse YYYY-MM-DD only: a day's folder is found by its name, so 20261121 and 2026-W47-6 would not be found."""
+    try:
+        day = dt.date.fromisoformat(text)
+    except ValueError:
+        return None
+    return day if day.isoformat() == text else None
 
 
 def exists(location: str) -> bool:

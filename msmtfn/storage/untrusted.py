@@ -88,5 +88,12 @@ def _is_deeper(value: object, depth: int) -> bool:
 
 def printable(text: object, max_characters: int = 80) -> str:
     """Return untrusted text with its control characters escaped, cut to one short line."""
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text)[:max_characters])
+    shown = escape_controls(str(text)[:max_characters])
     return shown + ("…" if len(str(text)) > max_characters else "")
+
+
+def escape_controls(text: str, kept: str = "") -> str:
+    """Return text with its control characters, direction marks and unusual spaces escaped, except those in `kept`."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in kept else ascii(char)[1:-1] for char in text)

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from msmtfn.calls.checks import parse_turns
 from msmtfn.calls.fetch import fetch_recording
-from msmtfn.calls.manifest import iter_calls, open_manifest, parse_turns
+from msmtfn.calls.manifest import iter_calls, open_manifest
 from msmtfn.calls.rounds import find_rounds
 from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.features.sandbox import SandboxedPreparer

@@ -3,66 +3,19 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import uuid
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from msmtfn import storage
-from msmtfn.calls.manifest import TURN, Manifest, check_call, iter_calls, open_manifest, parse_turns
-from msmtfn.calls.rounds import Turn
-from msmtfn.errors import CallError, ManifestError, RejectCode, StorageError
-
-DATE = dt.date(2026, 3, 2)
-SECRET = "my card number is four two four two"
-Row = dict[str, Any]
-
-
-def day_of(root: Path | str) -> str:
-    return f"{root}/date=2026-03-02"
-
-
-def write(root: Path | str, table: pa.Table | Mapping[str, Any], file: str = "calls.parquet") -> str:
-    """Write one file of the day's manifest and return its address."""
-    location = f"{day_of(root)}/{file}"
-    storage.make_folder(day_of(root))
-    storage.write_parquet(location, table if isinstance(table, pa.Table) else pa.table(dict(table)))
-    return location
-
-
-def calls(number: int, start: int = 0, **columns: Any) -> dict[str, Any]:
-    """Return the required columns of some calls, and the given columns."""
-    ids = [f"c{index}" for index in range(start, start + number)]
-    return {"call_id": ids, "uri": [f"{call_id}.wav" for call_id in ids], **columns}
-
-
-def rows_of(manifest: Manifest) -> list[Row]:
-    return [row for batch in iter_calls(manifest) for row in batch.to_pylist()]
-
-
-def read(root: Path | str, **options: Any) -> list[Row]:
-    return rows_of(open_manifest(str(root), DATE, **options))
-
-
-def column(root: Path | str, name: str) -> list[Any]:
-    return [row[name] for row in read(root)]
-
-
-def turns_read(root: Path, turns: pa.Array) -> Any:
-    write(root, calls(len(turns), turns=turns))
-    return column(root, "turns")
-
-
-def turn(
-    speaker: str | None = "agent", start_sec: float | None = 0.0, end_sec: float | None = 1.0, text: str | None = "a"
-) -> Row:
-    return {"speaker": speaker, "start_sec": start_sec, "end_sec": end_sec, "text": text}
-
+from msmtfn.calls.checks import check_call
+from msmtfn.calls.columns import TURN
+from msmtfn.calls.manifest import iter_calls, open_manifest
+from msmtfn.errors import CallError, ManifestError, StorageError
+from tests.calls.manifests import DATE, SECRET, calls, column, day_of, fingerprint, read, rows_of, turn, write
 
 # ---- a day
 
@@ -392,10 +345,6 @@ def test_columns_named_like_the_row_number_and_its_error_are_kept(tmp_path: Path
 # ---- fingerprint
 
 
-def fingerprint(root: Path | str) -> str:
-    return open_manifest(str(root), DATE).fingerprint
-
-
 def test_the_fingerprint_depends_on_the_content_and_not_on_its_location(tmp_path: Path, s3: str) -> None:
     roots = [f"{tmp_path}/a", f"{tmp_path}/b", f"{s3}/{uuid.uuid4().hex}"]
     for root in roots:
@@ -418,176 +367,6 @@ def test_the_fingerprint_changes_with_an_additional_file(tmp_path: Path) -> None
     before = fingerprint(tmp_path)
     write(tmp_path, calls(2, 2), "more.parquet")
     assert fingerprint(tmp_path) != before
-
-
-# ---- turns as a column
-
-
-def test_turns_may_be_a_large_list(tmp_path: Path) -> None:
-    values = [[turn(), turn("customer")], [], None]
-    assert turns_read(tmp_path, pa.array(values, pa.large_list(TURN))) == values
-
-
-def test_turns_may_be_a_fixed_size_list(tmp_path: Path) -> None:
-    values = [[turn(), turn("customer")], None, [turn(), None]]
-    assert turns_read(tmp_path, pa.array(values, pa.list_(TURN, 2))) == values
-
-
-def test_turns_may_have_reordered_and_additional_fields(tmp_path: Path) -> None:
-    kind = pa.struct([(name, TURN.field(name).type) for name in ("text", "end_sec", "speaker", "start_sec")])
-    kind = pa.struct([*kind, ("confidence", pa.float32())])
-    assert turns_read(tmp_path, pa.array([[{**turn(), "confidence": 0.5}]], pa.list_(kind))) == [[turn()]]
-
-
-@pytest.mark.parametrize("kind", [pa.float32(), pa.int32(), pa.int64(), pa.decimal128(9, 3)])
-def test_times_of_turns_may_have_any_numeric_type(tmp_path: Path, kind: pa.DataType) -> None:
-    texts = [("speaker", pa.string()), ("text", pa.dictionary(pa.int32(), pa.string()))]
-    value = decimal.Decimal(2) if pa.types.is_decimal(kind) else 2
-    row = {**turn(), "start_sec": value, "end_sec": value}
-    values = pa.array(
-        [[row]], pa.list_(pa.struct([*texts[:1], ("start_sec", kind), ("end_sec", kind), ("text", pa.string())]))
-    )
-    assert turns_read(tmp_path, values) == [[turn("agent", 2.0, 2.0)]]
-
-
-def test_null_turns_null_fields_and_empty_lists_are_kept(tmp_path: Path) -> None:
-    values: list[Any] = [None, [], [None], [turn(None, None, None, None), turn()]]
-    assert turns_read(tmp_path, pa.array(values, pa.list_(TURN))) == values
-
-
-def test_a_file_without_any_turn_may_have_untyped_lists(tmp_path: Path) -> None:
-    assert turns_read(tmp_path, pa.array([[], None, []])) == [[], None, []]
-
-
-def test_a_field_that_is_always_null_may_be_untyped(tmp_path: Path) -> None:
-    assert turns_read(tmp_path, pa.array([[turn(text=None)], [turn(text=None)]])) == [[turn(text=None)]] * 2
-
-
-def test_turns_of_many_calls_stay_with_their_calls(tmp_path: Path) -> None:
-    values = [None if number % 7 == 0 else [turn(text=str(number))] * (number % 3) for number in range(10_000)]
-    assert turns_read(tmp_path, pa.array(values, pa.list_(TURN))) == values
-
-
-TIMES = st.none() | st.floats(0, 1e6, width=32)
-TURNS = st.none() | st.fixed_dictionaries(
-    {
-        "speaker": st.none() | st.sampled_from(["agent", "customer", "robot"]),
-        "start_sec": TIMES,
-        "end_sec": TIMES,
-        "text": st.none() | st.text(st.characters(codec="utf-8"), max_size=5),
-        "confidence": st.none() | st.integers(0, 9),
-    }
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    rows=st.lists(st.none() | st.lists(TURNS, max_size=4), max_size=8),
-    order=st.permutations(["speaker", "start_sec", "end_sec", "text", "confidence"]),
-    times=st.sampled_from([pa.float32(), pa.float64()]),
-    list_of=st.sampled_from([pa.list_, pa.large_list]),
-    cut=st.tuples(st.integers(0, 8), st.integers(0, 8)),
-    rows_per_group=st.integers(1, 9),
-)
-def test_turns_are_kept_in_every_layout(
-    tmp_path_factory: pytest.TempPathFactory,
-    rows: list[Any],
-    order: Sequence[str],
-    times: pa.DataType,
-    list_of: Any,
-    cut: tuple[int, int],
-    rows_per_group: int,
-) -> None:
-    kinds = {
-        "speaker": pa.string(),
-        "start_sec": times,
-        "end_sec": times,
-        "text": pa.large_string(),
-        "confidence": pa.int8(),
-    }
-    array = pa.array(rows, list_of(pa.struct([(name, kinds[name]) for name in order])))[cut[0] : cut[1]]
-    expected = [
-        row and [turn and {name: turn[name] for name in TURN.names} for turn in row] for row in rows[cut[0] : cut[1]]
-    ]
-    root = tmp_path_factory.mktemp("turns")
-    (root / "date=2026-03-02").mkdir()
-    table = pa.table(
-        calls(len(array), turns=array),
-        schema=pa.schema([("call_id", pa.string()), ("uri", pa.string()), ("turns", array.type)]),
-    )
-    pq.write_table(table, root / "date=2026-03-02" / "calls.parquet", row_group_size=rows_per_group)
-    assert column(root, "turns") == expected
-
-
-# ---- turns of a call
-
-
-def test_missing_turns_are_none_and_an_empty_list_stays_empty() -> None:
-    assert parse_turns(None) is None
-    assert parse_turns([]) == []
-
-
-def test_rows_become_turns_and_a_missing_text_becomes_empty() -> None:
-    assert parse_turns([turn("agent", 0.0, 1.5, "hello"), turn("customer", 1.5, 1.5, None)]) == [
-        Turn("agent", 0.0, 1.5, "hello"),
-        Turn("customer", 1.5, 1.5, ""),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("broken", "problem"),
-    [
-        (None, "is null"),
-        (turn(None, text=SECRET), "no speaker"),
-        (turn("robot", text=SECRET), "another speaker"),
-        (turn("Agent", text=SECRET), "another speaker"),
-        (turn("", text=SECRET), "another speaker"),
-        (turn(SECRET, text=SECRET), "another speaker"),
-        (turn(start_sec=None, text=SECRET), "lacks its start or its end"),
-        (turn(end_sec=None, text=SECRET), "lacks its start or its end"),
-        (turn(start_sec=float("nan"), text=SECRET), "lacks its start or its end"),
-        (turn(end_sec=float("inf"), text=SECRET), "lacks its start or its end"),
-        (turn(start_sec=2.0, end_sec=1.0, text=SECRET), "from 2 s to 1 s"),
-        (turn(start_sec=-1.0, end_sec=1.0, text=SECRET), "from -1 s to 1 s"),
-    ],
-)
-def test_a_bad_turn_rejects_its_row_with_its_number_and_without_its_text(broken: Row | None, problem: str) -> None:
-    with pytest.raises(CallError, match=f"turn 1 .*{problem}") as caught:
-        parse_turns([turn(text=SECRET), broken, turn(text=SECRET)])
-    assert caught.value.code == RejectCode.BAD_ROW
-    assert SECRET[:4] not in caught.value.detail
-    assert "\n" not in caught.value.detail
-
-
-# ---- a call
-
-
-@pytest.mark.parametrize(("intent", "agent_channel"), [(None, None), ("A", 0), ("E", 1)])
-def test_checking_a_valid_call_returns_its_uri(intent: str | None, agent_channel: int | None) -> None:
-    assert check_call("a.wav", intent, agent_channel, None) == "a.wav"
-
-
-@pytest.mark.parametrize(
-    ("uri", "intent", "agent_channel", "row_error", "detail"),
-    [
-        ("a.wav", None, None, "call_id is empty", "call_id is empty"),
-        (None, None, None, None, "uri is empty"),
-        ("", None, None, None, "uri is empty"),
-        ("a.wav", "F", None, None, "intent is 'F'; it must be one of A, B, C, D, E or null"),
-        ("a.wav", "", None, None, "intent is ''"),
-        ("a.wav", "a", None, None, "intent is 'a'"),
-        ("a" * 4097, None, None, None, "uri has 4097 characters; at most 4096 are allowed"),
-        ("a.wav", None, 2, None, "agent_channel is neither 0, 1 nor null"),
-        ("a.wav", None, -1, None, "agent_channel is neither 0, 1 nor null"),
-    ],
-)
-def test_a_call_that_violates_the_contract_is_a_bad_row(
-    uri: str | None, intent: str | None, agent_channel: int | None, row_error: str | None, detail: str
-) -> None:
-    with pytest.raises(CallError) as caught:
-        check_call(uri, intent, agent_channel, row_error)
-    assert caught.value.code == RejectCode.BAD_ROW
-    assert caught.value.detail.startswith(detail)
 
 
 @pytest.mark.parametrize(
@@ -618,18 +397,6 @@ def test_the_error_about_a_column_does_not_quote_its_values(columns: dict[str, l
     with pytest.raises(ManifestError) as caught:
         list(iter_calls(open_manifest(str(tmp_path), DATE)))
     assert SECRET[:4] not in str(caught.value)
-
-
-def test_a_phone_number_as_an_intent_is_not_quoted() -> None:
-    with pytest.raises(CallError, match="intent is a longer text") as caught:
-        check_call("a.wav", "13800001111", None, None)
-    assert "138" not in caught.value.detail
-
-
-def test_a_transcript_as_an_intent_is_not_quoted() -> None:
-    with pytest.raises(CallError, match="intent is a longer text; it must be one of A, B, C, D, E or null") as caught:
-        check_call("a.wav", SECRET, None, None)
-    assert SECRET[:4] not in caught.value.detail
 
 
 def test_a_fractional_channel_rejects_only_its_own_row(tmp_path: Path) -> None:

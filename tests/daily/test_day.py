@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from msmtfn.calls.manifest import TURN
+from msmtfn.calls.columns import TURN
 from msmtfn.daily.day import DayPlan, delete_runs, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_success
 from msmtfn.errors import LockedError, ManifestError, ModelError, StorageError

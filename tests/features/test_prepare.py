@@ -14,7 +14,7 @@ import torch
 from transformers import BertTokenizer
 
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
-from msmtfn.calls.manifest import INTERPRETED
+from msmtfn.calls.columns import INTERPRETED
 from msmtfn.features import processor
 from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.features.sandbox import UNSETTLED

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from msmtfn.calls.manifest import TURN
+from msmtfn.calls.columns import TURN
 from msmtfn.corpora import demo_model
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.publish import read_leads

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from msmtfn.calls.manifest import TURN
+from msmtfn.calls.columns import TURN
 from msmtfn.daily.publish import read_leads
 from msmtfn.labels import TASKS
 from msmtfn.model.checkpoint import save_model

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from msmtfn.calls.manifest import TURN
+from msmtfn.calls.columns import TURN
 from tests.rubbish.recordings import OUTSIDE, SCORED
 
 BAD_ROW: Final = frozenset({"bad_row"})

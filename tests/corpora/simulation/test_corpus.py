@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
-from msmtfn.calls.manifest import check_call, iter_calls, open_manifest, parse_turns
+from msmtfn.calls.checks import check_call, parse_turns
+from msmtfn.calls.manifest import iter_calls, open_manifest
 from msmtfn.calls.rounds import RoundsConfig, find_rounds
 from msmtfn.corpora.simulation.ceilings import compute_ceilings
 from msmtfn.corpora.simulation.corpus import CorpusError, make_call, write_corpus
