@@ -14,7 +14,7 @@ MAX_LOST_SHARE: Final = 0.02
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """Where the audio of a file lies and how long it lasts.
+    """Place of the audio in a file, and its duration.
 
     Attributes:
         end: offset of the first byte after the audio; what follows are tags or junk.

@@ -43,7 +43,7 @@ class _Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Codec:
-    """What the header packets tell: the rate, the samples to skip at the start, and those of an audio packet."""
+    """Content of the header packets: the rate, the samples to skip at the start, and those of an audio packet."""
 
     sample_rate: int
     skipped: int

@@ -26,7 +26,7 @@ READ_BATCH_ROWS: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What the footer of a Parquet file says.
+    """Content of the footer of a Parquet file.
 
     Attributes:
         file: location of the file.

@@ -38,7 +38,7 @@ class _Chunk:
 
 @dataclass(frozen=True, slots=True)
 class _Style:
-    """How chunks are written: bytes of a name and of a size, whether the size counts its header, alignment, order."""
+    """Form of the chunks: bytes of a name and of a size, whether the size counts its header, alignment, byte order."""
 
     name_bytes: int
     size_bytes: int

@@ -48,7 +48,7 @@ MAX_PID: Final = 2**22  # Linux's upper limit (PID_MAX_LIMIT)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockTimes:
-    """How often a lock is renewed, and after how long it counts as left behind, in seconds."""
+    """Interval between two renewals of a lock, and age at which it counts as abandoned, in seconds."""
 
     renew_sec: float = RENEW_SEC
     lease_sec: float = LEASE_SEC

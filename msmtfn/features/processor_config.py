@@ -22,7 +22,7 @@ PROCESSOR_CLASS: Final = "CallProcessor"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessorConfig:
-    """Everything but the tokenizer that decides what a network reads of a call; stored as `processor_config.json`.
+    """Settings of a processor besides its tokenizer; stored as `processor_config.json`.
 
     All fields but `activity` are those of the network's `config.json`.
     """

@@ -131,7 +131,7 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VersionRecord:
-    """What is known of a version, as in `<root>/v0001.json`.
+    """Record of a version, as in `<root>/v0001.json`.
 
     Attributes:
         version: name of the version.

@@ -20,17 +20,11 @@ import pyarrow.parquet as pq
 
 from msmtfn.errors import StorageError
 from msmtfn.storage.errors import LOST_STATUSES, FileTooLargeError, as_os_errors, explained, s3_answer, with_reason
-from msmtfn.storage.locations import (
-    arrow_filesystem_of,
-    filesystem_of,
-    join,
-    protocol_of,
-)
+from msmtfn.storage.locations import arrow_filesystem_of, filesystem_of, join, protocol_of
 
 logger = logging.getLogger(__name__)
 
 DELETIONS_AT_ONCE: Final = 32
-
 DAY_PREFIX: Final = "date="
 
 

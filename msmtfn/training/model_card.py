@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
+from huggingface_hub import EvalResult, ModelCardData
+
 from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.labels import TASKS
 from msmtfn.model.network import MsmtFn
@@ -25,7 +27,7 @@ def write_card(
     num_workers: int,
     about: str,
 ) -> str:
-    """Return the card as Markdown.
+    """Return the card as Markdown, with the metadata that the Hugging Face hub reads.
 
     Args:
         network: the trained network.
@@ -76,4 +78,27 @@ def write_card(
         ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
         "",
     ]
-    return "\n".join(lines)
+    return f"---\n{_metadata(best)}\n---\n\n" + "\n".join(lines)
+
+
+def _metadata(best: EpochDone) -> str:
+    """Return the metadata as YAML: what the model is for, and its accuracy in each task on the validation calls."""
+    results = [
+        EvalResult(
+            task_type="audio-classification",
+            dataset_type="sales-calls",
+            dataset_name="validation calls",
+            metric_type="accuracy",
+            metric_name=f"accuracy in {task} classes",
+            metric_value=round(best.accuracy[task], 4),
+        )
+        for task in TASKS
+    ]
+    data = ModelCardData(
+        model_name="MSMT-FN",
+        library_name="msmtfn",
+        pipeline_tag="audio-classification",
+        tags=["multimodal", "call-center", "sales"],
+        eval_results=results,
+    )
+    return str(data.to_yaml())

@@ -16,7 +16,7 @@ class ClusterConfig:
     cpus_per_worker: int = 1
     """CPUs per worker; without a GPU, also its number of threads."""
     max_failures: int = 3
-    """How often training resumes from the last epoch after a worker has died."""
+    """Number of times that training resumes from the last epoch after a worker has died."""
 
     def __post_init__(self) -> None:
         """Check the numbers.

@@ -6,6 +6,7 @@ import json
 
 import pyarrow as pa
 import pytest
+from huggingface_hub import ModelCard
 
 from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.training.events import EpochDone
@@ -64,3 +65,12 @@ def test_the_card_has_the_versions_of_the_packages(card: str) -> None:
 def test_the_card_has_the_size_and_the_origin_of_the_model(card: str) -> None:
     assert f"{make_tiny_network().num_parameters():,} weights" in card
     assert "It started from nothing." in card
+
+
+def test_the_hub_reads_what_the_model_is_for_and_its_accuracy(card: str) -> None:
+    data = ModelCard(card).data.to_dict()
+    assert (data["library_name"], data["pipeline_tag"]) == ("msmtfn", "audio-classification")
+    (model,) = data["model-index"]
+    accuracy = {metric["name"]: metric["value"] for result in model["results"] for metric in result["metrics"]}
+    assert accuracy["accuracy in five classes"] == 0.625
+    assert len(accuracy) == 4

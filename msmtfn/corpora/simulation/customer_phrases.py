@@ -374,35 +374,3 @@ OWN_DOMAIN: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     },
 }
 """Phrases for calls of one domain."""
-
-OPENERS: Final = (
-    "",
-    "嗯，",
-    "哦，",
-    "那个，",
-    "其实，",
-    "说实话，",
-    "啊，",
-    "对，",
-    "我说啊，",
-    "呃，",
-    "你看，",
-    "你听我说，",
-    "我跟你讲，",
-    "是这么回事，",
-)
-TAILS: Final = (
-    "",
-    "，真的",
-    "，是吧",
-    "，对吧",
-    "，你知道吧",
-    "，说真的",
-    "，没错",
-    "，就是这样",
-    "，老实说",
-    "，反正是这样",
-    "，我说的是实话",
-    "，就这么个情况",
-)
-"""Words that may precede and follow any phrase."""

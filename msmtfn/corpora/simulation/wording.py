@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from msmtfn.corpora.simulation.agent_phrases import AGENT_PHRASES, DOMAIN_SLOTS, SLOTS
-from msmtfn.corpora.simulation.customer_phrases import ANY_DOMAIN, OPENERS, OWN_DOMAIN, TAILS
+from msmtfn.corpora.simulation.customer_phrases import ANY_DOMAIN, OWN_DOMAIN
 from msmtfn.corpora.simulation.latents import CallLatents
 
 AGENT_CHARS: Final = (18, 30)
@@ -26,6 +26,38 @@ BRIEF_CUSTOMER_CHARS: Final = (16, 20)
 NUM_CANDIDATES: Final = 32  # turns that are generated; the one closest to the target length is used
 PER_CALL: Final = ("company", "product", "price")
 """Slots that keep their value throughout a call."""
+
+OPENERS: Final = (
+    "",
+    "嗯，",
+    "哦，",
+    "那个，",
+    "其实，",
+    "说实话，",
+    "啊，",
+    "对，",
+    "我说啊，",
+    "呃，",
+    "你看，",
+    "你听我说，",
+    "我跟你讲，",
+    "是这么回事，",
+)
+TAILS: Final = (
+    "",
+    "，真的",
+    "，是吧",
+    "，对吧",
+    "，你知道吧",
+    "，说真的",
+    "，没错",
+    "，就是这样",
+    "，老实说",
+    "，反正是这样",
+    "，我说的是实话",
+    "，就这么个情况",
+)
+"""Words that may precede and follow any phrase."""
 
 _SENTENCE_END: Final = re.compile("[。！？]")
 

@@ -10,9 +10,15 @@ import pytest
 
 from msmtfn.corpora.simulation.agent_phrases import AGENT_PHRASES, DOMAIN_SLOTS, SLOTS
 from msmtfn.corpora.simulation.ceilings import compute_ceilings, joint_probabilities
-from msmtfn.corpora.simulation.customer_phrases import OPENERS, TAILS
 from msmtfn.corpora.simulation.latents import DOMAIN_INTENTS, NEUTRAL, WORDS, draw_calls
-from msmtfn.corpora.simulation.wording import phrases_of, share_of_fresh_turns, split_sentences, write_rounds
+from msmtfn.corpora.simulation.wording import (
+    OPENERS,
+    TAILS,
+    phrases_of,
+    share_of_fresh_turns,
+    split_sentences,
+    write_rounds,
+)
 from msmtfn.homophones import substitute_homophones
 from msmtfn.labels import INTENTS
 
