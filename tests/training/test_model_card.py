@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime as dt
 import importlib.metadata
 import json
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -68,7 +69,8 @@ def test_the_card_has_the_size_and_the_origin_of_the_model(card: str) -> None:
 
 
 def test_the_hub_reads_what_the_model_is_for_and_its_accuracy(card: str) -> None:
-    data = ModelCard(card).data.to_dict()
+    metadata: Any = ModelCard(card).data
+    data = metadata.to_dict()
     assert (data["library_name"], data["pipeline_tag"]) == ("msmtfn", "audio-classification")
     (model,) = data["model-index"]
     accuracy = {metric["name"]: metric["value"] for result in model["results"] for metric in result["metrics"]}
