@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,6 +14,7 @@ from transformers.utils.hub import cached_file
 from msmtfn.calls.activity import ActivityConfig
 from msmtfn.calls.rounds import RoundsConfig
 from msmtfn.errors import ModelError
+from msmtfn.storage.untrusted import parse_object
 
 PROCESSOR_CLASS: Final = "CallProcessor"
 """Name by which transformers' `AutoProcessor` finds the class that reads the file."""
@@ -75,20 +75,26 @@ class ProcessorConfig:
         return replace(self, activity=replace(self.activity, **changed))
 
 
-def read_processor_config(name_or_folder: str | os.PathLike[str]) -> ProcessorConfig:
-    """Read the settings of a model's processor from `processor_config.json`, or from `config.json` if it is missing.
+def read_processor_config(
+    name_or_folder: str | os.PathLike[str], files: Sequence[str] = (PROCESSOR_NAME, CONFIG_NAME)
+) -> ProcessorConfig:
+    """Read the settings of a model's processor from the first of some files that is there.
+
+    Args:
+        name_or_folder: a model's folder, or a name on the Hugging Face hub.
+        files: names of the files; by default `processor_config.json`, or `config.json` if it is missing.
 
     Raises:
-        ModelError: neither file is there, or its content cannot be understood.
+        ModelError: none of the files is there, or its content cannot be understood.
     """
-    for name in (PROCESSOR_NAME, CONFIG_NAME):
+    for name in files:
         try:
             content = read_json(name_or_folder, name)
             if content is not None:
                 return ProcessorConfig.from_dict(content)
         except (OSError, ValueError, TypeError, AttributeError) as exc:
             raise ModelError(f"{name} of {name_or_folder} cannot be read: {exc}") from exc
-    raise ModelError(f"{name_or_folder} has neither {PROCESSOR_NAME} nor {CONFIG_NAME}; give the folder of a model")
+    raise ModelError(f"{name_or_folder} has neither {' nor '.join(files)}; give the folder of a model")
 
 
 def read_json(name_or_folder: str | os.PathLike[str], name: str) -> dict[str, Any] | None:
@@ -96,13 +102,7 @@ def read_json(name_or_folder: str | os.PathLike[str], name: str) -> dict[str, An
 
     Raises:
         OSError: there is no such folder or model.
-        ValueError: the file is no JSON.
-        TypeError: the file holds something else than an object.
+        ValueError: the file holds no JSON object, or one that is nested too deeply.
     """
     path = cached_file(name_or_folder, name, _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        return None
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise TypeError(f"it holds a {type(content).__name__}, not an object")
-    return content
+    return None if path is None else parse_object(Path(path).read_text(encoding="utf-8"))

@@ -228,7 +228,8 @@ def model_version(folder: Path) -> str:
     Raises:
         ModelError: the folder holds no model.
     """
-    implied = ProcessorConfig.from_dict(_read_config(folder))
+    _read_config(folder)
+    implied = read_processor_config(folder, [CONFIG_FILE])
     digest = hashlib.sha256()
     for path in model_files(folder):
         if path.name == PROCESSOR_NAME and read_processor_config(folder) == implied:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import PROCESSOR_NAME
 
 from msmtfn.errors import ModelError
 from msmtfn.storage.untrusted import parse_object, printable
@@ -79,6 +80,8 @@ def check_folder(folder: Path) -> None:
         shards = _shards(folder)
         path = folder / TOKENIZER_CONFIG_FILE
         tokenizer = _read_json(path) if path.exists() else {}
+        if (folder / PROCESSOR_NAME).exists():
+            _read_json(folder / PROCESSOR_NAME)
     except (OSError, ValueError) as exc:
         raise ModelError(f"the model in {folder} cannot be read: {printable(exc, 300)}") from exc
     for name in shards:

@@ -141,3 +141,22 @@ def test_a_configuration_of_many_megabytes_is_refused(folder: Path) -> None:
     with (folder / "config.json").open("ab") as file:
         file.truncate(2**24 + 1)
     assert_refused(folder, rf"config\.json has {2**24 + 1} bytes; at most {2**24} are read")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a":' * 100_000, '{"activity": 5}', '{"activity": {"another": 1}}'])
+def test_broken_settings_of_a_processor_are_refused_and_have_no_version(folder: Path, text: str) -> None:
+    (folder / "processor_config.json").write_text(text)
+    assert_refused(folder, "cannot be")
+    with pytest.raises(ModelError, match=r"^processor_config\.json of .* cannot be read: "):
+        model_version(folder)
+
+
+def test_a_configuration_with_broken_settings_of_a_processor_has_no_version(folder: Path) -> None:
+    change(folder / "config.json", activity=5)
+    with pytest.raises(ModelError, match=r"^config\.json of .* cannot be read: "):
+        model_version(folder)
+
+
+def test_huge_settings_of_a_processor_are_refused(folder: Path) -> None:
+    os.truncate(folder / "processor_config.json", 2**24 + 1)
+    assert_refused(folder, r"processor_config\.json has 16777217 bytes; at most 16777216 are read")
