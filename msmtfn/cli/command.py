@@ -106,6 +106,7 @@ def run_command(run: Callable[[], int | None], job: str | None = None, content: 
             raise
         code = UsageError.exit_code
         errors["error"] = "the command line cannot be used; see the message above"
+        logger.error("%s", errors["error"])
     # The edge of the job: whatever happens, its last line is JSON with the cause.
     except Exception as exc:
         code, errors["error"] = _describe(exc)

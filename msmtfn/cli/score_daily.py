@@ -116,8 +116,8 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _score_days(program: str, arguments: Sequence[str], day_results: list[dict[str, Any]]) -> int:
-    options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     try:
+        options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
         return _run(options, day_results)
     except JobError as exc:
         day_results.append({"error": str(exc)})
