@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import ray
 import torch
+from hypothesis import settings
 from transformers import BertTokenizer
 
 from msmtfn.model.checkpoint import save_model
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
 from tests.s3_server import place, s3  # noqa: F401 - fixtures
+
+settings.register_profile("any speed", deadline=None)  # a busy machine is no failure
+settings.load_profile("any speed")
 
 TINY_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", *(f"##{c}" for c in "abcdefghij")]
 TINY_SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}

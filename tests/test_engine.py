@@ -45,6 +45,8 @@ def test_a_temporary_folder_that_is_too_long_for_sockets_is_named_with_the_cure(
     assert "set RAY_TMPDIR to a shorter one" in line["error"]
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_an_object_store_that_is_too_small_is_named() -> None:
     line = last_line(RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES="1000")
     assert line["exit_code"] == 1

@@ -89,8 +89,8 @@ def compare_with_labels(leads: str, date: dt.date, number: int = NUM_BEST) -> st
         return None
     wanted = pc.is_in(rows["intent"], pa.array(WANTED_INTENTS)).to_numpy(zero_copy_only=False)
     return (
-        f"By their true labels, {int(wanted[:number].sum())} of the {number} best leads are A or B, "
-        f"compared with {int(wanted.sum())} of all {len(rows)} calls."
+        f"By their labels, {int(wanted[:number].sum())} of the {number} best leads are A or B, "
+        f"against {int(wanted.sum())} of all {len(rows)}."
     )
 
 

@@ -31,7 +31,14 @@ def write_package(folder: Path, name: str, version: str, content: str) -> None:
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
 
 
-@pytest.mark.parametrize("job", ["score_daily.py", "train.py", "evaluate.py"])
+@pytest.mark.parametrize(
+    "job",
+    [
+        "score_daily.py",
+        pytest.param("train.py", marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param("evaluate.py", marks=[pytest.mark.slow, pytest.mark.long]),
+    ],
+)
 def test_a_torchaudio_incompatible_with_torch_ends_a_job_with_one_line(job: str, tmp_path: Path) -> None:
     write_package(tmp_path, "torchaudio", "2.10.99", DOES_NOT_LOAD)
     ended = run_job(job, "--demo", stand_ins=tmp_path)

@@ -11,7 +11,11 @@ LOAD = "print(*(type(each.from_pretrained(sys.argv[1])).__name__ for each in (Au
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("imports", [(OURS, THEIRS), (THEIRS, OURS)], ids=["ours first", "theirs first"])
+@pytest.mark.parametrize(
+    "imports",
+    [pytest.param((OURS, THEIRS), marks=pytest.mark.long), (THEIRS, OURS)],
+    ids=["ours first", "theirs first"],
+)
 def test_the_auto_classes_know_the_model_once_the_package_is_imported(
     imports: tuple[str, str], tiny_model: Path
 ) -> None:

@@ -107,7 +107,7 @@ def publish_labelled(place: str, intents: str) -> Success:
 
 def test_the_ranking_is_compared_with_the_labels(place: str) -> None:
     success = publish_labelled(place, "ABABABABCD" + "CCCCCCCCCA")
-    expected = "By their true labels, 8 of the 10 best leads are A or B, compared with 9 of all 20 calls."
+    expected = "By their labels, 8 of the 10 best leads are A or B, against 9 of all 20."
     assert compare_with_labels(place, DATE) == expected
     assert expected in said_of(place, success)
 

@@ -15,6 +15,7 @@ from tests.integration.job import ROOT
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_encode_measures_both_encodings_and_the_unpadded_one_in_lower_precision(tmp_path: Path) -> None:
     precisions = ["bf16", "int8"] if int8_matmul_is_exact() else ["bf16"]
     command = [sys.executable, "-m", "tests.benchmarks", "encode", "--network", "demo"]

@@ -34,6 +34,7 @@ TYPES: dict[str, tuple[Any, pa.DataType]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_type_passes_through_a_job_unchanged(tmp_path: Path, tiny_model: Path) -> None:
     manifests = Path(write_short_calls(tmp_path / "manifests", 2))
     (file,) = (manifests / f"date={DATE}").glob("*.parquet")
