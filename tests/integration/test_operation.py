@@ -33,7 +33,7 @@ def parse_summary(output: str) -> dict[str, Any]:
     return line
 
 
-def wait_until_committed(leads: Path, timeout_sec: float = 120.0) -> None:
+def wait_until_committed(leads: Path, timeout_sec: float = 400.0) -> None:
     """Wait until a run has committed its first calls."""
     deadline = time.monotonic() + timeout_sec
     while not list(leads.glob("_runs/*/checkpoint/*.parquet")):
