@@ -88,6 +88,8 @@ def _turns() -> Iterator[RubbishRow]:
         "a year long": [turn(end=3e7)],
         "past all numbers": [turn(start=1e307, end=1.7e308)],
         "the last of a thousand": [*[turn()] * 1000, turn(start=2.0, end=1.0)],
+        "ten thousand": [turn(start=index * 1e-4, end=index * 1e-4, text="a") for index in range(10_000)],
+        "a megabyte": [turn(text="a b " * 250_000)],
     }.items():
         yield RubbishRow(f"turns: {kind}", {"turns": turns}, BAD_ROW)
     for kind, turns in {
@@ -95,8 +97,6 @@ def _turns() -> Iterator[RubbishRow]:
         "no text": [turn(text=None)],
         "of no length": [turn(start=0.2, end=0.2)],
         "too small to tell": [turn(start=5e-324, end=1e-323)],
-        "ten thousand": [turn(start=index * 1e-4, end=index * 1e-4, text="a") for index in range(10_000)],
-        "a megabyte": [turn(text="a b " * 250_000)],
         "one long word": [turn(text="a" * 100_000)],
         "control characters": [turn(text="".join(map(chr, range(1, 160))))],
         "special tokens": [turn(text="[CLS] [SEP] [MASK] [PAD] [UNK] " * 50)],
