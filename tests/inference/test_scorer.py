@@ -475,6 +475,7 @@ def test_both_encodings_give_the_same_probabilities(tiny_network: Callable[..., 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_bf16_predicts_the_same_intents_as_fp32_for_synthetic_speech(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     model = load_model(demo_model())

@@ -45,6 +45,7 @@ def largest_difference(leads: list[dict[str, Any]], reference: list[dict[str, An
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_unpadded_encoding_gives_the_leads_of_padded_encoding_on_real_recordings(
     recordings: Path, tiny_model: Path, tmp_path: Path, ray_address: str
 ) -> None:

@@ -287,6 +287,7 @@ def test_when_storage_fails_nothing_is_published_and_the_next_run_resumes(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_address")
 def test_preparation_does_not_run_far_ahead_of_the_scorers(
     network: PackedNetwork, tiny_model: Path, tmp_path: Path
