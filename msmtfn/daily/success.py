@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import json
-import math
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any
 
 from msmtfn.daily.publication import is_publication, publication_of
 from msmtfn.leads.drift import describe_drift
+from msmtfn.storage.fields import read_field, read_items, read_optional, read_values
 from msmtfn.storage.untrusted import parse_object
-
-MAX_COUNT: Final = 2**53
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +77,42 @@ class Success:
             ValueError: it is not what a run writes; the message names the field.
         """
         content = parse_object(text)
-        values = {name: _read(name, kind, content[name]) for name, kind in _kinds().items() if name in content}
-        for name in _required():
-            if name not in values:
-                raise ValueError(f"{name} is missing")
-        success = cls(**values, unknown={name: value for name, value in content.items() if name not in values})
+        given = content.keys() & {each.name for each in fields(cls)}
+        success = cls(
+            calls=read_field(content, "calls", int),
+            scored=read_field(content, "scored", int),
+            rejected=read_field(content, "rejected", int),
+            rejected_by_reason=read_values(content, "rejected_by_reason", int),
+            audio_hours=read_field(content, "audio_hours", float),
+            date=_read_date(content, "date"),
+            run_id=read_field(content, "run_id", str),
+            model=read_field(content, "model", str),
+            model_version=read_field(content, "model_version", str),
+            calls_resumed=read_field(content, "calls_resumed", int),
+            seconds=read_field(content, "seconds", float),
+            startup_seconds=read_optional(content, "startup_seconds", float),
+            stage_seconds=read_values(content, "stage_seconds", float) if "stage_seconds" in given else None,
+            calls_per_sec=read_optional(content, "calls_per_sec", float),
+            drift=_read_drift(content, "drift") if "drift" in given else None,
+            published_at=read_field(content, "published_at", str),
+            versions=read_values(content, "versions", str),
+            retried=read_field(content, "retried", int) if "retried" in given else None,
+            publication=read_field(content, "publication", str),
+            files=read_items(content, "files", str),
+            replaced=read_items(content, "replaced", str) if "replaced" in given else (),
+            unknown={name: value for name, value in content.items() if name not in given},
+        )
         success.check_names()
         return success
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of the JSON."""
         content: dict[str, Any] = {}
-        for name in _kinds():
-            value = getattr(self, name)
-            if value is not None and not (name == "replaced" and not value):
-                content[name] = list(value) if isinstance(value, tuple) else value
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == "unknown" or value is None or (each.name == "replaced" and not value):
+                continue
+            content[each.name] = list(value) if isinstance(value, tuple) else value
         return {**content, "date": self.date.isoformat(), **self.unknown}
 
     def to_json(self) -> str:
@@ -120,92 +137,19 @@ class Success:
             raise ValueError("replaced holds the publication itself")
 
 
-def _read(name: str, kind: Any, value: object) -> Any:
-    """Read one field of the JSON."""
+def _read_date(content: Mapping[str, Any], name: str) -> dt.date:
+    text = read_field(content, name, str)
     try:
-        result = _READERS[kind](value)
-        if name == "drift":
-            (describe_drift(result) or "").encode()
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
-        raise ValueError(f"{name} is not {_DESCRIPTIONS[kind]}") from exc
-    return result
+        return dt.date.fromisoformat(text)
+    except ValueError as exc:
+        raise ValueError(f"the field {name!r} is not a date YYYY-MM-DD") from exc
 
 
-def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= MAX_COUNT:
-        raise ValueError
-    return value
-
-
-def _number(value: object) -> float:
-    if type(value) is int:
-        return _count(value)
-    if type(value) is not float or not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    value.encode()  # a lone surrogate cannot be printed
-    return value
-
-
-def _date(value: object) -> dt.date:
-    return dt.date.fromisoformat(_text(value))
-
-
-def _names(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError
-    return tuple(map(_text, value))
-
-
-def _object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError
-    return value
-
-
-def _object_of(read: Callable[[object], Any]) -> Callable[[object], dict[str, Any]]:
-    return lambda value: {_text(name): read(inner) for name, inner in _object(value).items()}
-
-
-_READERS: Final[Mapping[Any, Callable[[object], Any]]] = {
-    int: _count,
-    float: _number,
-    str: _text,
-    dt.date: _date,
-    tuple[str, ...]: _names,
-    dict[str, int]: _object_of(_count),
-    dict[str, float]: _object_of(_number),
-    dict[str, str]: _object_of(_text),
-    dict[str, Any]: _object,
-}
-
-_DESCRIPTIONS: Final[Mapping[Any, str]] = {
-    int: "a whole number of 0 or more",
-    float: "a finite number",
-    str: "a text",
-    dt.date: "a date YYYY-MM-DD",
-    tuple[str, ...]: "a list of names",
-    dict[str, int]: "an object of whole numbers of 0 or more",
-    dict[str, float]: "an object of finite numbers",
-    dict[str, str]: "an object of texts",
-    dict[str, Any]: "an object as a run writes it",
-}
-
-
-@functools.cache
-def _kinds() -> dict[str, Any]:
-    """Return the type of each field of the JSON, without `None`."""
-    hints = get_type_hints(Success)
-    del hints["unknown"]
-    return {name: get_args(hint)[0] if isinstance(hint, types.UnionType) else hint for name, hint in hints.items()}
-
-
-def _required() -> list[str]:
-    """Return the fields that every version has written."""
-    optional = {each.name for each in fields(Success) if each.default is None} | {"replaced", "unknown"}
-    return [each.name for each in fields(Success) if each.name not in optional]
+def _read_drift(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Read the comparison with earlier days, which is nested: what can be described is what a run writes."""
+    drift = read_field(content, name, dict)
+    try:
+        (describe_drift(drift) or "").encode()
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as exc:
+        raise ValueError(f"the field {name!r} is not what a run writes") from exc
+    return drift

@@ -6,11 +6,13 @@ knows the file raises its own error from it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from msmtfn.storage.untrusted import printable
 
+MAX_COUNT: Final = 2**53
 Value = TypeVar("Value", bool, int, float, str, list[Any], dict[str, Any])
 
 
@@ -18,7 +20,8 @@ def read_field(fields: Mapping[str, Any], name: str, kind: type[Value]) -> Value
     """Return a field of a JSON object; an integer is accepted for a float.
 
     Raises:
-        ValueError: the field is missing or of another type.
+        ValueError: the field is missing or of another type, an integer is no count (0 to 2^53), a float is not finite,
+            or a text cannot be written.
     """
     if name not in fields:
         raise ValueError(f"the field {name!r} is missing")
@@ -27,11 +30,20 @@ def read_field(fields: Mapping[str, Any], name: str, kind: type[Value]) -> Value
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is float and is_number:
         try:
-            return float(value)  # type: ignore[return-value] # mypy does not narrow by `kind`
+            value = float(value)
         except OverflowError as exc:
             raise ValueError(f"the field {name!r} is too large a number") from exc
+        if not math.isfinite(value):
+            raise ValueError(f"the field {name!r} is {value}; it must be a finite number")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"the field {name!r} is {_describe(value)}; it must be of type {kind.__name__}")
+    if kind is int and not 0 <= value <= MAX_COUNT:
+        raise ValueError(f"the field {name!r} is {_describe(value)}; it must be from 0 to 2^53")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:  # a lone surrogate
+            raise ValueError(f"the field {name!r} is {_describe(value)}; it cannot be written as UTF-8") from exc
     return value
 
 
@@ -54,8 +66,20 @@ def read_items(fields: Mapping[str, Any], name: str, kind: type[Value]) -> tuple
     return tuple(read_field(items, item, kind) for item in items)
 
 
+def read_values(fields: Mapping[str, Any], name: str, kind: type[Value]) -> dict[str, Value]:
+    """Return an object in a JSON object, all values of which have the same type.
+
+    Raises:
+        ValueError: the field is missing or no object, or a value is of another type.
+    """
+    values = {f"{name}.{key}": value for key, value in read_field(fields, name, dict).items()}
+    return {key.removeprefix(f"{name}."): read_field(values, key, kind) for key in values}
+
+
 def _describe(value: Any) -> str:
     """Return a short description of a value; one of a list or object could be of any length and depth."""
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, int) and abs(value) > MAX_COUNT:  # Python refuses to print numbers of some thousand digits
+        return "a number of more than 2^53"
     return printable(repr(value))

@@ -115,35 +115,35 @@ def test_fields_of_a_newer_version_are_kept(tmp_path: Path) -> None:
 def test_a_field_that_is_missing_is_named(name: str) -> None:
     content = FULL.as_dict()
     del content[name]
-    with pytest.raises(ValueError, match=f"^{name} is missing$"):
+    with pytest.raises(ValueError, match=f"^the field '{name}' is missing$"):
         Success.from_json(json.dumps(content))
 
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("calls", "7", "a whole number of 0 or more"),
-        ("calls", True, "a whole number of 0 or more"),
-        ("calls", 7.0, "a whole number of 0 or more"),
-        ("rejected", -1, "a whole number of 0 or more"),
-        ("scored", 10**400, "a whole number of 0 or more"),
-        ("retried", None, "a whole number of 0 or more"),
-        ("seconds", float("nan"), "a finite number"),
-        ("seconds", 10**400, "a finite number"),
-        ("calls_per_sec", "fast", "a finite number"),
-        ("rejected_by_reason", {"bad_row": "2"}, "an object of whole numbers"),
-        ("rejected_by_reason", [], "an object of whole numbers"),
-        ("stage_seconds", {"score": None}, "an object of finite numbers"),
-        ("versions", {"ray": 2}, "an object of texts"),
-        ("date", "yesterday", "a date"),
-        ("model", ["demo"], "a text"),
-        ("model", "\ud800", "a text"),
-        ("files", "leads-0123abcd-00000.parquet", "a list of names"),
-        ("replaced", [7], "a list of names"),
-        ("drift", [], "an object as a run writes it"),
-        ("drift", {}, "an object as a run writes it"),
-        ("drift", {"moved": ["language"]}, "an object as a run writes it"),
-        ("drift", {"moved": ["rejected"], "rejected": {"share": "x"}}, "an object as a run writes it"),
+        ("calls", "7", "must be of type int"),
+        ("calls", True, "must be of type int"),
+        ("calls", 7.0, "must be of type int"),
+        ("rejected", -1, "must be from 0"),
+        ("scored", 10**400, "must be from 0"),
+        ("retried", None, "must be of type int"),
+        ("seconds", float("nan"), "must be a finite number"),
+        ("seconds", 10**400, "is too large a number"),
+        ("calls_per_sec", "fast", "must be of type float"),
+        ("rejected_by_reason", {"bad_row": "2"}, "must be of type int"),
+        ("rejected_by_reason", [], "must be of type dict"),
+        ("stage_seconds", {"score": None}, "must be of type float"),
+        ("versions", {"ray": 2}, "must be of type str"),
+        ("date", "yesterday", "is not a date"),
+        ("model", ["demo"], "must be of type str"),
+        ("model", "\ud800", "cannot be written as UTF-8"),
+        ("files", "leads-0123abcd-00000.parquet", "must be of type list"),
+        ("replaced", [7], "must be of type str"),
+        ("drift", [], "must be of type dict"),
+        ("drift", {}, "is not what a run writes"),
+        ("drift", {"moved": ["language"]}, "is not what a run writes"),
+        ("drift", {"moved": ["rejected"], "rejected": {"share": "x"}}, "is not what a run writes"),
     ],
 )
 def test_a_field_that_cannot_be_read_is_named_with_the_file(
@@ -151,7 +151,7 @@ def test_a_field_that_cannot_be_read_is_named_with_the_file(
 ) -> None:
     plant(tmp_path, **{name: value})
     with pytest.raises(
-        PublishError, match=rf"_SUCCESS is not what a run writes \({name} is not {expected}.*; remove it"
+        PublishError, match=rf"_SUCCESS is not what a run writes \(the field '{name}.* {expected}.*; remove it"
     ):
         read_success(str(tmp_path), DATE)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from msmtfn.storage.fields import read_field, read_items, read_optional
+from msmtfn.storage.fields import read_field, read_items, read_optional, read_values
 
 FIELDS: dict[str, Any] = {
     "count": 3,
@@ -61,3 +61,22 @@ def test_a_long_or_deep_value_is_not_quoted() -> None:
     for value, shown in ((deep, "a list"), ({"a": deep}, "an object"), ("x" * 10**6, "'" + "x" * 79 + "…")):
         with pytest.raises(ValueError, match=f"the field 'name' is {shown};"):
             read_field({"name": value}, "name", int)
+
+
+@pytest.mark.parametrize("value", [-1, 2**53 + 1, 10**400])
+def test_a_count_out_of_range_is_named(value: int) -> None:
+    assert read_field({"calls": 2**53}, "calls", int) == 2**53
+    with pytest.raises(ValueError, match=r"the field 'calls' is .*; it must be from 0 to 2\^53"):
+        read_field({"calls": value}, "calls", int)
+
+
+def test_a_value_of_another_type_is_named_with_its_key() -> None:
+    assert read_values({"seconds": {"score": 1, "a.b": 0.5}}, "seconds", float) == {"score": 1.0, "a.b": 0.5}
+    with pytest.raises(ValueError, match=r"the field 'seconds.score' is 'x'"):
+        read_values({"seconds": {"score": "x"}}, "seconds", float)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_named(value: float) -> None:
+    with pytest.raises(ValueError, match=r"the field 'share' is (nan|inf); it must be a finite number"):
+        read_field({"share": value}, "share", float)
