@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-import threading
+import sys
 from collections.abc import Iterator
 from typing import Final
 
 import ray
 
-from msmtfn.compat.ray import QUIET_LOGGERS
+from msmtfn.compat.ray import QUIET_LOGGERS, keep_sigterm_handler
 from msmtfn.errors import JobError
 
 LOCAL: Final = "local"
@@ -46,7 +45,7 @@ def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> I
         yield
         return
     address = os.environ.get("RAY_ADDRESS", LOCAL)
-    with _keep_sigterm_handler(), _translate_errors(address):
+    with keep_sigterm_handler(), _translate_errors(address):
         if address != LOCAL:
             ray.init(logging_level=logging.WARNING, log_to_driver=show_workers)
         else:
@@ -60,25 +59,11 @@ def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> I
             )
     try:
         yield
-    except KeyboardInterrupt:
-        # A graph that is interrupted leaves a thread, and the process would abort if Ray were shut down beneath it.
-        # Ray's processes end with this one.
-        raise
-    except BaseException:
-        ray.shutdown()
-        raise
-    ray.shutdown()
-
-
-@contextlib.contextmanager
-def _keep_sigterm_handler() -> Iterator[None]:
-    """Restore the handler of SIGTERM, since Ray's own kills the cluster below the running job, which then aborts."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+        # An interrupted graph leaves a thread, and the process would abort if Ray were shut down beneath it; Ray's
+        # processes end with this one.
+        if not isinstance(sys.exception(), KeyboardInterrupt):
+            ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 PROGRAM = """
-import sys
+import sys, time
 from msmtfn.cli.command import run_command
 from msmtfn.engine import start_engine
 def work():
+    print("starting", flush=True)
     with start_engine():
         print("started")
+        time.sleep(float(sys.argv[1]) if sys.argv[1:] else 0)
 sys.exit(run_command(work, job="train"))
 """
 
@@ -51,6 +55,20 @@ def test_an_object_store_that_is_too_small_is_named() -> None:
     line = last_line(RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES="1000")
     assert line["exit_code"] == 1
     assert "Ray cannot start: Attempting to cap object store memory usage at 1000 bytes" in line["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after_sec", [0.5, 3.0])
+def test_a_signal_while_ray_starts_ends_the_job_with_its_last_line(after_sec: float) -> None:
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    job = subprocess.Popen([sys.executable, "-c", PROGRAM, "60"], env=environment, stdout=subprocess.PIPE, text=True)
+    assert job.stdout is not None
+    assert job.stdout.readline() == "starting\n"
+    time.sleep(after_sec)  # whether Ray starts or runs by then, the end is the same
+    job.send_signal(signal.SIGTERM)
+    output, _ = job.communicate(timeout=60)
+    line = json.loads(output.splitlines()[-1])
+    assert job.returncode == line["exit_code"] == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow

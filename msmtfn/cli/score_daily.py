@@ -17,6 +17,7 @@ from rich.table import Table
 from msmtfn import storage
 from msmtfn.calls.days import find_days
 from msmtfn.cli.command import EXIT_DONE, SafeConsole, exit_code_of, run_command
+from msmtfn.corpora import DEMO
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, count_done
 from msmtfn.daily.publish import read_success
@@ -26,7 +27,7 @@ from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
 from msmtfn.errors import JobError, LockedError, UsageError
 from msmtfn.model.checkpoint import is_trained
-from msmtfn.scoring.day import DEMO, DayScorer, open_scorer, refuse_overlapping_leads
+from msmtfn.scoring.day import DayScorer, open_scorer, refuse_overlapping_leads
 from msmtfn.scoring.graph import ScoringConfig
 
 DEMO_DATE: Final = dt.date(2026, 1, 5)

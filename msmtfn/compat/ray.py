@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 import ray
+import ray._private.utils
 from ray.data import DataContext
 
 from msmtfn.compat.versions import install_command
@@ -16,10 +19,11 @@ try:
     )
 
     DownstreamCapacityBackpressurePolicy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD  # noqa: B018
+    ray._private.utils.set_sigterm_handler  # noqa: B018
 except (ImportError, AttributeError) as exc:
     raise BrokenEnvironmentError(
-        f"ray {ray.__version__} has no DownstreamCapacityBackpressurePolicy with a threshold, which msmtfn sets; "
-        f"install a tested version: {install_command('ray')}"
+        f"ray {ray.__version__} lacks a private name that msmtfn needs ({exc}); install a tested version: "
+        f"{install_command('ray')}"
     ) from exc
 
 QUIET_LOGGERS: Final = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
@@ -38,3 +42,17 @@ def limit_queued_blocks(context: DataContext, ratio: float) -> None:
     """
     context.downstream_capacity_backpressure_ratio = ratio
     DownstreamCapacityBackpressurePolicy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD = 0.0
+
+
+@contextlib.contextmanager
+def keep_sigterm_handler() -> Iterator[None]:
+    """Keep Ray from replacing the process's handler of SIGTERM while it starts.
+
+    Ray's handlers kill its processes below the running job, which then aborts, or end the process without cleaning up.
+    """
+    set_handler = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda _handler: None
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = set_handler

@@ -2,6 +2,15 @@
 
 from importlib import resources
 from pathlib import Path
+from typing import Final
+
+DEMO: Final = "demo"
+"""Name of the model that comes with the package."""
+
+
+def is_demo(name: str) -> bool:
+    """Return True if a model's name means the one in the package; a model's folder of that name comes before it."""
+    return name == DEMO and not Path(DEMO, "config.json").is_file()
 
 
 def demo_model() -> Path:

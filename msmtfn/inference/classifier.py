@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from msmtfn.corpora import demo_model
+from msmtfn.corpora import demo_model, is_demo
 from msmtfn.errors import CallError
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.features.processor import PreparedCall, RecordingLike, TurnLike
@@ -23,8 +22,6 @@ from msmtfn.leads.ranking import lead_scores
 from msmtfn.model.checkpoint import Model, fetch_model
 from msmtfn.model.checkpoint import load_model as load_folder
 from msmtfn.model.runtime.precision import ScoringPrecision
-
-DEMO: Final = "demo"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,9 +73,7 @@ def find_model(name_or_folder: str | os.PathLike[str], scratch: Path) -> Path:
         ModelError: there is no such model, or it cannot be downloaded.
     """
     name = os.fspath(name_or_folder)
-    if name == DEMO and not Path(DEMO, "config.json").is_file():
-        return demo_model()
-    return fetch_model(name, scratch)
+    return demo_model() if is_demo(name) else fetch_model(name, scratch)
 
 
 class CallClassifier:

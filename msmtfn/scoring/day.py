@@ -11,12 +11,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from rich.console import Console
 
 from msmtfn import storage
-from msmtfn.corpora import demo_model
+from msmtfn.corpora import DEMO, demo_model, is_demo
 from msmtfn.daily.day import DayPlan, finish_run, open_run, plan_day, tidy_up
 from msmtfn.daily.lock import lock_day
 from msmtfn.daily.progress import show_progress
@@ -30,8 +29,6 @@ from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
 from msmtfn.storage.conditional import warn_unless_conditional
 from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
 from msmtfn.storage.untrusted import inside
-
-DEMO: Final = "demo"
 
 logger = logging.getLogger(__name__)
 
@@ -197,14 +194,14 @@ def refuse_overlapping_leads(manifests: Sequence[str], leads: str, model: str, p
     """
     inputs = [NamedLocation("--manifests", folder) for folder in manifests]
     inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in prefixes]
-    if model != DEMO:
+    if not is_demo(model):
         inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
     refuse_overlaps(inputs, [NamedLocation("--leads", leads)])
 
 
 def _fetch_model(name: str, scratch: Path) -> tuple[str, Path]:
     """Return the model's location (for `current` that of the version) and its folder on this machine."""
-    if name == DEMO:
+    if is_demo(name):
         return name, demo_model()
     location = locate_model(name)
     return location, fetch_model(location, scratch)

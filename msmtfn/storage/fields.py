@@ -37,7 +37,7 @@ def read_field(fields: Mapping[str, Any], name: str, kind: type[Value]) -> Value
             raise ValueError(f"the field {name!r} is {value}; it must be a finite number")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"the field {name!r} is {_describe(value)}; it must be of type {kind.__name__}")
-    if kind is int and not 0 <= value <= MAX_COUNT:
+    if kind is int and isinstance(value, int) and not 0 <= value <= MAX_COUNT:
         raise ValueError(f"the field {name!r} is {_describe(value)}; it must be from 0 to 2^53")
     if isinstance(value, str):
         try:
