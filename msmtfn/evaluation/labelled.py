@@ -111,6 +111,12 @@ def split_by_customer(
             split.rows["customer_id"].to_pylist(), split.rows["call_id"].to_pylist(), strict=True
         )
     ]
+    if anonymous := sum(not customer for customer in split.rows["customer_id"].to_pylist()):
+        logger.warning(
+            "%d of %d calls have no customer_id; calls of one customer may be in training and in validation",
+            anonymous,
+            len(customers),
+        )
     is_held_out = np.array([_hash_to_unit(customer, HELD_OUT) < held_out_share for customer in customers])
     is_validation = ~is_held_out & np.array(
         [_hash_to_unit(customer, seed) < validation_share for customer in customers]

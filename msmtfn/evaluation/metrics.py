@@ -38,8 +38,8 @@ class TaskMetrics:
 
     Attributes:
         accuracy: share of the calls that are predicted correctly.
-        macro_f1: mean F1 over the classes that occur among the labels. A class without a label has no F1 of its own;
-            a call that is predicted as such a class counts against its true class only.
+        macro_f1: mean F1 over the classes that occur among the labels or the predictions, as scikit-learn has it; a
+            class that is predicted but never right counts as 0.
         calibration_error: expected calibration error (Guo et al. 2017): the absolute difference of confidence and
             accuracy in `NUM_BINS` equal bins of the largest probability, averaged with the number of calls as weight.
         confusion: (K, K) number of calls; a row is the true class, a column the predicted one.
@@ -74,7 +74,7 @@ def task_metrics(task: str, probabilities: npt.NDArray[np.float32], intents: npt
     f1 = multiclass_f1_score(predictions, targets, num_classes, average="none")
     return TaskMetrics(
         accuracy=multiclass_accuracy(predictions, targets, num_classes, average="micro").item(),
-        macro_f1=f1[targets.unique()].mean().item(),
+        macro_f1=f1[torch.cat([targets, predictions]).unique()].mean().item(),
         calibration_error=multiclass_calibration_error(inside, targets, num_classes, NUM_BINS, norm="l1").item(),
         confusion=multiclass_confusion_matrix(predictions, targets, num_classes).tolist(),
         bins=_reliability_bins(inside.amax(dim=1), hits),

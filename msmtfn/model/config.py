@@ -36,6 +36,8 @@ class MsmtFnConfig(PreTrainedConfig):
         num_cross_layers: number of layers in the complementary pathway.
         num_bottleneck_layers: number of bottleneck layers; with 0 the fused text is the mean of the two pathways.
         num_bottleneck_tokens: number of learned tokens through which the two pathways exchange information.
+        fused: what the bottleneck hands on: "text" is the text stream T (the paper's), "mean" the mean of T and T_m. A
+            folder whose `config.json` lacks the field was trained with "mean".
         pooling: how the fused text becomes a round's vector: "flatten" (the paper's), "cls", "mean" or "max".
         context_size: width of the BiGRU in each direction.
         num_context_layers: number of BiGRU layers; with 0 a call's vector is the mean of its rounds.
@@ -74,6 +76,7 @@ class MsmtFnConfig(PreTrainedConfig):
     num_cross_layers: int = 4
     num_bottleneck_layers: int = 2
     num_bottleneck_tokens: int = 4
+    fused: Literal["text", "mean"] = "text"
     pooling: Literal["flatten", "cls", "mean", "max"] = "flatten"
     context_size: int = 128
     num_context_layers: int = 2
@@ -93,6 +96,11 @@ class MsmtFnConfig(PreTrainedConfig):
             _disable_masking_and_layerdrop(getattr(self, name))
         self._check_model_types()
         self._check_sizes()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a configuration from the contents of a `config.json`, also from those that lack newer fields."""
+        return super().from_dict({"fused": "mean"} | config_dict, **kwargs)
 
     @property
     def max_round_samples(self) -> int:
@@ -143,6 +151,10 @@ class MsmtFnConfig(PreTrainedConfig):
             _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "more than 0, and finite")
         for name in ("num_bottleneck_layers", "num_context_layers"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        if self.fused == "text":
+            # The tokens that the first layer averages are read by the second: with one, T would never hear the audio.
+            cure = 'at least 2, or 0, with fused="text"'
+            _require(self.num_bottleneck_layers != 1, "num_bottleneck_layers", self.num_bottleneck_layers, cure)
         for name in ("dropout", "attention_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and less than 1")
         has_adapter = bool(getattr(self.audio, "add_adapter", False))

@@ -7,6 +7,7 @@ A mask is True where a token is real.
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -68,10 +69,11 @@ class ComplementaryPathway(nn.Module):
 class BottleneckFusion(nn.Module):
     """Two streams that exchange information through a few learned bottleneck tokens only (equations 2 to 5).
 
-    The paper passes on the text stream T alone. Here the output is the mean of T and T_m, as in the original attention
-    bottlenecks (Nagrani et al., 2021); otherwise the last layer of the mixed stream would have no effect. The averaged
-    bottleneck of equation 5 is read by the next layer, so the streams exchange something from two layers on. With no
-    layers there are no bottleneck tokens, and the output is the mean of the inputs.
+    The output is the text stream T (`config.fused` is "text", as in the paper), or the mean of T and T_m ("mean", as in
+    the original attention bottlenecks, Nagrani et al., 2021). The averaged bottleneck of equation 5 is read by the next
+    layer, so T depends on T_m from two layers on. Where T alone is handed on, equations 4 and 5 of the last layer would
+    have no effect, and that layer has no T_m part. With no layers there are no bottleneck tokens, and the output is the
+    mean of the inputs, since nothing else would join them.
     """
 
     tokens: nn.Parameter
@@ -79,12 +81,14 @@ class BottleneckFusion(nn.Module):
     def __init__(self, config: MsmtFnConfig) -> None:
         super().__init__()
         sizes, num_layers = _layer_sizes(config), config.num_bottleneck_layers
+        self.hands_on_text = config.fused == "text" and num_layers > 0
         if num_layers:
             self.tokens = nn.Parameter(
                 torch.empty(config.num_bottleneck_tokens, config.hidden_size).normal_(std=EMBEDDING_STD)
             )
+        num_mixed_layers = num_layers - 1 if self.hands_on_text else num_layers
         self.text_layers = nn.ModuleList(TransformerLayer(*sizes) for _ in range(num_layers))
-        self.mixed_layers = nn.ModuleList(TransformerLayer(*sizes) for _ in range(num_layers))
+        self.mixed_layers = nn.ModuleList(TransformerLayer(*sizes) for _ in range(num_mixed_layers))
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, text: Tensor, mixed: Tensor, mask: Tensor) -> Tensor:
@@ -100,7 +104,7 @@ class BottleneckFusion(nn.Module):
         """
         if self.text_layers:
             text, mixed = self._exchange(text, mixed, mask)
-        fused: Tensor = self.norm((text + mixed) / 2)
+        fused: Tensor = self.norm(text if self.hands_on_text else (text + mixed) / 2)
         return fused
 
     def _exchange(self, text: Tensor, mixed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,11 +115,13 @@ class BottleneckFusion(nn.Module):
         #   [T^(l+1)   || T_fsn'^(l+1)]  = Transformer([T^l   || T_fsn^l])     (equation 3)
         #   [T_m^(l+1) || T_fsn''^(l+1)] = Transformer([T_m^l || T_fsn^l])     (equation 4)
         #   T_fsn^(l+1) = (T_fsn'^(l+1) + T_fsn''^(l+1)) / 2                   (equation 5)
-        for text_layer, mixed_layer in zip(self.text_layers, self.mixed_layers, strict=True):
+        for text_layer, mixed_layer in zip_longest(self.text_layers, self.mixed_layers):
             text_out = text_layer(torch.cat([text, bottleneck], dim=1), mask)
-            mixed_out = mixed_layer(torch.cat([mixed, bottleneck], dim=1), mask)
-            text, mixed = text_out[:, :num_tokens], mixed_out[:, :num_tokens]
-            bottleneck = (text_out[:, num_tokens:] + mixed_out[:, num_tokens:]) / 2
+            text = text_out[:, :num_tokens]
+            if mixed_layer is not None:
+                mixed_out = mixed_layer(torch.cat([mixed, bottleneck], dim=1), mask)
+                mixed = mixed_out[:, :num_tokens]
+                bottleneck = (text_out[:, num_tokens:] + mixed_out[:, num_tokens:]) / 2
         return text, mixed
 
 

@@ -71,7 +71,7 @@ def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
         "num_attention_heads": NUM_HEADS,
         "feed_forward_size": INNER_SIZE,
         "num_cross_layers": 1,
-        "num_bottleneck_layers": 1,
+        "num_bottleneck_layers": 2,  # with one, the streams would exchange nothing
         "pooling": "max",
         "context_size": 48,
         "num_context_layers": 1,

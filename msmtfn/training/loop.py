@@ -56,12 +56,26 @@ class NotFiniteError(ArithmeticError):
 class Learner(nn.Module):
     """The network with its loss: maps a batch of calls to the sum of their losses."""
 
-    def __init__(self, network: MsmtFn, samples_per_batch: int, class_weights: Mapping[str, Tensor] | None) -> None:
+    def __init__(
+        self,
+        network: MsmtFn,
+        samples_per_batch: int,
+        class_weights: Mapping[str, Tensor] | None,
+        frozen: Sequence[nn.Module] = (),
+    ) -> None:
         super().__init__()
         self.network = network
+        self.frozen = tuple(frozen)  # a tuple, so that they are not registered a second time
         self.samples_per_batch = samples_per_batch
         self.tasks = tuple(TASKS) if network.config.multi_task else ("five",)
         self.class_weights = class_weights
+
+    def train(self, mode: bool = True) -> Learner:
+        """Switch to training or evaluation mode; frozen modules stay in evaluation mode, without dropout."""
+        super().train(mode)
+        for module in self.frozen:
+            module.train(False)
+        return self
 
     def forward(self, batch: CallBatch) -> Tensor:
         """Return the sum of the calls' losses."""
@@ -121,13 +135,13 @@ class Loop:
         self.world_size = dist.get_world_size() if self.is_distributed else 1
         self.rank = dist.get_rank() if self.is_distributed else 0
         self.pad_token_id: int = network.config.text.pad_token_id
-        freeze(network, recipe.frozen)
+        frozen = freeze(network, recipe.frozen)
         self.budget = recipe.samples_per_batch or network.config.max_round_samples * ROUNDS_AT_ONCE[self.device.type]
         if recipe.embedded != "nothing":  # the lengths of embedded rounds are counted in frames
             self.budget = max(1, network.config.num_frames(self.budget))
         weights = balanced_weights(training_intents) if recipe.class_weights == "balanced" else None
         learner = Learner(
-            network, self.budget, weights and {task: each.to(self.device) for task, each in weights.items()}
+            network, self.budget, weights and {task: each.to(self.device) for task, each in weights.items()}, frozen
         )
         self.learner: nn.Module = learner
         if self.is_distributed:
@@ -240,7 +254,7 @@ class Loop:
         self.learner.train()
         loss_sum, num_calls, num_rounds = 0.0, 0, 0
         started = time.monotonic()
-        for number, calls in enumerate(self._augmented(epoch), start=1):
+        for number, calls in enumerate(self._upcoming(epoch), start=1):
             loss_sum += self.step(calls) * len(calls)
             num_calls += len(calls)
             num_rounds += sum(call.num_rounds for call in calls)
@@ -256,22 +270,20 @@ class Loop:
         sums = self._sum(torch.tensor([loss_sum, num_calls, num_rounds], dtype=torch.float64))
         return float(sums[0] / sums[1]), float(sums[2])
 
-    def _augmented(self, epoch: int) -> Iterator[list[LabelledCall]]:
-        """Yield the epoch's calls step by step; a thread augments those of the next step meanwhile."""
-        steps = self.source.training(epoch, self.recipe.calls_per_step)
-        if self.augmenter is None:
-            yield from steps
-            return
-        augmenter = self.augmenter
+    def _upcoming(self, epoch: int) -> Iterator[list[LabelledCall]]:
+        """Yield the epoch's calls step by step; a thread reads and augments those of the next step meanwhile."""
+        steps, augmenter = self.source.training(epoch, self.recipe.calls_per_step), self.augmenter
 
-        def augment_next() -> list[LabelledCall] | None:
+        def read_next() -> list[LabelledCall] | None:
             calls = next(steps, None)
-            return None if calls is None else [_augment(augmenter, epoch, call) for call in calls]
+            if calls is None or augmenter is None:
+                return calls
+            return [_augment(augmenter, epoch, call) for call in calls]
 
-        with ThreadPoolExecutor(1, thread_name_prefix="augment") as pool:
-            upcoming = pool.submit(augment_next)
+        with ThreadPoolExecutor(1, thread_name_prefix="next-step") as pool:
+            upcoming = pool.submit(read_next)
             while (calls := upcoming.result()) is not None:
-                upcoming = pool.submit(augment_next)
+                upcoming = pool.submit(read_next)
                 yield calls
 
     def _validate(self) -> tuple[float, dict[str, float]]:

@@ -32,9 +32,13 @@ class Recipe:
     learning_rate: float = 1e-5
     """Learning rate of AdamW; the peak of a one-cycle schedule."""
     weight_decay: float = 0.01
-    """Weight decay of AdamW."""
+    """Weight decay of the weight matrices; biases, norms and learned tokens have none."""
+    weight_decay_form: Literal["decoupled", "l2"] = "decoupled"
+    """How weights decay: decoupled from the gradient as in AdamW, or as an L2 regularization added to the gradient."""
     schedule: Literal["constant", "one_cycle"] = "constant"
     """Learning rate schedule: constant, or one cycle of a warmup and a decay to almost zero."""
+    cycle_momentum: bool = False
+    """Whether a one-cycle schedule also cycles beta1 of the optimizer, from 0.95 down to 0.85 and back."""
     warmup_share: float = 0.1
     """Share of the steps over which the learning rate of a one-cycle schedule rises."""
     max_grad_norm: float = 1.0
@@ -120,8 +124,11 @@ SMALL_RECIPE: Final = Recipe(
 """The recipe for `model.small`, which is trained from scratch; the paper's recipe fine-tunes pretrained encoders."""
 
 
-def freeze(network: MsmtFn, frozen: Frozen) -> None:
-    """Turn off the gradients of the frozen weights."""
+def freeze(network: MsmtFn, frozen: Frozen) -> list[nn.Module]:
+    """Turn off the gradients of the frozen weights, and return the modules that hold them.
+
+    These modules must also stay in evaluation mode, or their dropout would disturb what is not trained.
+    """
     parts: dict[Frozen, list[nn.Module]] = {
         "nothing": [],
         "convolutions": [network.audio_encoder.model.feature_extractor],
@@ -130,12 +137,22 @@ def freeze(network: MsmtFn, frozen: Frozen) -> None:
     }
     for part in parts[frozen]:
         part.requires_grad_(False)
+    return parts[frozen]
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe, num_steps: int) -> tuple[torch.optim.AdamW, LRScheduler]:
-    """Make AdamW for the weights that are not frozen, and its learning rate schedule over `num_steps` steps."""
-    trainable = [weight for weight in network.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+def make_optimizer(network: nn.Module, recipe: Recipe, num_steps: int) -> tuple[torch.optim.Adam, LRScheduler]:
+    """Make the optimizer of the weights that are not frozen, and its learning rate schedule over `num_steps` steps."""
+    trainable = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [weight for name, weight in trainable if _decays(name, weight)]},
+            {"params": [weight for name, weight in trainable if not _decays(name, weight)], "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        decoupled_weight_decay=recipe.weight_decay_form == "decoupled",
+        fused=True,
+    )
     if recipe.schedule == "constant":
         return optimizer, LambdaLR(optimizer, _constant_factor)
     schedule = OneCycleLR(
@@ -145,6 +162,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe, num_steps: int) -> tuple[
         pct_start=max(recipe.warmup_share, 2 / (num_steps + 1)),  # OneCycleLR divides by the steps of its warmup less 1
         div_factor=START_DIVISOR,
         final_div_factor=END_DIVISOR,
+        cycle_momentum=recipe.cycle_momentum,
     )
     return optimizer, schedule
 
@@ -168,6 +186,10 @@ def balanced_weights(intents: npt.NDArray[np.int64]) -> Mapping[str, Tensor]:
 def count_trainable(weights: Iterable[nn.Parameter]) -> int:
     """Count the weights that are not frozen."""
     return sum(weight.numel() for weight in weights if weight.requires_grad)
+
+
+def _decays(name: str, weight: Tensor) -> bool:
+    return weight.ndim > 1 and not name.endswith("bottleneck.tokens")  # each token is a vector of its own
 
 
 def _constant_factor(_step: int) -> float:

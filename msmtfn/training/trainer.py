@@ -25,7 +25,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.data import DataContext, ExecutionOptions
+from ray.data import DataContext
 from ray.exceptions import RayError
 from transformers import PreTrainedTokenizerBase
 
@@ -39,7 +39,7 @@ from msmtfn.model.network import MsmtFn
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import LabelledCall, embedded_calls, prepared_calls
 from msmtfn.training.curves import plot_curves
-from msmtfn.training.datasets import embed_split, open_calls, prepare_split, prepared_folder, read_calls
+from msmtfn.training.datasets import embed_split, open_calls, prepare_split, prepared_folder
 from msmtfn.training.events import EpochDone, Report, StepDone, TrainingStarted, format_epochs
 from msmtfn.training.loop import Loop, NotFiniteError
 from msmtfn.training.model_card import write_card
@@ -47,13 +47,14 @@ from msmtfn.training.pretraining import learn_prosody
 from msmtfn.training.progress import Progress, ProgressBoard, report_progress
 from msmtfn.training.recipe import Recipe
 from msmtfn.training.resources import ClusterConfig
+from msmtfn.training.shares import EpochShares
 
 logger = logging.getLogger(__name__)
 
 STATE_NAME: Final = "state.pt"
 EPOCHS_NAME, CURVES_NAME = "epochs.jsonl", "curves.png"
 SHUFFLED_CALLS: Final = 256
-"""Size of a worker's shuffle buffer, in calls; the calls on storage are in a random order already."""
+"""Size of a worker's shuffle buffer, in calls, which mixes the calls of several files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +104,7 @@ class _WorkerSettings:
     steps_per_epoch: int
     training_intents: npt.NDArray[np.int64]
     epochs_file: str
+    training: str
     validation: str
     board: Any
 
@@ -209,14 +211,13 @@ def _fit(
             steps_per_epoch=-(-calls_per_worker // recipe.calls_per_step),
             training_intents=splits[0].intents,
             epochs_file=storage.join(folder, EPOCHS_NAME),
+            training=call_folders[0],
             validation=call_folders[1],
             board=board,
         )
         trainer = ray.train.torch.TorchTrainer(
             _train_loop_per_worker,
             train_loop_config={"settings": settings},
-            datasets={"training": read_calls(call_folders[0])},
-            dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.num_workers,
                 use_gpu=cluster.gpus_per_worker > 0,
@@ -266,7 +267,7 @@ def _train_loop_per_worker(config: dict[str, Any]) -> None:
     loop = Loop(
         network,
         recipe,
-        _ShardSource(network, recipe, settings.validation, rank, world_size),
+        _StoredCalls(network, settings, rank, world_size),
         steps_per_epoch=settings.steps_per_epoch,
         training_intents=settings.training_intents,
         augmenter=_augmenter(settings, network),
@@ -318,29 +319,29 @@ def _load_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
     return state
 
 
-class _ShardSource:
-    """The calls of one worker: its shard of the training calls, and every n-th validation call for n workers."""
+class _StoredCalls:
+    """The calls of one worker: its share of the training calls, and every n-th validation call for n workers."""
 
-    def __init__(self, network: MsmtFn, recipe: Recipe, validation: str, rank: int, world_size: int) -> None:
-        self.recipe, self.validation_folder, self.rank, self.world_size = recipe, validation, rank, world_size
-        text_size = network.config.text.hidden_size if recipe.embedded == "encoders" else None
+    def __init__(self, network: MsmtFn, settings: _WorkerSettings, rank: int, world_size: int) -> None:
+        self.recipe, self.rank, self.world_size = settings.recipe, rank, world_size
+        self.training_calls = EpochShares(settings.training)
+        self.validation_folder = settings.validation
+        text_size = network.config.text.hidden_size if self.recipe.embedded == "encoders" else None
         self.sizes = network.config.audio.hidden_size, text_size
 
     def training(self, epoch: int, size: int) -> Iterator[list[LabelledCall]]:
         """Yield this worker's share of the training calls in the epoch's order; all shares have the same size."""
-        batches = ray.train.get_dataset_shard("training").iter_batches(
-            batch_size=size,
-            batch_format="pyarrow",
-            local_shuffle_buffer_size=max(SHUFFLED_CALLS, size),
-            local_shuffle_seed=self.recipe.seed * 1009 + epoch,
-        )
-        yield from map(self._calls, batches)
+        rng = np.random.default_rng([self.recipe.seed, epoch, self.rank])
+        waiting: list[LabelledCall] = []
+        for table in self.training_calls.read([self.recipe.seed, epoch], self.rank, self.world_size):
+            waiting.extend(self._calls(table))
+            while len(waiting) >= SHUFFLED_CALLS + size:
+                yield _draw(waiting, size, rng)
+        while waiting:
+            yield _draw(waiting, size, rng)
 
     def validation(self, size: int) -> Iterator[list[LabelledCall]]:
-        """Yield this worker's share of the validation calls.
-
-        Ray's shards would not do: they have equal sizes, so that some calls would be left out.
-        """
+        """Yield this worker's share of the validation calls; the shares differ by one call at most."""
         first = 0
         for batch in open_calls(self.validation_folder).to_batches(batch_size=size):
             ready = keep_ready(pa.Table.from_batches([batch]))
@@ -351,6 +352,16 @@ class _ShardSource:
 
     def _calls(self, batch: pa.Table) -> list[LabelledCall]:
         return prepared_calls(batch) if self.recipe.embedded == "nothing" else embedded_calls(batch, *self.sizes)
+
+
+def _draw(calls: list[LabelledCall], size: int, rng: np.random.Generator) -> list[LabelledCall]:
+    """Take at most `size` calls out of the list at random."""
+    drawn = []
+    for _ in range(min(size, len(calls))):
+        index = rng.integers(len(calls))
+        calls[index], calls[-1] = calls[-1], calls[index]
+        drawn.append(calls.pop())
+    return drawn
 
 
 @contextlib.contextmanager

@@ -122,6 +122,12 @@ def test_all_calls_of_a_customer_are_in_one_split_and_no_call_is_lost() -> None:
     assert (training.name, validation.name) == ("training", "validation")
 
 
+def test_calls_without_a_customer_are_counted_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, calls("ABCD", customer_id=pa.array(["a", None, "b", ""])), MONDAY)
+    split_by_customer(read(tmp_path, MONDAY), 0.3, 0)
+    assert "2 of 4 calls have no customer_id" in caplog.text
+
+
 def test_the_share_of_validation_customers_is_about_as_requested() -> None:
     _, validation, _ = split_by_customer(many(1000), 0.2, 0)
     assert 150 < len(customers_of(validation)) < 250  # 200, and four standard deviations of 13

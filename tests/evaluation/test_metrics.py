@@ -76,10 +76,10 @@ def test_a_class_that_occurs_nowhere_does_not_lower_macro_f1() -> None:
     assert task_metrics("five", certain([A, B], 5), intents(A, B)).macro_f1 == 1
 
 
-def test_a_class_absent_from_the_labels_counts_against_the_true_class_only() -> None:
-    # A: precision 1, recall 1/2, F1 2/3; B: F1 1; E has no label, so no F1 of 0 that would make it 5/9.
+def test_a_class_that_is_only_predicted_has_an_f1_of_0() -> None:
+    # A: precision 1, recall 1/2, F1 2/3; B: F1 1; E: predicted and never right, as in scikit-learn.
     found = task_metrics("five", certain([A, E, B], 5), intents(A, A, B))
-    assert found.macro_f1 == pytest.approx(5 / 6)
+    assert found.macro_f1 == pytest.approx((2 / 3 + 1 + 0) / 3)
 
 
 def test_calibration_error_is_the_gap_of_each_bin_weighted_by_its_calls() -> None:

@@ -53,6 +53,7 @@ def test_the_defaults_are_the_papers(paper: MsmtFnConfig) -> None:
         "num_cross_layers": 4,
         "num_bottleneck_layers": 2,
         "num_bottleneck_tokens": 4,
+        "fused": "text",
         "num_context_layers": 2,
         "context_size": 128,
         "dropout": 0.3,
@@ -255,6 +256,20 @@ def test_an_encoders_configuration_may_be_an_object(tiny_config: MakeConfig) -> 
 
 
 # ---- config.json
+
+
+def test_a_config_json_without_the_field_was_fused_as_the_mean() -> None:
+    fields = MsmtFnConfig().to_dict()
+    del fields["fused"]
+    assert MsmtFnConfig.from_dict(fields).fused == "mean"
+
+
+def test_one_bottleneck_layer_is_refused_where_the_text_stream_alone_is_handed_on() -> None:
+    with pytest.raises(
+        ValueError, match=r"num_bottleneck_layers is 1; it must be at least 2, or 0, with fused=\"text\""
+    ):
+        MsmtFnConfig(num_bottleneck_layers=1)
+    MsmtFnConfig(num_bottleneck_layers=1, fused="mean")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -53,6 +53,14 @@ def test_every_trainable_weight_gets_a_gradient_and_no_frozen_one_does(frozen: s
     assert received == {name for name, _ in network.named_parameters() if not name.startswith(still)}
 
 
+def test_frozen_encoders_stay_in_evaluation_mode() -> None:
+    network = make_tiny_network()
+    loop = make_loop(network, make_recipe(frozen="encoders", augment="none"), FIVE_CALLS)
+    loop.learner.train()
+    assert network.fusion.training
+    assert not any(module.training for module in (*network.audio_encoder.modules(), *network.text_encoder.modules()))
+
+
 def test_a_step_returns_the_mean_loss_of_its_calls() -> None:
     network = without_dropout()
     expected = [make_loop(copy.deepcopy(network), make_recipe(), [each]).step([each]) for each in FIVE_CALLS]

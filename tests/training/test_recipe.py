@@ -102,10 +102,46 @@ def test_the_optimizer_has_the_trainable_weights_only() -> None:
     network = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     network[0].requires_grad_(False)
     optimizer, _ = make_optimizer(network, Recipe(learning_rate=0.5, weight_decay=0.25), 1)
-    (group,) = optimizer.param_groups
-    assert [weight.shape for weight in group["params"]] == [(1, 2), (1,)]
-    assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
+    matrices, vectors = optimizer.param_groups
+    assert [weight.shape for weight in matrices["params"]] == [(1, 2)]
+    assert [weight.shape for weight in vectors["params"]] == [(1,)]
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.5, 0.25), (0.5, 0.0)]
     assert count_trainable(network.parameters()) == 3
+
+
+def test_only_matrices_decay() -> None:
+    network = make_tiny_network()
+    _, vectors = make_optimizer(network, Recipe(), 1)[0].param_groups
+    spared = {id(weight) for weight in vectors["params"]}
+    names = {name for name, weight in network.named_parameters() if id(weight) in spared}
+    assert {"fusion.bottleneck.tokens", "fusion.text_token.token", "fusion.bottleneck.norm.weight"} <= names
+    assert {name for name, weight in network.named_parameters() if weight.ndim < 2} == names - {
+        "fusion.bottleneck.tokens"
+    }
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("decoupled", 1.6),  # 2 - 0.5 * 0.4 * 2, and no gradient
+        ("l2", 1.5),  # the gradient is 0.4 * 2, and Adam's first step is the learning rate against its sign
+    ],
+)
+def test_weight_decay_is_decoupled_or_added_to_the_gradient(form: str, expected: float) -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 2.0)
+    recipe = Recipe(learning_rate=0.5, weight_decay=0.4, weight_decay_form=form)  # type: ignore[arg-type]
+    optimizer, _ = make_optimizer(layer, recipe, 1)
+    layer.weight.grad = torch.zeros(1, 1)
+    optimizer.step()
+    assert layer.weight.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("cycled", "expected"), [(False, 0.9), (True, 0.95)])
+def test_one_cycle_leaves_beta1_alone_unless_asked(cycled: bool, expected: float) -> None:
+    recipe = Recipe(schedule="one_cycle", cycle_momentum=cycled)
+    optimizer, _ = make_optimizer(nn.Linear(1, 1), recipe, 10)
+    assert optimizer.param_groups[0]["betas"][0] == pytest.approx(expected)
 
 
 def test_a_constant_schedule_keeps_the_learning_rate() -> None:
