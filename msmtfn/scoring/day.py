@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from msmtfn import storage
-from msmtfn.corpora import DEMO, demo_model, is_demo
+from msmtfn.corpora import DEMO, is_demo, replace_demo
 from msmtfn.daily.day import DayPlan, finish_run, open_run, plan_day, tidy_up
 from msmtfn.daily.lock import lock_day
 from msmtfn.daily.progress import show_progress
@@ -170,13 +170,14 @@ def open_scorer(
         ModelError: there is no such model, or it cannot be fetched.
     """
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch, contextlib.ExitStack() as stack:
-        name, folder = _fetch_model(model, Path(scratch))
+        location = locate_model(replace_demo(model))
+        name = model if is_demo(model) else location  # of `current`, the version
 
         @functools.cache
         def start_once() -> None:
             stack.enter_context(start_engine())
 
-        graph = ScoringGraph(folder, config, name)
+        graph = ScoringGraph(fetch_model(location, Path(scratch)), config, name)
         yield DayScorer(manifests, leads, graph, console, start_once, force, retry_rejected)
 
 
@@ -197,14 +198,6 @@ def refuse_overlapping_leads(manifests: Sequence[str], leads: str, model: str, p
     if not is_demo(model):
         inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
     refuse_overlaps(inputs, [NamedLocation("--leads", leads)])
-
-
-def _fetch_model(name: str, scratch: Path) -> tuple[str, Path]:
-    """Return the model's location (for `current` that of the version) and its folder on this machine."""
-    if is_demo(name):
-        return name, demo_model()
-    location = locate_model(name)
-    return location, fetch_model(location, scratch)
 
 
 def _refuse_retry(plan: DayPlan) -> None:

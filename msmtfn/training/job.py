@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
+from msmtfn.corpora import is_demo, replace_demo
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import UsageError
@@ -68,7 +69,7 @@ class TrainingJob:
     start: Start = "encoders"
     """Starting point: a new small network, a new network around pretrained encoders, or an existing model."""
     model: str | None = None
-    """Model for --start model: a folder, an s3:// address or a name on the Hugging Face hub."""
+    """Model for --start model: a folder, an s3:// address, a name on the Hugging Face hub, or "demo"."""
     audio_encoder: str = MsmtFnConfig.audio_encoder
     """HuBERT or wav2vec 2.0 for --start encoders: a folder or a name on the Hugging Face hub."""
     text_encoder: str = MsmtFnConfig.text_encoder
@@ -253,7 +254,7 @@ def _refuse_overlaps(job: TrainingJob) -> None:
         encoders = {"--audio-encoder": job.audio_encoder, "--text-encoder": job.text_encoder}
         inputs += [NamedLocation(option, location) for option, location in encoders.items() if is_location(location)]
     model = str(job.model)
-    if job.start == "model" and not (job.register and is_in_registry(job.register, model)):
+    if job.start == "model" and not is_demo(model) and not (job.register and is_in_registry(job.register, model)):
         inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
     target = NamedLocation("--out", job.out) if job.out else NamedLocation("--register", str(job.register))
     refuse_overlaps(inputs, [target, NamedLocation("--work", job.work or job.work_folder)])
@@ -279,7 +280,7 @@ def _initial_model(job: TrainingJob) -> tuple[Model, str]:
         return make_small_model(seed), "Trained from scratch: new weights, small encoders."
     if job.start == "model":
         with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-            return load_model(fetch_model(str(job.model), Path(scratch))), f"Trained on from {job.model}."
+            return load_model(fetch_model(replace_demo(str(job.model)), Path(scratch))), f"Trained on from {job.model}."
     origin = f"Trained from the encoders {job.audio_encoder} and {job.text_encoder}."
     return build_model_from_encoders(job.audio_encoder, job.text_encoder, seed), origin
 
