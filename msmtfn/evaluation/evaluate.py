@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
@@ -132,6 +132,8 @@ def evaluate(
         >>> report.metrics["five"].accuracy
         0.784
     """
+    if shuffle not in get_args(Shuffle):
+        raise UsageError(f"--shuffle is {shuffle!r}; it must be one of {', '.join(get_args(Shuffle))}")
     given = _check_arguments({"--corpus": corpus, "--manifests": manifests}, split, first_date or last_date, seed)
     model, prepare = os.fspath(model), prepare or PrepareConfig()
     target = None if out is None else _check_target(os.fspath(out), model, given, prepare)

@@ -63,7 +63,8 @@ def score_day(
         The record of the published day.
 
     Raises:
-        UsageError: the leads overlap what is read, or `force` and `retry_rejected` are both set.
+        UsageError: the leads overlap what is read, `date` is no plain date, or `force` and `retry_rejected` are both
+            set.
         LockedError: another run is working on the day, or has taken it over.
         JobError: the day could not be published; the same call resumes where this one stopped.
 
@@ -74,6 +75,8 @@ def score_day(
         >>> success.scored, success.rejected
         (47, 1)
     """
+    if type(date) is not dt.date:  # a datetime would name another folder
+        raise UsageError(f"date is {date!r}; it must be a datetime.date, such as datetime.date(2026, 1, 5)")
     if force and retry_rejected:
         raise UsageError("force scores all calls again, retry_rejected only some; set one of the two")
     manifests, leads, model = os.fspath(manifests), os.fspath(leads), os.fspath(model)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
@@ -91,6 +91,8 @@ class TrainingJob:
             raise UsageError("give either --corpus or --manifests")
         if self.corpus is not None and (self.first_date or self.last_date):
             raise UsageError("--from and --to select days of --manifests; a corpus is always used as a whole")
+        if self.start not in get_args(Start):
+            raise UsageError(f"--start is {self.start!r}; it must be one of {', '.join(get_args(Start))}")
         if (self.model is None) == (self.start == "model"):
             raise UsageError("--model and --start model require each other; set both or neither")
         if not 0 < self.validation_share < 1:
@@ -176,6 +178,8 @@ def train(
         >>> result.folder, result.best_epoch.accuracy["five"]
         ('/home/me/model', 0.71)
     """
+    if not isinstance(recipe, TrainingConfig) and recipe not in get_args(RecipeName):
+        raise UsageError(f"recipe is {recipe!r}; it must be one of {', '.join(TRAINING_CONFIGS)}, or a TrainingConfig")
     if start is None:
         start = "model" if model is not None else "small" if recipe == "small" else "encoders"
     job = TrainingJob(
