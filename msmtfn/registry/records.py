@@ -121,7 +121,7 @@ class Decision:
         )
 
     def describe(self) -> str:
-        """Return the verdict, the figures and the reason in one line."""
+        """Return the verdict, the figures and the reason in one line, with control characters escaped."""
         verdict = "passed" if self.passed else "did not pass"
         figures = f"{100 * self.candidate:.1f} % of {self.calls:,} held-out calls classified correctly"
         if self.compared_with is not None and self.present is not None:
@@ -146,6 +146,12 @@ class VersionRecord:
     added_at: str = ""
     decision: Decision | None = None
     decided_at: str | None = None
+
+    def describe(self) -> str:
+        """Return what is known of the version in one line, with control characters escaped."""
+        if self.decision is None:
+            return "not finished"
+        return f"{printable(self.added_at)}  {self.decision.describe()}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of the file."""
