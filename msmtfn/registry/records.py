@@ -69,8 +69,8 @@ class Decision:
         reason: explanation in one line.
         calls: number of calls that the models were compared on.
         candidate: accuracy of the candidate.
-        present: accuracy of the current model; None if there is none.
-        difference: candidate minus present.
+        present: accuracy of the current model, by its name in the file; None if there is none.
+        difference: candidate minus the current model.
         interval: confidence interval of the difference.
         config: the conditions.
         compared_with: name of the version that was current; None if there was none.

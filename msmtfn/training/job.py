@@ -305,11 +305,9 @@ def _describe_data(job: TrainingJob, run: TrainingRun, folder: Path) -> None:
     """Write the distributions of the calls, and of their scores on the validation calls, to the model's folder."""
     logger.info("scoring the %d validation calls to record their distribution", len(run.validation.rows))
     work = storage.join(run.work, run.name)
-    judged_folder = storage.join(work, "judged-validation")
-    judged = evaluate_calls(
-        load_model(folder), run.validation, job.training.prepare, ScorerConfig(), work=judged_folder
-    )
-    write_distribution(describe_calls(work, judged.calls), folder)
+    scoring = storage.join(work, "scored-validation")
+    scored = evaluate_calls(load_model(folder), run.validation, job.training.prepare, ScorerConfig(), work=scoring)
+    write_distribution(describe_calls(work, scored.calls), folder)
 
 
 def _register(job: TrainingJob, run: TrainingRun, held_out: LabelledSplit, folder: Path) -> VersionRecord:
