@@ -89,7 +89,7 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         StorageError: the storage refused.
     """
     times = times or LockTimes()
-    locks = _Locks(inside(leads, RUNS_FOLDER), f"lock-{date.isoformat()}-")
+    locks = _locks_of(leads, date)
     owner = uuid.uuid4().hex
     number = _acquire(locks, owner, date, times)
     released = threading.Event()
@@ -114,6 +114,22 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         with contextlib.suppress(JobError):
             if _is_of(owner, read_text(locks.path_of(number), MAX_LOCK_BYTES)):
                 storage.delete(locks.path_of(number))
+
+
+def find_holder(leads: str, date: dt.date) -> str | None:
+    """Return the process that holds a day, as its lock names it; None if nobody does.
+
+    Nothing is waited for, so a process of another machine may be dead.
+    """
+    locks = _locks_of(leads, date)
+    numbers = locks.numbers()
+    text = read_text(locks.path_of(numbers[-1]), MAX_LOCK_BYTES) if numbers else None
+    holder = _parse(text)
+    return None if text is None or _is_dead(holder) else _name(holder)
+
+
+def _locks_of(leads: str, date: dt.date) -> _Locks:
+    return _Locks(inside(leads, RUNS_FOLDER), f"lock-{date.isoformat()}-")
 
 
 def _acquire(locks: _Locks, owner: str, date: dt.date, times: LockTimes) -> int:
