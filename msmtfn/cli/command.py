@@ -111,7 +111,7 @@ def run_command(run: Callable[[], int | None], job: str | None = None, content: 
         logger.error("%s", errors["error"])
     # The edge of the job: whatever happens, its last line is JSON with the cause.
     except Exception as exc:
-        code, errors["error"] = _describe(exc)
+        code, errors["error"] = describe_error(exc)
     if job is not None:
         print_result(job, code, **(content or {}), **errors)
     if code > SIGNAL_EXIT_CODE:
@@ -121,8 +121,8 @@ def run_command(run: Callable[[], int | None], job: str | None = None, content: 
     return code
 
 
-def _describe(exc: Exception) -> tuple[int, str]:
-    """Log an exception that ends a job; return the exit code and the cause in one line."""
+def describe_error(exc: Exception) -> tuple[int, str]:
+    """Log an exception that ends a job, or one of its days; return the exit code and the cause in one line."""
     if isinstance(exc, JobError):
         return exit_code_of(exc), str(exc)
     # An error of the operating system names a file and a reason; other messages may quote a transcript.

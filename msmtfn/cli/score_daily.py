@@ -18,7 +18,7 @@ from rich.text import Text
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
-from msmtfn.cli.command import EXIT_DONE, SafeConsole, exit_code_of, run_command
+from msmtfn.cli.command import EXIT_DONE, SafeConsole, describe_error, run_command
 from msmtfn.corpora import DEMO
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, count_done
@@ -190,9 +190,10 @@ def _score_day(scorer: DayScorer, date: dt.date, max_rejected_share: float, day_
         scorer.console.print(summarize(plan.leads, date, success, is_trained=trained))
     except UsageError:
         raise
-    except JobError as exc:
-        code = exit_code_of(exc)
-        day_results.append({"date": date.isoformat(), "exit_code": code, "error": str(exc)})
+    # Whatever a day runs into, a bug included, the others are scored.
+    except Exception as exc:
+        code, error = describe_error(exc)
+        day_results.append({"date": date.isoformat(), "exit_code": code, "error": error})
         return code
     if plan.published is not None:
         scorer.console.print(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from msmtfn.cli.command import SafeConsole
-from msmtfn.cli.score_daily import _describe_plan
+from msmtfn.cli.score_daily import _describe_plan, _score_day
 from msmtfn.daily.day import finish_run, open_run
 from msmtfn.daily.lock import lock_day
+from msmtfn.scoring.day import DayScorer
 from tests.daily.parts import DATE
-from tests.daily.plain_graph import commit, plan, write_manifest
+from tests.daily.plain_graph import PlainGraph, commit, plan, write_manifest
 
 
 @pytest.fixture
@@ -47,6 +51,33 @@ def test_a_dry_run_tells_the_state_of_the_days_run(manifests: Path, leads: str) 
         f"{DATE}: complete, 3 of 3 calls committed; the same command publishes",
         f"{DATE}: published; nothing is left to do",
     ]
+
+
+class BuggyGraph(PlainGraph):
+    """Graph whose first model cannot be loaded because of a bug."""
+
+    folder: Path
+
+    def load(self, manifests: str) -> Any:
+        self.load = super().load  # type: ignore[method-assign]
+        raise KeyError("a transcript")
+
+
+def test_a_bug_in_one_day_does_not_keep_the_other_days_from_being_scored(
+    manifests: Path, leads: str, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    next_day = DATE + dt.timedelta(days=1)
+    shutil.copytree(manifests / f"date={DATE}", manifests / f"date={next_day}")
+    graph = BuggyGraph()
+    graph.folder = tiny_model
+    scorer = DayScorer(str(manifests), leads, graph, SafeConsole(file=io.StringIO()), lambda: None, False, False)  # type: ignore[arg-type]
+    results: list[dict[str, Any]] = []
+    assert [_score_day(scorer, date, 0.2, results) for date in (DATE, next_day)] == [1, 0]
+    error = "unexpected KeyError; the stack trace is in the log"
+    assert results[0] == {"date": str(DATE), "exit_code": 1, "error": error}
+    assert (results[1]["date"], results[1]["scored"]) == (str(next_day), 3)
+    assert "in load" in caplog.text
+    assert "a transcript" not in caplog.text
 
 
 def test_a_dry_run_names_the_process_that_works_on_the_day(manifests: Path, leads: str) -> None:
