@@ -33,7 +33,7 @@ from msmtfn.calls.flac import READ_AHEAD, check_flac_rest
 from msmtfn.calls.frames import skip_id3
 from msmtfn.calls.layout import Layout, check_heard, unreadable
 from msmtfn.calls.media import FORMATS, decode_media
-from msmtfn.errors import CallError, RejectCode
+from msmtfn.errors import CallError, RejectCode, require
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -72,10 +72,9 @@ class AudioConfig:
     """Maximum length of a recording in seconds; longer ones are rejected."""
 
     def __post_init__(self) -> None:
-        if self.max_file_bytes < 1:
-            raise ValueError(f"max_file_bytes is {self.max_file_bytes}; it must be at least 1 byte")
-        if not 0 < self.max_duration_sec < math.inf:
-            raise ValueError(f"max_duration_sec is {self.max_duration_sec}; it must be finite and above 0 seconds")
+        require(self.max_file_bytes >= 1, "max_file_bytes", self.max_file_bytes, "at least 1")
+        seconds = self.max_duration_sec
+        require(0 < seconds < math.inf, "max_duration_sec", seconds, "more than 0, and finite")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

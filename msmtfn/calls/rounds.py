@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmtfn.calls.activity import ActivityConfig, detect_channel_activity
-from msmtfn.errors import CallError, RejectCode
+from msmtfn.errors import CallError, RejectCode, require
 
 Speaker = Literal["agent", "customer"]
 
@@ -64,12 +64,10 @@ class RoundsConfig:
     """Voice activity detection that finds the turns of a two-channel call without a transcript."""
 
     def __post_init__(self) -> None:
-        if not SMALLEST_MAX_ROUND_SEC <= self.max_round_sec < math.inf:
-            raise ValueError(
-                f"max_round_sec is {self.max_round_sec!r}; it must be finite and at least {SMALLEST_MAX_ROUND_SEC}"
-            )
-        if self.overlong_rounds not in ("truncate", "split"):
-            raise ValueError(f"overlong_rounds is {self.overlong_rounds!r}; it must be 'truncate' or 'split'")
+        seconds, overlong = self.max_round_sec, self.overlong_rounds
+        is_possible = SMALLEST_MAX_ROUND_SEC <= seconds < math.inf
+        require(is_possible, "max_round_sec", seconds, f"finite and at least {SMALLEST_MAX_ROUND_SEC}")
+        require(overlong in ("truncate", "split"), "overlong_rounds", overlong, "'truncate' or 'split'")
 
 
 def find_rounds(

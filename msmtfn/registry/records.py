@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from msmtfn.errors import require
 from msmtfn.storage.fields import read_field, read_items, read_optional, read_unknown
 from msmtfn.storage.untrusted import printable
 
@@ -37,12 +38,10 @@ class GateConfig:
         Raises:
             ValueError: a number is out of range.
         """
-        if not 0 < self.gate_share < 1 or not 0 < self.gate_confidence < 1:
-            raise ValueError("gate_share and gate_confidence must be between 0 and 1")
-        if self.gate_min_calls < 1:
-            raise ValueError(f"gate_min_calls is {self.gate_min_calls}; it must be at least 1")
-        if not 0 <= self.gate_margin < 1:
-            raise ValueError(f"gate_margin is {self.gate_margin}; it must be at least 0 and less than 1")
+        for name in ("gate_share", "gate_confidence"):
+            require(0 < getattr(self, name) < 1, name, getattr(self, name), "more than 0 and less than 1")
+        require(self.gate_min_calls >= 1, "gate_min_calls", self.gate_min_calls, "at least 1")
+        require(0 <= self.gate_margin < 1, "gate_margin", self.gate_margin, "at least 0 and less than 1")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> GateConfig:

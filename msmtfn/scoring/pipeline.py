@@ -29,7 +29,7 @@ from ray.exceptions import RayError
 from msmtfn import storage
 from msmtfn.compat.ray import limit_queued_blocks
 from msmtfn.daily.graph import Task
-from msmtfn.errors import RejectCode, ScoringError
+from msmtfn.errors import RejectCode, ScoringError, require
 from msmtfn.features.prepare import PREPARED, Preparer
 from msmtfn.features.sandbox import UNSETTLED, SandboxedPreparer
 from msmtfn.inference.scorer import BATCH_CALLS, GPU_BATCH_CALLS, Scorer, ScorerConfig
@@ -88,12 +88,10 @@ class PipelineConfig:
             "threads_per_scorer": 0,
             "max_retries": 0,
         }.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
-        if not 0 <= self.max_crashed_share <= 1:
-            raise ValueError(f"max_crashed_share is {self.max_crashed_share}; it must be between 0 and 1")
-        if self.gpus_per_scorer <= 0 or self.progress_sec <= 0:
-            raise ValueError("gpus_per_scorer and progress_sec must be more than 0")
+            require(getattr(self, name) >= minimum, name, getattr(self, name), f"at least {minimum}")
+        require(0 <= self.max_crashed_share <= 1, "max_crashed_share", self.max_crashed_share, "between 0 and 1")
+        for name in ("gpus_per_scorer", "progress_sec"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
 
 
 def score_calls(

@@ -75,7 +75,7 @@ def test_the_calls_equal_those_of_the_simulation(day: Path, tmp_path: Path) -> N
 
 
 def test_too_few_calls_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="calls is 5; give 10 or more"):
+    with pytest.raises(ValueError, match="calls is 5; it must be at least 10"):
         write_demo_day(tmp_path, DATE, num_calls=5)
 
 
