@@ -31,7 +31,7 @@ def leads(tmp_path: Path) -> str:
 
 
 def last_line_of_plan(manifests: Path, leads: str) -> str:
-    console = SafeConsole(file=io.StringIO(), width=120)
+    console = SafeConsole(file=io.StringIO(), width=200)
     console.print(_describe_plan([plan(manifests, leads)]))
     return str(console.file.getvalue().splitlines()[-1])  # type: ignore[attr-defined]
 
