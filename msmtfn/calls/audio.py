@@ -31,7 +31,7 @@ from msmtfn.calls.channels import merge_channels
 from msmtfn.calls.containers import recognise_container, survey_container
 from msmtfn.calls.flac import READ_AHEAD, check_flac_rest
 from msmtfn.calls.frames import skip_id3
-from msmtfn.calls.layout import Layout, check_heard, unreadable
+from msmtfn.calls.layout import Layout, check_heard, too_long, unreadable
 from msmtfn.calls.media import FORMATS, decode_media
 from msmtfn.errors import CallError, RejectCode
 
@@ -45,9 +45,6 @@ BLOCK_FRAMES: Final = 2**20
 
 MAX_KERNEL_SIZE: Final = 2**22
 """Maximum numerator times denominator of a resampling ratio, which bounds its kernel; see `choose_ratio`."""
-
-MAX_PACKETS_PER_SEC: Final = 200
-"""Maximum packets per second of an MP4, cover pictures included; AAC at 96 kHz has 94."""
 
 FLOAT_SUBTYPES: Final = ("FLOAT", "DOUBLE")
 MAX_OVERSHOOT: Final = 16.0
@@ -128,8 +125,7 @@ def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig, nam
         detail = f"the file has {view.nbytes} bytes; the limit is {config.max_file_bytes}"
         raise CallError(RejectCode.AUDIO_TOO_LARGE, detail)
     container = recognise_container(view, name)
-    max_packets = math.ceil(MAX_PACKETS_PER_SEC * config.max_duration_sec)
-    layout = survey_container(view, container, max_packets=max_packets)
+    layout = survey_container(view, container, config.max_duration_sec)
     decode = _decode_with_ffmpeg if container in FORMATS else _decode_with_libsndfile
     parts = decode(view, container, layout, sample_rate, config)
     channels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
@@ -144,7 +140,8 @@ def _decode_with_libsndfile(
         with _ForwardFile(content) as file:
             _check_shape(file.channels, file.samplerate)
             if config.max_duration_sec * file.samplerate < file.frames < _UNKNOWN_FRAMES:
-                raise _too_long(f"lasts {file.frames / file.samplerate:.1f} s according to its header", config)
+                problem = f"lasts {file.frames / file.samplerate:.1f} s according to its header"
+                raise too_long(problem, config.max_duration_sec)
             parts = _resample(_decode_blocks(file, layout, container), file.samplerate, sample_rate, config)
             if container == "FLAC":
                 check_flac_rest(data, skip_id3(data), content.tell() - READ_AHEAD, file.frames)
@@ -264,7 +261,7 @@ def _check_blocks(blocks: Iterator[Waveform], rate: int, config: AudioConfig) ->
     for block in blocks:
         num_frames += block.shape[1]
         if num_frames > max_frames:
-            raise _too_long("is too long", config)
+            raise too_long("is too long", config.max_duration_sec)
         if block.size and not (np.isfinite(block.min()) and np.isfinite(block.max())):
             raise unreadable("the recording has samples that are infinite or NaN")
         yield block
@@ -293,10 +290,6 @@ def _decode_blocks(file: sf.SoundFile, layout: Layout, container: str) -> Iterat
 def _cut_short(file: sf.SoundFile, found: str) -> CallError:
     promised = file.frames if file.frames < _UNKNOWN_FRAMES else "an unknown number of"
     return unreadable(f"the {file.format} is cut short or damaged: its header promises {promised} frames, {found}")
-
-
-def _too_long(problem: str, config: AudioConfig) -> CallError:
-    return CallError(RejectCode.AUDIO_TOO_LONG, f"the recording {problem}; the limit is {config.max_duration_sec:g} s")
 
 
 @torch.inference_mode()
