@@ -48,7 +48,14 @@ MAX_KERNEL_SIZE: Final = 2**22
 
 FLOAT_SUBTYPES: Final = ("FLOAT", "DOUBLE")
 MAX_OVERSHOOT: Final = 16.0
-"""Peak of float samples up to which they are taken as scaled to 1: 24 dB above full scale."""
+"""Level of float samples up to which they are taken as scaled to 1: 24 dB above full scale."""
+
+MAX_GLITCH_SHARE: Final = 1 / 1000
+MIN_GLITCH_SAMPLES: Final = 64
+"""Samples that may be a glitch: this share of those that are not 0, or this number; 64 are 8 ms at 8 kHz."""
+
+MIN_GLITCH_RATIO: Final = 8.0
+"""How far a glitch stands out from all other samples, at least; the peaks of real recordings reach 3.2 times."""
 
 INTEGER_SCALES: Final = (2.0**15, 2.0**23, 2.0**31)
 """Full scale of 16, 24 and 32 bits, by which some writers forget to divide."""
@@ -159,10 +166,28 @@ def _normalise_floats(parts: list[Waveform]) -> list[Waveform]:
     peak = max((float(np.abs(part).max()) for part in parts if part.size), default=0.0)
     if peak <= MAX_OVERSHOOT:
         return parts
-    for scale in INTEGER_SCALES:
-        if peak <= 1.25 * scale:  # resampling overshoots
-            return [part / np.float32(scale) for part in parts]
-    raise unreadable(f"the recording's float samples reach {peak:.3g}; they must be scaled to 1, or to integers' range")
+    level = _level_without_glitches(parts)
+    if not peak > MIN_GLITCH_RATIO * level:  # also if it is NaN, since resampling overflowed
+        level = peak
+    scales = [1.0] if level <= MAX_OVERSHOOT else [scale for scale in INTEGER_SCALES if level <= 1.25 * scale]
+    if not scales:  # 1.25, since resampling overshoots
+        raise unreadable(
+            f"the recording's float samples reach {level:.3g}; they must be scaled to 1, or to integers' range"
+        )
+    scaled = [part / np.float32(scales[0]) for part in parts]
+    return scaled if level == peak else [np.clip(part, -1.0, 1.0) for part in scaled]
+
+
+def _level_without_glitches(parts: list[Waveform]) -> float:
+    """Return the magnitude that all samples but the largest few reach, of those that are not 0."""
+    num_samples = sum(int(np.count_nonzero(part)) for part in parts)
+    num_glitches = min(max(MIN_GLITCH_SAMPLES, int(MAX_GLITCH_SHARE * num_samples)), num_samples // 2)
+    largest = np.concatenate([_largest(np.abs(part).ravel(), num_glitches + 1) for part in parts])
+    return float(_largest(largest, num_glitches + 1).min())
+
+
+def _largest(values: npt.NDArray[np.float32], number: int) -> npt.NDArray[np.float32]:
+    return np.partition(values, -number)[-number:] if len(values) > number else values
 
 
 def _decode_with_ffmpeg(
