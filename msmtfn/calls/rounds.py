@@ -23,10 +23,16 @@ Speaker = Literal["agent", "customer"]
 
 NUM_SPEAKERS: Final = 2
 SMALLEST_MAX_ROUND_SEC: Final = 0.1  # a few frames of the audio encoder; no real answer is shorter
+SHORTEST_PIECE_SEC: Final = 0.05
+"""Minimum length of the last piece of a longer span: 400 samples at 8 kHz, the first frame of HuBERT."""
+
 END_SLACK_SEC: Final = 1.0
-"""Seconds after the end of the recording in which the middle of a turn may still lie."""
+"""Seconds after the end of the recording in which a turn may still start."""
 
 MILLI: Final = 1000
+MILLI_SHARE: Final = 0.1
+"""Share of the recording that a transcript in milliseconds covers, at least."""
+
 MILLI_SLACK_SEC: Final = 10.0
 """Seconds that the last turn may lie after the end of the recording in a transcript in milliseconds."""
 
@@ -103,16 +109,21 @@ def find_rounds(
 
 
 def check_turns(turns: Sequence[Turn], duration_sec: float) -> None:
-    """Check that most turns lie in the recording; a transcript may go on a little after its end.
+    """Check that most turns start in the recording; a turn that ends long after it is clipped.
+
+    In a transcript in milliseconds the first turns may start in it by chance, so there most turns' middles count.
 
     Raises:
-        CallError: they lie after its end, for example because their times are in milliseconds (`bad_row`).
+        CallError: they start after its end, for example because their times are in milliseconds (`bad_row`).
     """
-    num_outside = sum((turn.start_sec + turn.end_sec) / 2 > duration_sec + END_SLACK_SEC for turn in turns)
+    limit_sec = duration_sec + END_SLACK_SEC
+    num_outside = sum(turn.start_sec > limit_sec for turn in turns)
+    last_sec = max(turn.end_sec for turn in turns)
+    is_milli = MILLI_SHARE * duration_sec <= last_sec / MILLI <= duration_sec + MILLI_SLACK_SEC
+    if num_outside and is_milli:
+        num_outside = max(num_outside, sum((turn.start_sec + turn.end_sec) / 2 > limit_sec for turn in turns))
     if 2 * num_outside <= len(turns):
         return
-    last_sec = max(turn.end_sec for turn in turns)
-    is_milli = last_sec / MILLI <= duration_sec + MILLI_SLACK_SEC
     guess = "are they milliseconds? Give seconds" if is_milli else "do they belong to another recording?"
     raise CallError(
         RejectCode.BAD_ROW,
@@ -241,9 +252,14 @@ def _limit_length(exchange: Sequence[Turn], end_sec: float, config: RoundsConfig
 
 
 def _split_span(start_sec: float, end_sec: float, turns: Sequence[Turn], max_round_sec: float) -> list[Round]:
-    """Cut a span into rounds of `max_round_sec`; a turn's text goes to the round in which the turn starts."""
+    """Cut a span into rounds of `max_round_sec`; a turn's text goes to the round in which the turn starts.
+
+    The last round but one is shorter where the last one would otherwise be too short for the audio encoder.
+    """
     num_rounds = max(1, math.ceil((end_sec - start_sec - ZERO_LENGTH_SEC) / max_round_sec))
     edges_sec = [*(start_sec + index * max_round_sec for index in range(num_rounds)), end_sec]
+    if num_rounds > 1:
+        edges_sec[-2] = min(edges_sec[-2], end_sec - SHORTEST_PIECE_SEC)
     turns_of_round: list[list[Turn]] = [[] for _ in range(num_rounds)]
     for turn in turns:
         index = bisect_right(edges_sec[1:-1], turn.start_sec)

@@ -23,6 +23,7 @@ from msmtfn.daily.publish import RUNS_FOLDER
 from msmtfn.daily.success import Success
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, UsageError
+from msmtfn.features.processor_config import read_processor_config
 from msmtfn.model.checkpoint import fetch_model, locate_model
 from msmtfn.model.location import locations_of_model
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
@@ -171,16 +172,19 @@ def open_scorer(
 
     Raises:
         ModelError: there is no such model, or it cannot be fetched.
+        UsageError: the options of the activity detector do not go with the model's thresholds.
     """
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch, contextlib.ExitStack() as stack:
         location = locate_model(replace_demo(model))
         name = model if is_demo(model) else location  # of `current`, the version
+        folder = fetch_model(location, Path(scratch))
+        read_processor_config(folder).with_options(config.prepare.activity)  # fails here rather than at night
 
         @functools.cache
         def start_once() -> None:
             stack.enter_context(start_engine())
 
-        graph = ScoringGraph(fetch_model(location, Path(scratch)), config, name)
+        graph = ScoringGraph(folder, config, name)
         yield DayScorer(manifests, leads, graph, console, start_once, force, retry_rejected)
 
 

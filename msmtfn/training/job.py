@@ -221,6 +221,7 @@ def run_job(job: TrainingJob, report: Report) -> TrainingResult:
     if job.out is not None and storage.exists(storage.join(job.target, "config.json")):
         raise UsageError(f"--out {job.target} holds a model already; choose a new folder")
     model, origin = _initial_model(job)
+    model.processor.with_options(job.training.prepare.activity)  # fails here rather than after the start of Ray
     name = f"train-{fingerprint(splits, _start_fingerprint(job, model), job.training)}"
     if job.register is not None:
         if (version := find_registered(job.target, name)) is not None:

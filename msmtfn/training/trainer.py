@@ -119,7 +119,7 @@ def fingerprint(splits: Sequence[LabelledSplit], start: str, config: TrainingCon
         *(split.fingerprint() for split in splits),
         start,
         asdict(config.recipe),
-        asdict(config.prepare),
+        config.prepare.identity(),
         config.cluster.num_workers,
         msmtfn.__version__,
     ]
