@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Final
 
@@ -23,13 +24,16 @@ CURES: Final = {
     "object store memory": "leave more of /dev/shm and of the memory to Ray",
 }
 """What to do, by a part of Ray's message."""
+_interrupted: Final = threading.Event()
+"""Set where Ctrl-C or SIGTERM ended Ray's start in this process: Ray may then be connected half-way."""
 
 
 @contextlib.contextmanager
 def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> Iterator[None]:
     """Connect to the Ray cluster at `RAY_ADDRESS`, or start Ray on this machine; shut down at the end.
 
-    In a process that is connected to Ray already, such as a notebook, that connection is used and kept.
+    In a process that is connected to Ray already, such as a notebook, that connection is used and kept. What an
+    interrupted start has left of Ray in this process is shut down first.
 
     Args:
         show_workers: whether the workers' logs are also shown here; Ray keeps them in its own files in any case.
@@ -41,11 +45,14 @@ def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> I
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    if _interrupted.is_set():
+        ray.shutdown()
+        _interrupted.clear()
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS", LOCAL)
-    with keep_sigterm_handler(), _translate_errors(address):
+    with keep_sigterm_handler(), _note_interruption(), _translate_errors(address):
         if address != LOCAL:
             ray.init(logging_level=logging.WARNING, log_to_driver=show_workers)
         else:
@@ -64,6 +71,16 @@ def start_engine(*, show_workers: bool = True, num_cpus: int | None = None) -> I
         # processes end with this one.
         if not isinstance(sys.exception(), KeyboardInterrupt):
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _note_interruption() -> Iterator[None]:
+    """Note that Ray's start was interrupted; shutting down at once could keep a job that is to end waiting."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _interrupted.set()
+        raise
 
 
 @contextlib.contextmanager

@@ -59,6 +59,22 @@ class UsageError(JobError):
     exit_code = 2
 
 
+def require(holds: bool, field: str, value: object, cure: str) -> None:
+    """Check a field of a configuration.
+
+    Args:
+        holds: whether the field may have its value.
+        field: name of the field.
+        value: its value.
+        cure: what it must be, as in "at least 1".
+
+    Raises:
+        ValueError: it may not; the message names the field, its value and the cure.
+    """
+    if not holds:
+        raise ValueError(f"{field} is {value!r}; it must be {cure}")
+
+
 class BrokenEnvironmentError(JobError):
     """Error of installed packages that do not work together or lack something that msmtfn uses."""
 

@@ -71,6 +71,35 @@ def test_a_signal_while_ray_starts_ends_the_job_with_its_last_line(after_sec: fl
     assert job.returncode == line["exit_code"] == 128 + signal.SIGTERM
 
 
+RESTARTED = """
+import os, signal, sys, threading, time
+import ray
+from msmtfn.engine import start_engine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+threading.Timer(float(sys.argv[1]), os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    with start_engine():
+        time.sleep(300)
+except KeyboardInterrupt:
+    pass
+with start_engine():
+    print(ray.get(ray.remote(lambda: 7).remote(), timeout=120))
+"""
+
+
+@pytest.mark.slow
+def test_ray_starts_anew_in_a_process_where_its_start_was_interrupted() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", RESTARTED, "2.0"],
+        env={**os.environ, "RAY_ADDRESS": "local"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert process.stdout == "7\n", process.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_an_address_without_a_cluster_is_named() -> None:

@@ -1,4 +1,8 @@
-from msmtfn.errors import format_trace
+from __future__ import annotations
+
+import pytest
+
+from msmtfn.errors import format_trace, require
 
 SECRET = "my card number is four two"
 
@@ -20,6 +24,12 @@ def trace(number: int) -> str:
     except ValueError as exc:
         return format_trace(exc)
     raise AssertionError
+
+
+def test_a_field_that_may_not_have_its_value_is_named_with_it_and_the_cure() -> None:
+    require(True, "device", "cpu", "another")
+    with pytest.raises(ValueError, match=r"^device is 'tpu'; it must be cpu or cuda$"):
+        require(False, "device", "tpu", "cpu or cuda")
 
 
 def test_a_trace_has_locations_but_no_messages() -> None:

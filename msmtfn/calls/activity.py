@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from msmtfn.errors import require
+
 SILENCE_POWER: Final = 1e-12  # -120 dB, below the quantisation step of 16-bit audio; keeps the logarithm finite
 
 
@@ -52,8 +54,7 @@ class ActivityConfig:
         )
         for field, lowest, highest in limits:
             value = getattr(self, field)
-            if not lowest <= value <= highest:
-                raise ValueError(f"{field} is {value!r}; it must be between {lowest} and {highest}")
+            require(lowest <= value <= highest, field, value, f"between {lowest} and {highest}")
 
 
 def detect_activity(waveform: NDArray[np.float32], sample_rate: int, config: ActivityConfig) -> NDArray[np.float64]:

@@ -31,9 +31,9 @@ from msmtfn.calls.channels import merge_channels
 from msmtfn.calls.containers import recognise_container, survey_container
 from msmtfn.calls.flac import READ_AHEAD, check_flac_rest
 from msmtfn.calls.frames import skip_id3
-from msmtfn.calls.layout import Layout, check_heard, unreadable
+from msmtfn.calls.layout import Layout, check_heard, too_long, unreadable
 from msmtfn.calls.media import FORMATS, decode_media
-from msmtfn.errors import CallError, RejectCode
+from msmtfn.errors import CallError, RejectCode, require
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -46,12 +46,16 @@ BLOCK_FRAMES: Final = 2**20
 MAX_KERNEL_SIZE: Final = 2**22
 """Maximum numerator times denominator of a resampling ratio, which bounds its kernel; see `choose_ratio`."""
 
-MAX_PACKETS_PER_SEC: Final = 200
-"""Maximum packets per second of an MP4, cover pictures included; AAC at 96 kHz has 94."""
-
 FLOAT_SUBTYPES: Final = ("FLOAT", "DOUBLE")
 MAX_OVERSHOOT: Final = 16.0
-"""Peak of float samples up to which they are taken as scaled to 1: 24 dB above full scale."""
+"""Level of float samples up to which they are taken as scaled to 1: 24 dB above full scale."""
+
+MAX_GLITCH_SHARE: Final = 1 / 1000
+MIN_GLITCH_SAMPLES: Final = 64
+"""Samples that may be a glitch: this share of those that are not 0, or this number; 64 are 8 ms at 8 kHz."""
+
+MIN_GLITCH_RATIO: Final = 8.0
+"""How far a glitch stands out from all other samples, at least; the peaks of real recordings reach 3.2 times."""
 
 INTEGER_SCALES: Final = (2.0**15, 2.0**23, 2.0**31)
 """Full scale of 16, 24 and 32 bits, by which some writers forget to divide."""
@@ -72,10 +76,9 @@ class AudioConfig:
     """Maximum length of a recording in seconds; longer ones are rejected."""
 
     def __post_init__(self) -> None:
-        if self.max_file_bytes < 1:
-            raise ValueError(f"max_file_bytes is {self.max_file_bytes}; it must be at least 1 byte")
-        if not 0 < self.max_duration_sec < math.inf:
-            raise ValueError(f"max_duration_sec is {self.max_duration_sec}; it must be finite and above 0 seconds")
+        require(self.max_file_bytes >= 1, "max_file_bytes", self.max_file_bytes, "at least 1")
+        seconds = self.max_duration_sec
+        require(0 < seconds < math.inf, "max_duration_sec", seconds, "more than 0, and finite")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,8 +131,7 @@ def decode_recording(data: Buffer, *, sample_rate: int, config: AudioConfig, nam
         detail = f"the file has {view.nbytes} bytes; the limit is {config.max_file_bytes}"
         raise CallError(RejectCode.AUDIO_TOO_LARGE, detail)
     container = recognise_container(view, name)
-    max_packets = math.ceil(MAX_PACKETS_PER_SEC * config.max_duration_sec)
-    layout = survey_container(view, container, max_packets=max_packets)
+    layout = survey_container(view, container, config.max_duration_sec)
     decode = _decode_with_ffmpeg if container in FORMATS else _decode_with_libsndfile
     parts = decode(view, container, layout, sample_rate, config)
     channels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
@@ -144,7 +146,8 @@ def _decode_with_libsndfile(
         with _ForwardFile(content) as file:
             _check_shape(file.channels, file.samplerate)
             if config.max_duration_sec * file.samplerate < file.frames < _UNKNOWN_FRAMES:
-                raise _too_long(f"lasts {file.frames / file.samplerate:.1f} s according to its header", config)
+                problem = f"lasts {file.frames / file.samplerate:.1f} s according to its header"
+                raise too_long(problem, config.max_duration_sec)
             parts = _resample(_decode_blocks(file, layout, container), file.samplerate, sample_rate, config)
             if container == "FLAC":
                 check_flac_rest(data, skip_id3(data), content.tell() - READ_AHEAD, file.frames)
@@ -162,10 +165,28 @@ def _normalise_floats(parts: list[Waveform]) -> list[Waveform]:
     peak = max((float(np.abs(part).max()) for part in parts if part.size), default=0.0)
     if peak <= MAX_OVERSHOOT:
         return parts
-    for scale in INTEGER_SCALES:
-        if peak <= 1.25 * scale:  # resampling overshoots
-            return [part / np.float32(scale) for part in parts]
-    raise unreadable(f"the recording's float samples reach {peak:.3g}; they must be scaled to 1, or to integers' range")
+    level = _level_without_glitches(parts)
+    if not peak > MIN_GLITCH_RATIO * level:  # also if it is NaN, since resampling overflowed
+        level = peak
+    scales = [1.0] if level <= MAX_OVERSHOOT else [scale for scale in INTEGER_SCALES if level <= 1.25 * scale]
+    if not scales:  # 1.25, since resampling overshoots
+        raise unreadable(
+            f"the recording's float samples reach {level:.3g}; they must be scaled to 1, or to integers' range"
+        )
+    scaled = [part / np.float32(scales[0]) for part in parts]
+    return scaled if level == peak else [np.clip(part, -1.0, 1.0) for part in scaled]
+
+
+def _level_without_glitches(parts: list[Waveform]) -> float:
+    """Return the magnitude that all samples but the largest few reach, of those that are not 0."""
+    num_samples = sum(int(np.count_nonzero(part)) for part in parts)
+    num_glitches = min(max(MIN_GLITCH_SAMPLES, int(MAX_GLITCH_SHARE * num_samples)), num_samples // 2)
+    largest = np.concatenate([_largest(np.abs(part).ravel(), num_glitches + 1) for part in parts])
+    return float(_largest(largest, num_glitches + 1).min())
+
+
+def _largest(values: npt.NDArray[np.float32], number: int) -> npt.NDArray[np.float32]:
+    return np.partition(values, -number)[-number:] if len(values) > number else values
 
 
 def _decode_with_ffmpeg(
@@ -264,7 +285,7 @@ def _check_blocks(blocks: Iterator[Waveform], rate: int, config: AudioConfig) ->
     for block in blocks:
         num_frames += block.shape[1]
         if num_frames > max_frames:
-            raise _too_long("is too long", config)
+            raise too_long("is too long", config.max_duration_sec)
         if block.size and not (np.isfinite(block.min()) and np.isfinite(block.max())):
             raise unreadable("the recording has samples that are infinite or NaN")
         yield block
@@ -293,10 +314,6 @@ def _decode_blocks(file: sf.SoundFile, layout: Layout, container: str) -> Iterat
 def _cut_short(file: sf.SoundFile, found: str) -> CallError:
     promised = file.frames if file.frames < _UNKNOWN_FRAMES else "an unknown number of"
     return unreadable(f"the {file.format} is cut short or damaged: its header promises {promised} frames, {found}")
-
-
-def _too_long(problem: str, config: AudioConfig) -> CallError:
-    return CallError(RejectCode.AUDIO_TOO_LONG, f"the recording {problem}; the limit is {config.max_duration_sec:g} s")
 
 
 @torch.inference_mode()

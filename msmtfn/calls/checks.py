@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from msmtfn.calls.rounds import Turn
-from msmtfn.errors import CallError, RejectCode
+from msmtfn.errors import CallError, RejectCode, require
 from msmtfn.labels import INTENTS
 
 SPEAKERS: Final = ("agent", "customer")
@@ -44,8 +44,7 @@ class TranscriptConfig:
             ValueError: a limit is not positive.
         """
         for name in self.__slots__:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "more than 0, and finite")
 
 
 def check_call(uri: str | None, intent: str | None, agent_channel: int | None, row_error: str | None) -> str:

@@ -250,15 +250,31 @@ def _cast_turns(file: str, column: pa.Array, source: str) -> pa.Array:
         flat = flat.cast(TURN)
     if not pa.types.is_struct(flat.type):
         raise pa.ArrowTypeError(f"its elements are {flat.type}")
-    names = {field.name.lower(): field.name for field in flat.type}
-    missing = [field.name for field in TURN if field.name not in names]
-    if missing:
-        raise ManifestError(
-            f"{file} has the column {source!r} without the field {missing[0]!r}; a turn needs {', '.join(TURN.names)}"
-        )
-    fields = [_replace_invalid_utf8(pc.struct_field(flat, names[field.name]).cast(field.type)) for field in TURN]
+    places = [_find_field(file, source, flat.type, field.name) for field in TURN]
+    fields = [
+        _replace_invalid_utf8(pc.struct_field(flat, [place]).cast(field.type))
+        for place, field in zip(places, TURN, strict=True)
+    ]
     turns = pa.StructArray.from_arrays(fields, fields=list(TURN), mask=pc.is_null(flat))
     return pa.ListArray.from_arrays(pa.array(offsets), turns, mask=pc.is_null(column))
+
+
+def _find_field(file: str, source: str, turn: pa.StructType, name: str) -> int:
+    """Return the index of the field of turns that has a name; one in another case counts where there is no exact one.
+
+    Raises:
+        ManifestError: there is no such field, or there are several.
+    """
+    names = [field.name for field in turn]
+    exact = [place for place, each in enumerate(names) if each == name]
+    places = exact or [place for place, each in enumerate(names) if each.lower() == name]
+    if not places:
+        raise ManifestError(
+            f"{file} has the column {source!r} without the field {name!r}; a turn needs {', '.join(TURN.names)}"
+        )
+    if len(places) > 1:
+        raise ManifestError(f"{file} has the column {source!r} with the field {name!r} twice; keep only one")
+    return places[0]
 
 
 def _replace_invalid_utf8(column: pa.Array) -> pa.Array:

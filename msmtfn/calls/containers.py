@@ -8,6 +8,7 @@ AAC and AMR) and `ogg`; `flac` looks at what the decoder left.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -22,8 +23,9 @@ _G722_SUFFIX: Final = ".g722"
 _TEXT_BYTES: Final = 512  # 64 ms of G.722; half of its bytes have the highest bit set, those of ASCII text never
 _MAX_MP4_BOXES: Final = 100_000  # a fragment of a second or more has two
 _G722_BYTES_PER_SEC: Final = 8000
-_SURVEYS: Final = {"WAV": survey_wav, "OGG": survey_ogg, "MP3": survey_mp3, "AAC": survey_adts, "AMR": survey_amr}
-_MP4_AUDIO: Final = re.compile(b"mdat|moof|moov")
+_WALKS: Final = {"OGG": survey_ogg, "MP3": survey_mp3, "AAC": survey_adts, "AMR": survey_amr}
+_MAX_MP4_PACKETS_PER_SEC: Final = 200  # cover pictures included; AAC at 96 kHz has 94
+_UP_TO_LAST_MP4_AUDIO: Final = re.compile(b".*(?=mdat|moof|moov)", re.DOTALL)
 _MP4_COUNTS: Final = {b"stsz": 12, b"stz2": 12, b"trun": 8}
 """Boxes that declare a number of packets, and the offset of that number; a few bytes can declare millions."""
 
@@ -60,28 +62,31 @@ def recognise_container(data: memoryview, name: str = "") -> str:
     raise unreadable("the file does not begin like a WAV, FLAC, MP3, OGG, M4A, AAC or AMR file")
 
 
-def survey_container(data: memoryview, container: str, *, max_packets: int) -> Layout:
+def survey_container(data: memoryview, container: str, max_duration_sec: float = math.inf) -> Layout:
     """Walk through a file and check that it is whole, as far as its bytes tell.
 
     Args:
         data: content of the file.
         container: what `recognise_container` returned for it.
-        max_packets: maximum number of packets that an MP4 may promise.
+        max_duration_sec: maximum length of a recording, at which the walk ends.
 
     Raises:
         CallError: the file is cut short, has a hole, changes its format or holds several recordings
-            (`audio_unreadable`).
+            (`audio_unreadable`), or is longer than the limit (`audio_too_long`).
     """
-    if container in _SURVEYS:
-        return _SURVEYS[container](data)
+    if container == "WAV":
+        return survey_wav(data)
+    if container in _WALKS:
+        return _WALKS[container](data, max_duration_sec)
     if container == "MP4":
+        max_packets = _MAX_MP4_PACKETS_PER_SEC * max_duration_sec
         return Layout(end=data.nbytes, packet_bytes=check_mp4_boxes(data, max_packets))
     if container == "G722":
         return Layout(end=data.nbytes, duration_sec=data.nbytes / _G722_BYTES_PER_SEC)
     return Layout(end=data.nbytes)
 
 
-def check_mp4_boxes(data: memoryview, max_packets: int) -> int:
+def check_mp4_boxes(data: memoryview, max_packets: float) -> int:
     """Check that the boxes of an MP4 are complete and that they promise at most `max_packets` packets.
 
     FFmpeg allocates an index entry of 30 bytes for every promised packet before it reads the first one.
@@ -111,10 +116,15 @@ def check_mp4_boxes(data: memoryview, max_packets: int) -> int:
 def _mp4_boxes(data: memoryview) -> Iterator[tuple[bytes, int, int]]:
     """Yield the name, the offset and the size of each box at the top; junk after the last one is left out."""
     offset = 0
+    last_audio: int | None = None  # searched for once, when it is needed
     for _ in range(_MAX_MP4_BOXES):
         size, name = int.from_bytes(data[offset : offset + 4], "big"), bytes(data[offset + 4 : offset + 8])
-        if not name.isalnum() and offset and not _MP4_AUDIO.search(data, offset):
-            return
+        if not name.isalnum() and offset:
+            if last_audio is None:
+                match = _UP_TO_LAST_MP4_AUDIO.match(data)
+                last_audio = match.end() if match else -1
+            if last_audio < offset:
+                return
         if size == 1:  # a 64-bit size follows the name
             size = int.from_bytes(data[offset + 8 : offset + 16], "big")
         elif size == 0:  # the box extends to the end of the file

@@ -6,13 +6,14 @@ first: a chain that breaks and goes on later has a hole, and one whose frames ch
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from msmtfn.calls.layout import MAX_LOST_SHARE, Layout, unreadable
+from msmtfn.calls.layout import DECODER_SLACK_SEC, MAX_JUNK_SHARE, Layout, too_long, unreadable
 
 _MPEG_KBIT: Final = {  # layer III (ISO/IEC 11172-3, 13818-3) by version bits: 3 is MPEG 1, 2 is MPEG 2, 0 is MPEG 2.5
     3: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -25,6 +26,12 @@ _AMR_MAGIC: Final = b"#!AMR\n"
 _XING_REACH: Final = 48  # the side information of a frame, which a Xing header follows, has at most 32 bytes
 _PROBE_FRAMES: Final = 3
 """Frames of the recording's own format that must follow each other to count as audio after a hole."""
+
+_MAX_PROBES: Final = 100_000
+"""Places after the last frame that may look like a frame; random bytes have one in 12,000."""
+
+_MAX_TAGS: Final = 100
+"""ID3 tags that may follow each other."""
 
 
 class Frame(NamedTuple):
@@ -87,8 +94,9 @@ def _parse_amr_header(header: bytes) -> Frame | None:
     return Frame(size, 160, 8000, ()) if size else None
 
 
-MP3: Final = FrameFormat("MP3", 4, re.compile(rb"\xff[\xe2-\xff]"), parse_mpeg_header)
-AAC: Final = FrameFormat("AAC", 7, re.compile(rb"\xff[\xf0-\xf9]"), parse_adts_header)
+# The sync patterns exclude what the parsers refuse, above all runs of 0xFF, which fill unused blocks of a memory card.
+MP3: Final = FrameFormat("MP3", 4, re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef]"), parse_mpeg_header)
+AAC: Final = FrameFormat("AAC", 7, re.compile(rb"\xff[\xf0\xf1\xf8\xf9]"), parse_adts_header)
 AMR: Final = FrameFormat("AMR", 1, re.compile(rb"(?!)"), _parse_amr_header)  # any byte may be a header: no sync
 
 
@@ -101,22 +109,25 @@ def begins_with_frames(data: memoryview, form: FrameFormat) -> bool:
 
 
 def skip_id3(data: memoryview, offset: int = 0) -> int:
-    """Return the offset behind all ID3v2 tags; `offset` itself where there is none."""
-    while (head := bytes(data[offset : offset + 10])).startswith(b"ID3") and len(head) == 10:  # noqa: PLR2004
+    """Return the offset behind all ID3v2 tags, up to 100 of them; `offset` itself where there is none."""
+    for _ in range(_MAX_TAGS):
+        head = bytes(data[offset : offset + 10])
+        if not head.startswith(b"ID3") or len(head) < 10:  # noqa: PLR2004
+            break
         size = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
         offset += 10 + size + (10 if head[5] & 16 else 0)  # a footer repeats the header
     return offset
 
 
-def survey_mp3(data: memoryview) -> Layout:
+def survey_mp3(data: memoryview, max_duration_sec: float = math.inf) -> Layout:
     """Walk through the frames of an MP3.
 
     Raises:
         CallError: frames are missing, change their format, or are not as many as a Xing or Info header promises
-            (`audio_unreadable`).
+            (`audio_unreadable`), or last longer than the limit (`audio_too_long`).
     """
     start = skip_id3(data)
-    chain = _walk(data, start, MP3)
+    chain = _walk(data, start, MP3, max_duration_sec)
     first = bytes(data[start : start + chain.first.size])
     place = max(first.find(b"Xing", 0, _XING_REACH), first.find(b"Info", 0, _XING_REACH))
     num_frames, trimmed = chain.num_frames, 0
@@ -150,20 +161,29 @@ def _samples_to_trim(first: bytes, xing: int) -> int:
     return (both >> 12) + (both & 0xFFF)
 
 
-def survey_adts(data: memoryview) -> Layout:
-    """Walk through the frames of an AAC; raise CallError (`audio_unreadable`) for missing or changing frames."""
-    chain = _walk(data, skip_id3(data), AAC)
+def survey_adts(data: memoryview, max_duration_sec: float = math.inf) -> Layout:
+    """Walk through the frames of an AAC.
+
+    Raises:
+        CallError: frames are missing or change their format (`audio_unreadable`), or last longer than the limit
+            (`audio_too_long`).
+    """
+    chain = _walk(data, skip_id3(data), AAC, max_duration_sec)
     rate = chain.first.sample_rate
     return Layout(end=chain.end, duration_sec=chain.num_samples / rate, slack_sec=3 * 1024 / rate)
 
 
-def survey_amr(data: memoryview) -> Layout:
-    """Walk through the frames of an AMR; raise CallError (`audio_unreadable`) for missing frames."""
+def survey_amr(data: memoryview, max_duration_sec: float = math.inf) -> Layout:
+    """Walk through the frames of an AMR.
+
+    Raises:
+        CallError: frames are missing (`audio_unreadable`), or last longer than the limit (`audio_too_long`).
+    """
     if data.nbytes <= len(_AMR_MAGIC):
         return Layout(end=data.nbytes)
-    chain = _walk(data, len(_AMR_MAGIC), AMR)
+    chain = _walk(data, len(_AMR_MAGIC), AMR, max_duration_sec)
     num_rest = data.nbytes - chain.end
-    if num_rest > MAX_LOST_SHARE * data.nbytes:
+    if num_rest > MAX_JUNK_SHARE * data.nbytes:
         raise unreadable(f"the AMR is damaged: the {num_rest} bytes after {chain.num_frames} frames are no frames")
     return Layout(end=chain.end, duration_sec=chain.num_samples / 8000, slack_sec=2 * 160 / 8000)
 
@@ -176,13 +196,14 @@ class _Chain:
     end: int
 
 
-def _walk(data: memoryview, start: int, form: FrameFormat) -> _Chain:
+def _walk(data: memoryview, start: int, form: FrameFormat, max_duration_sec: float) -> _Chain:
     parse, header_bytes, size = form.parse, form.header_bytes, data.nbytes
     first = parse(bytes(data[start : start + header_bytes]))
     if first is None:
         raise unreadable(f"the {form.name} does not begin with a frame")
     offset, num_frames, num_samples = start, 0, 0
-    while True:
+    max_samples = (max_duration_sec + DECODER_SLACK_SEC) * first.sample_rate
+    while num_samples <= max_samples:
         frame = parse(bytes(data[offset : offset + header_bytes]))
         if frame is None:
             after_tag = _skip_tag(data, offset)
@@ -200,6 +221,8 @@ def _walk(data: memoryview, start: int, form: FrameFormat) -> _Chain:
                 f"the {form.name} is cut short: its last frame promises {frame.size} bytes, {size - offset} are there"
             )
         offset, num_frames, num_samples = offset + frame.size, num_frames + 1, num_samples + frame.num_samples
+    else:
+        raise too_long("is too long", max_duration_sec)
     _check_no_hole(data, offset, form, first, num_samples)
     return _Chain(first, num_frames, num_samples, offset)
 
@@ -212,7 +235,9 @@ def _skip_tag(data: memoryview, offset: int) -> int:
 
 def _check_no_hole(data: memoryview, offset: int, form: FrameFormat, first: Frame, num_samples: int) -> None:
     """Check that no audio follows where the chain of frames breaks."""
-    for match in form.sync.finditer(data, offset):
+    for num_probes, match in enumerate(form.sync.finditer(data, offset)):
+        if num_probes == _MAX_PROBES:
+            raise unreadable(f"the {form.name} is damaged: {_MAX_PROBES} places after its last frame look like frames")
         place = match.start()
         for _ in range(_PROBE_FRAMES):
             frame = form.parse(bytes(data[place : place + form.header_bytes]))

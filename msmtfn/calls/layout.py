@@ -8,8 +8,11 @@ from typing import Final
 
 from msmtfn.errors import CallError, RejectCode
 
-MAX_LOST_SHARE: Final = 0.02
-"""Share of a recording that may be missing or undecodable, where players forgive it."""
+MAX_JUNK_SHARE: Final = 0.02
+"""Share of a file's bytes that may follow its audio although they are no tag: a WAV's or an AMR's."""
+
+DECODER_SLACK_SEC: Final = 2.0
+"""More than any decoder trims from the packets in a file: a walk that has passed the limit by this much may stop."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +52,11 @@ def check_heard(heard_sec: float, layout: Layout, container: str) -> None:
         raise unreadable(
             f"the {container} is damaged: {heard_sec:.2f} s are decoded, but only {layout.duration_sec:.2f} s are there"
         )
+
+
+def too_long(problem: str, max_duration_sec: float) -> CallError:
+    """Return the error that rejects a recording because it is longer than the limit."""
+    return CallError(RejectCode.AUDIO_TOO_LONG, f"the recording {problem}; the limit is {max_duration_sec:g} s")
 
 
 def unreadable(detail: str) -> CallError:

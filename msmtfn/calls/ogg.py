@@ -7,13 +7,14 @@ packets that are there are counted, and the decoder has to deliver those.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from msmtfn.calls.layout import MAX_LOST_SHARE, Layout, unreadable
+from msmtfn.calls.layout import DECODER_SLACK_SEC, Layout, too_long, unreadable
 
 _PAGE: Final = re.compile(b"OggS")
 _HEADER: Final = struct.Struct("<4sBBq4sIIB")  # magic, version, flags, granule, serial, number, checksum, segments
@@ -22,6 +23,17 @@ _OPUS_RATE: Final = 48_000
 _SILK_FRAME, _CELT_FRAME = (480, 960, 1920, 2880), (120, 240, 480, 960)
 _SKELETON: Final = b"fishead"
 _MAX_VORBIS_MODES: Final = 64
+_MODES_BYTES: Final = 512  # at the end of a Vorbis setup header; 64 modes of 41 bits take 328
+_MAX_MISSING_SHARE: Final = 0.02
+"""Share of the packets' length that may be missing with lost pages, which players forgive."""
+
+_MAX_TRIMMED_SHARE: Final = 0.02
+"""Share of a short recording that an encoder may trim, beyond 0.1 s."""
+
+_MAX_PIECES_PER_SEC: Final = 1_000
+_FREE_PIECES: Final = 10_000
+"""Maximum pages and packets together, per second of the limit and beyond: Opus has at most 400 packets per second."""
+
 _MAX_TRIMMED_SEC: Final = 1.0
 """What an encoder may trim from the packets of the last page, which holds a second as a rule."""
 
@@ -50,45 +62,99 @@ class _Codec:
     samples_of: SamplesOf
 
 
-def survey_ogg(data: memoryview) -> Layout:
+@dataclass(slots=True)
+class _Tally:
+    """Tally of the packets of a stream: its header packets, its codec once they are there, and its samples since."""
+
+    max_duration_sec: float
+    headers: list[bytes] = field(default_factory=list)
+    codec: _Codec | None = None
+    num_samples: float = 0.0
+
+    def add(self, packets: Iterable[bytes]) -> None:
+        """Add packets; raise CallError (`audio_too_long`) once they last longer than the limit."""
+        for packet in packets:
+            if self.codec is not None:
+                self.num_samples += self.codec.samples_of(packet)
+            elif len(self.headers) < 3:  # noqa: PLR2004  Vorbis has most
+                self.headers.append(packet)
+                self.codec = _read_headers(self.headers)
+        if self.codec is not None:
+            played = self.num_samples - self.codec.skipped
+            if played > (self.max_duration_sec + DECODER_SLACK_SEC) * self.codec.sample_rate:
+                raise too_long("is too long", self.max_duration_sec)
+
+
+class _PacketJoiner:
+    """Joiner of the packets of a stream, which may begin on one page and end on another.
+
+    As in libogg, a packet is lost of which a page is missing: its beginning is dropped, and its rest is skipped on as
+    many pages as it takes.
+    """
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._begun = bytearray()
+        self._skips = False
+
+    def add(self, page: _Page, *, is_next: bool) -> list[bytes]:
+        """Return the packets that end on a page.
+
+        Args:
+            page: the next page that is there.
+            is_next: whether no page is missing before it.
+        """
+        if not is_next or not page.flags & _CONTINUED:
+            self._begun, self._skips = bytearray(), False
+        if page.flags & _CONTINUED and not self._begun:
+            self._skips = True
+        packets = []
+        start = offset = page.body
+        for size in page.lacing:
+            offset += size
+            if size < 255:  # noqa: PLR2004  the last segment of a packet is shorter
+                if not self._skips:
+                    packets.append(bytes(self._begun + self._data[start:offset]))
+                start, self._begun, self._skips = offset, bytearray(), False
+        if not self._skips:
+            self._begun += self._data[start:offset]
+        return packets
+
+
+def survey_ogg(data: memoryview, max_duration_sec: float = math.inf) -> Layout:
     """Walk through an OGG.
 
     Raises:
         CallError: the last page is cut short, there are several streams, or more pages are missing than players forgive
-            (`audio_unreadable`).
+            (`audio_unreadable`), or the packets last longer than the limit (`audio_too_long`).
     """
-    headers: list[bytes] = []
-    codec: _Codec | None = None
+    joiner, tally = _PacketJoiner(data), _Tally(max_duration_sec)
     last: _Page | None = None
-    held, num_samples, missing, granule = b"", 0.0, 0.0, 0
-    for page in _pages_of_one_stream(data):
-        packets, held = _complete_packets(data, page, held)
-        before = num_samples
-        for packet in packets:
-            if codec is not None:
-                num_samples += codec.samples_of(packet)
-            elif len(headers) < 3:  # noqa: PLR2004  Vorbis has most
-                headers.append(packet)
-                codec = _read_headers(headers)
-        if last is not None and page.sequence != last.sequence + 1:
-            missing += max(0.0, page.granule - granule - (num_samples - before))
+    missing, granule = 0.0, 0
+    for page in _pages_of_one_stream(data, max_duration_sec):
+        is_next = last is None or page.sequence == last.sequence + 1
+        before = tally.num_samples
+        tally.add(joiner.add(page, is_next=is_next))
+        if not is_next:
+            missing += max(0.0, page.granule - granule - (tally.num_samples - before))
         granule = max(granule, page.granule)
         last = page
     patches = {} if last is None else _with_end_flag(data, last)
     end = 0 if last is None else last.end
+    codec = tally.codec
     if codec is None:
         return Layout(end=end, patches=patches)
-    if missing > MAX_LOST_SHARE * max(num_samples, 1):
+    if missing > _MAX_MISSING_SHARE * max(tally.num_samples, 1):
         raise unreadable(f"the OGG is damaged: pages with {missing / codec.sample_rate:.1f} s are missing")
-    duration_sec = max(0.0, num_samples - codec.skipped) / codec.sample_rate
-    slack_sec = min(_MAX_TRIMMED_SEC, 0.1 + MAX_LOST_SHARE * duration_sec)
+    duration_sec = max(0.0, tally.num_samples - codec.skipped) / codec.sample_rate
+    slack_sec = min(_MAX_TRIMMED_SEC, 0.1 + _MAX_TRIMMED_SHARE * duration_sec)
     return Layout(end=end, duration_sec=duration_sec, slack_sec=slack_sec, patches=patches)
 
 
-def _pages_of_one_stream(data: memoryview) -> Iterator[_Page]:
+def _pages_of_one_stream(data: memoryview, max_duration_sec: float) -> Iterator[_Page]:
     serial: bytes | None = None
     others: set[bytes] = set()
-    for page in _pages(data):
+    for page in _pages(data, max_duration_sec):
         if serial is None or page.flags & _FIRST:
             if bytes(data[page.body : page.body + len(_SKELETON)]) == _SKELETON:
                 others.add(page.serial)  # an index, which players skip
@@ -130,9 +196,10 @@ def _crc_of_byte(byte: int) -> int:
 _CRC_TABLE: Final = tuple(map(_crc_of_byte, range(256)))
 
 
-def _pages(data: memoryview) -> Iterator[_Page]:
+def _pages(data: memoryview, max_duration_sec: float) -> Iterator[_Page]:
     """Yield the pages; what lies between them is skipped, as decoders do."""
     offset, size = 0, data.nbytes
+    num_pieces, max_pieces = 0, _FREE_PIECES + _MAX_PIECES_PER_SEC * max_duration_sec
     while match := _PAGE.search(data, offset):
         start = match.start()
         body = start + _HEADER.size
@@ -145,22 +212,10 @@ def _pages(data: memoryview) -> Iterator[_Page]:
                 f"the OGG is cut short: its last page promises {max(offset - start, _HEADER.size)} bytes, "
                 f"{size - start} are there"
             )
+        num_pieces += 1 + num_segments - lacing.count(255)
+        if num_pieces > max_pieces:
+            raise unreadable(f"the OGG has {num_pieces} pages and packets, more than its maximum length allows")
         yield _Page(start, flags, granule, serial, sequence, lacing, body + num_segments, offset)
-
-
-def _complete_packets(data: memoryview, page: _Page, held: bytes) -> tuple[list[bytes], bytes]:
-    """Return the packets that end on a page, and the beginning of the one that does not."""
-    packets = []
-    is_rest = bool(page.flags & _CONTINUED) and not held  # the beginning of its first packet is lost
-    held = held if page.flags & _CONTINUED else b""
-    start = offset = page.body
-    for size in page.lacing:
-        offset += size
-        if size < 255:  # noqa: PLR2004  the last segment of a packet is shorter
-            if not is_rest:
-                packets.append(held + bytes(data[start:offset]))
-            start, held, is_rest = offset, b"", False
-    return packets, held + bytes(data[start:offset])
 
 
 def _read_headers(headers: list[bytes]) -> _Codec | None:
@@ -198,7 +253,7 @@ def _vorbis_samples(short: int, long: int, setup: bytes) -> SamplesOf | None:
     the framing bit, then for every mode 8 bits of mapping, 32 bits of 0, and the flag of a long block (Vorbis I,
     4.2.4).
     """
-    bits = int.from_bytes(setup, "little")
+    bits = int.from_bytes(setup.rstrip(b"\0")[-_MODES_BYTES:], "little")
     place, num_modes = bits.bit_length() - 1, 0
     is_long: list[int] = []
     while place >= 47 and len(is_long) < _MAX_VORBIS_MODES:  # noqa: PLR2004  a mode and the number of modes

@@ -7,7 +7,6 @@ the Parquet files of the leads, cannot carry without changing it is an error tha
 from __future__ import annotations
 
 import contextlib
-import itertools
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from msmtfn import storage
 from msmtfn.errors import ManifestError
 
 READ_BATCH_ROWS: Final = 4096
+NANOSECONDS_IN_MICROSECOND: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,13 @@ def iter_batches(footer: Footer) -> Iterator[pa.RecordBatch]:
     with contextlib.ExitStack() as stack:
         handles = [stack.enter_context(storage.open_for_reading(footer.file)) for _ in range(1 + bool(footer.int96))]
         stack.enter_context(_errors_naming(footer.file))  # the last one, so that it sees Arrow's errors first
-        batches = _read_batches(handles[0], "us")
-        exact: Iterator[pa.RecordBatch | None] = itertools.repeat(None)
+        batches: Iterator[tuple[pa.RecordBatch, pa.RecordBatch | None]]
+        batches = ((batch, None) for batch in _read_batches(handles[0], "us"))
         if footer.int96:
             # In nanoseconds Arrow lets dates after 2262 overflow, in microseconds it drops what is below them.
             exact = _read_batches(handles[1], "ns", sorted(footer.int96))
-        for batch, nanoseconds in zip(batches, exact, strict=False):
+            batches = zip(_read_batches(handles[0], "us"), exact, strict=True)
+        for batch, nanoseconds in batches:
             if nanoseconds is not None:
                 _check_exact(footer.file, batch, nanoseconds)
             columns = [_as_plain(batch.column(number), field.type) for number, field in enumerate(footer.schema)]
@@ -190,14 +191,18 @@ def _has_no_value(metadata: pq.FileMetaData, number: int) -> bool:
 
 
 def _check_exact(file: str, batch: pa.RecordBatch, nanoseconds: pa.RecordBatch) -> None:
-    """Check that timestamps in microseconds are those in nanoseconds, which may have overflowed."""
+    """Check that INT96 timestamps in microseconds are those in nanoseconds, which may have overflowed.
+
+    Other timestamps of the same column have the same unit in both.
+    """
     for name in nanoseconds.schema.names:
         for kept, exact in zip(_leaves(batch.column(name)), _leaves(nanoseconds.column(name)), strict=True):
-            if pa.types.is_timestamp(exact.type):
-                with np.errstate(over="ignore"):
-                    scaled = np.asarray(pc.fill_null(kept.cast(pa.int64()), 0)) * 1000
-                if not np.array_equal(scaled, np.asarray(pc.fill_null(exact.cast(pa.int64()), 0))):
-                    raise _cannot_carry(file, name, "an INT96 timestamp with nanoseconds")
+            if kept.type == exact.type:
+                continue
+            with np.errstate(over="ignore"):
+                scaled = np.asarray(pc.fill_null(kept.cast(pa.int64()), 0)) * NANOSECONDS_IN_MICROSECOND
+            if not np.array_equal(scaled, np.asarray(pc.fill_null(exact.cast(pa.int64()), 0))):
+                raise _cannot_carry(file, name, "an INT96 timestamp with nanoseconds")
 
 
 def _leaves(column: pa.Array) -> list[pa.Array]:

@@ -17,16 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmtfn.calls.activity import ActivityConfig, detect_channel_activity
-from msmtfn.errors import CallError, RejectCode
+from msmtfn.errors import CallError, RejectCode, require
 
 Speaker = Literal["agent", "customer"]
 
 NUM_SPEAKERS: Final = 2
 SMALLEST_MAX_ROUND_SEC: Final = 0.1  # a few frames of the audio encoder; no real answer is shorter
+SHORTEST_PIECE_SEC: Final = 0.05
+"""Minimum length of the last piece of a longer span: 400 samples at 8 kHz, the first frame of HuBERT."""
+
 END_SLACK_SEC: Final = 1.0
-"""Seconds after the end of the recording in which the middle of a turn may still lie."""
+"""Seconds after the end of the recording in which a turn may still start."""
 
 MILLI: Final = 1000
+MILLI_SHARE: Final = 0.1
+"""Share of the recording that a transcript in milliseconds covers, at least."""
+
 MILLI_SLACK_SEC: Final = 10.0
 """Seconds that the last turn may lie after the end of the recording in a transcript in milliseconds."""
 
@@ -64,12 +70,10 @@ class RoundsConfig:
     """Voice activity detection that finds the turns of a two-channel call without a transcript."""
 
     def __post_init__(self) -> None:
-        if not SMALLEST_MAX_ROUND_SEC <= self.max_round_sec < math.inf:
-            raise ValueError(
-                f"max_round_sec is {self.max_round_sec!r}; it must be finite and at least {SMALLEST_MAX_ROUND_SEC}"
-            )
-        if self.overlong_rounds not in ("truncate", "split"):
-            raise ValueError(f"overlong_rounds is {self.overlong_rounds!r}; it must be 'truncate' or 'split'")
+        seconds, overlong = self.max_round_sec, self.overlong_rounds
+        is_possible = SMALLEST_MAX_ROUND_SEC <= seconds < math.inf
+        require(is_possible, "max_round_sec", seconds, f"finite and at least {SMALLEST_MAX_ROUND_SEC}")
+        require(overlong in ("truncate", "split"), "overlong_rounds", overlong, "'truncate' or 'split'")
 
 
 def find_rounds(
@@ -105,16 +109,21 @@ def find_rounds(
 
 
 def check_turns(turns: Sequence[Turn], duration_sec: float) -> None:
-    """Check that most turns lie in the recording; a transcript may go on a little after its end.
+    """Check that most turns start in the recording; a turn that ends long after it is clipped.
+
+    In a transcript in milliseconds the first turns may start in it by chance, so there most turns' middles count.
 
     Raises:
-        CallError: they lie after its end, for example because their times are in milliseconds (`bad_row`).
+        CallError: they start after its end, for example because their times are in milliseconds (`bad_row`).
     """
-    num_outside = sum((turn.start_sec + turn.end_sec) / 2 > duration_sec + END_SLACK_SEC for turn in turns)
+    limit_sec = duration_sec + END_SLACK_SEC
+    num_outside = sum(turn.start_sec > limit_sec for turn in turns)
+    last_sec = max(turn.end_sec for turn in turns)
+    is_milli = MILLI_SHARE * duration_sec <= last_sec / MILLI <= duration_sec + MILLI_SLACK_SEC
+    if num_outside and is_milli:
+        num_outside = max(num_outside, sum((turn.start_sec + turn.end_sec) / 2 > limit_sec for turn in turns))
     if 2 * num_outside <= len(turns):
         return
-    last_sec = max(turn.end_sec for turn in turns)
-    is_milli = last_sec / MILLI <= duration_sec + MILLI_SLACK_SEC
     guess = "are they milliseconds? Give seconds" if is_milli else "do they belong to another recording?"
     raise CallError(
         RejectCode.BAD_ROW,
@@ -243,9 +252,14 @@ def _limit_length(exchange: Sequence[Turn], end_sec: float, config: RoundsConfig
 
 
 def _split_span(start_sec: float, end_sec: float, turns: Sequence[Turn], max_round_sec: float) -> list[Round]:
-    """Cut a span into rounds of `max_round_sec`; a turn's text goes to the round in which the turn starts."""
+    """Cut a span into rounds of `max_round_sec`; a turn's text goes to the round in which the turn starts.
+
+    The last round but one is shorter where the last one would otherwise be too short for the audio encoder.
+    """
     num_rounds = max(1, math.ceil((end_sec - start_sec - ZERO_LENGTH_SEC) / max_round_sec))
     edges_sec = [*(start_sec + index * max_round_sec for index in range(num_rounds)), end_sec]
+    if num_rounds > 1:
+        edges_sec[-2] = min(edges_sec[-2], end_sec - SHORTEST_PIECE_SEC)
     turns_of_round: list[list[Turn]] = [[] for _ in range(num_rounds)]
     for turn in turns:
         index = bisect_right(edges_sec[1:-1], turn.start_sec)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from msmtfn.calls.layout import MAX_LOST_SHARE, Layout, unreadable
+from msmtfn.calls.layout import MAX_JUNK_SHARE, Layout, unreadable
 
 W64_MAGIC: Final = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _OPEN_SIZE: Final = 0x7FFF_0000  # writers that cannot seek back leave (nearly) the largest 31- or 32-bit number
@@ -147,7 +147,7 @@ def _fills_file(data: memoryview, offset: int, style: _Style) -> bool:
 def _is_junk(data: memoryview, offset: int, promised: int) -> bool:
     """Return whether what follows the promised samples is a tag, or too little to matter."""
     rest = data.nbytes - offset
-    if rest <= min(_MAX_JUNK_BYTES, MAX_LOST_SHARE * (promised + rest)):
+    if rest <= min(_MAX_JUNK_BYTES, MAX_JUNK_SHARE * (promised + rest)):
         return True
     head = bytes(data[offset : offset + 9])
     return head.startswith(_TAGS) or head[1:].startswith(_TAGS) or not bytes(data[offset:]).strip(b"\0")

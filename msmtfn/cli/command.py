@@ -17,7 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from msmtfn.errors import JobError, UsageError, format_trace
-from msmtfn.storage.untrusted import escape_controls
+from msmtfn.storage.untrusted import escape_controls, printable
 
 logger = logging.getLogger(__name__)
 
@@ -99,17 +99,19 @@ def run_command(run: Callable[[], int | None], job: str | None = None, content: 
             code = run() or EXIT_DONE
     except KeyboardInterrupt as exc:
         code = _exit_code_of_signal(exc)
-        errors["error"] = "stopped by a signal; the same command resumes where it stopped"
+        errors["error"] = "stopped by a signal; run the same command again"
         logger.error("%s", errors["error"])
     except SystemExit as exc:  # the parser of the command line has written what is wrong, or the help
         if not exc.code:
             raise
-        code = UsageError.exit_code
-        errors["error"] = "the command line cannot be used; see the message above"
+        if exc.code == UsageError.exit_code:
+            code, errors["error"] = UsageError.exit_code, "the command line cannot be used; see the message above"
+        else:
+            code, errors["error"] = JobError.exit_code, f"something ended the process ({printable(exc.code)})"
         logger.error("%s", errors["error"])
     # The edge of the job: whatever happens, its last line is JSON with the cause.
     except Exception as exc:
-        code, errors["error"] = _describe(exc)
+        code, errors["error"] = describe_error(exc)
     if job is not None:
         print_result(job, code, **(content or {}), **errors)
     if code > SIGNAL_EXIT_CODE:
@@ -119,8 +121,8 @@ def run_command(run: Callable[[], int | None], job: str | None = None, content: 
     return code
 
 
-def _describe(exc: Exception) -> tuple[int, str]:
-    """Log an exception that ends a job; return the exit code and the cause in one line."""
+def describe_error(exc: Exception) -> tuple[int, str]:
+    """Log an exception that ends a job, or one of its days; return the exit code and the cause in one line."""
     if isinstance(exc, JobError):
         return exit_code_of(exc), str(exc)
     # An error of the operating system names a file and a reason; other messages may quote a transcript.

@@ -60,7 +60,7 @@ class Arguments:
     """
 
     model: str
-    """Model to evaluate: a folder, an s3:// address or a name on the Hugging Face hub."""
+    """Model to evaluate: a folder, an s3:// address, a name on the Hugging Face hub, or "demo"."""
     out: str
     """Folder or s3:// address for metrics.json, predictions.parquet, confusions.png and reliability.png.
     Existing files of these names are replaced."""

@@ -13,7 +13,6 @@ from msmtfn.cli.command import SafeConsole, run_command
 from msmtfn.model.location import read_current
 from msmtfn.registry.records import VersionRecord
 from msmtfn.registry.versions import list_records, promote, roll_back
-from msmtfn.storage.untrusted import escape_controls, printable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +57,7 @@ def _run(program: str, arguments: Sequence[str]) -> None:
         case _:
             lines = _describe_all(root)
     for line in lines:
-        SafeConsole().print(escape_controls(line), highlight=False, soft_wrap=True)
+        SafeConsole().print(line, highlight=False, soft_wrap=True)
 
 
 def _describe_all(root: str) -> list[str]:
@@ -70,6 +69,4 @@ def _describe_all(root: str) -> list[str]:
 
 def _describe(record: VersionRecord, current: str | None) -> str:
     name = f"{record.version} (current)" if record.version == current else record.version
-    if record.decision is None:
-        return f"{name}  not finished"
-    return f"{name}  {printable(record.added_at)}  {record.decision.describe()}"
+    return f"{name}  {record.describe()}"

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import tyro
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
-from msmtfn.cli.command import EXIT_DONE, SafeConsole, exit_code_of, run_command
+from msmtfn.cli.command import EXIT_DONE, SafeConsole, describe_error, run_command
 from msmtfn.corpora import DEMO
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, count_done
+from msmtfn.daily.lock import find_holder
 from msmtfn.daily.publish import read_success
 from msmtfn.daily.retry import count_retryable
 from msmtfn.daily.schedule import estimate_day, newest_unscored_day, other_unscored_days
+from msmtfn.daily.state import RunState, open_folder
 from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
 from msmtfn.errors import JobError, LockedError, UsageError
@@ -34,6 +38,14 @@ DEMO_DATE: Final = dt.date(2026, 1, 5)
 EXIT_TOO_MANY_REJECTED: Final = 3
 EXIT_CODES_BY_SEVERITY: Final = (JobError.exit_code, LockedError.exit_code, EXIT_TOO_MANY_REJECTED, EXIT_DONE)
 """Exit codes from the most to the least severe; the job's exit code is the most severe one of its days."""
+NEXT_STEPS: Final = {
+    RunState.PLANNED: "the same command starts",
+    RunState.COPIED: "the same command resumes",
+    RunState.LEFT_OVER: "the same command resumes",
+    RunState.COMPLETE: "the same command publishes",
+    RunState.PUBLISHED: "nothing is left to do",
+}
+"""What the command does with a run without --dry-run, by the state that it finds the run in."""
 OMITTED_IN_LAST_LINE: Final = ("files", "replaced", "versions")
 
 logger = logging.getLogger("msmtfn.score_daily")
@@ -75,7 +87,7 @@ class Arguments:
     """Of a published day, score again only the rejects that could succeed now.
     These are recordings that were not found or took too long, and calls whose worker crashed."""
     dry_run: bool = False
-    """Only show what would be done, and how long it would take judging by earlier days."""
+    """Only show the state of each day, what would be done, and how long it would take judging by earlier days."""
     max_rejected_share: float = 0.2
     """Maximum share (0 to 1) of a day's calls that may be rejected; the exit code is 3 if it is exceeded."""
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = field(default_factory=ScoringConfig)
@@ -178,9 +190,10 @@ def _score_day(scorer: DayScorer, date: dt.date, max_rejected_share: float, day_
         scorer.console.print(summarize(plan.leads, date, success, is_trained=trained))
     except UsageError:
         raise
-    except JobError as exc:
-        code = exit_code_of(exc)
-        day_results.append({"date": date.isoformat(), "exit_code": code, "error": str(exc)})
+    # Whatever a day runs into, a bug included, the others are scored.
+    except Exception as exc:
+        code, error = describe_error(exc)
+        day_results.append({"date": date.isoformat(), "exit_code": code, "error": error})
         return code
     if plan.published is not None:
         scorer.console.print(
@@ -219,8 +232,8 @@ def _select_dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.d
     return [date]
 
 
-def _describe_plan(plans: Sequence[DayPlan]) -> Table:
-    """Return a table of what would be done, one row per day."""
+def _describe_plan(plans: Sequence[DayPlan]) -> RenderableType:
+    """Return a table of what would be done, one row per day, and a line per day on the state of its run."""
     table = Table(title="What would be done", title_justify="left")
     for column in ("day", "calls", "to score", "audio", "time", "action"):
         table.add_column(column, justify="left" if column in ("day", "action") else "right")
@@ -241,7 +254,20 @@ def _describe_plan(plans: Sequence[DayPlan]) -> Table:
         table.add_row(str(plan.manifest.date), f"{calls:,}", f"{num_left:,}", hours, seconds, action)
     table.caption = "audio and time are estimated from up to 14 days published before; - if there are none"
     table.caption_justify = "left"
-    return table
+    return Group(table, *(Text(f"{plan.manifest.date}: {_describe_state(plan)}") for plan in plans))
+
+
+def _describe_state(plan: DayPlan) -> str:
+    """Return the state of a day's run, and what the command would do with it."""
+    state = plan.find_state()
+    if state is RunState.PUBLISHED:
+        return f"{state}; {NEXT_STEPS[state]}"
+    num_calls = open_folder(plan.leads, plan.work).read_num_calls()
+    progress = "" if num_calls is None else f", {count_done(plan):,} of {num_calls:,} calls committed"
+    holder = find_holder(plan.leads, plan.manifest.date)
+    if holder is not None:
+        return f"{RunState.RUNNING}{progress}; locked by {holder}, and the day is left to it as long as it lives"
+    return f"{state}{progress}; {NEXT_STEPS[state]}"
 
 
 def _exit_code_of(success: Success, max_rejected_share: float) -> int:

@@ -30,18 +30,24 @@ QUIET_LOGGERS: Final = ("ray._private.authentication.authentication_token_setup"
 """Loggers that warn on every run that authentication is on and that Ray's own progress bars are off."""
 
 
-def limit_queued_blocks(context: DataContext, ratio: float) -> None:
+@contextlib.contextmanager
+def limit_queued_blocks(context: DataContext, ratio: float) -> Iterator[None]:
     """Apply backpressure to a stage that runs ahead of the next one, even if the object store has room.
 
     By default Ray Data does so only when half of the object store is full. The threshold can otherwise be set only by
     an environment variable that is read when Ray Data is imported.
 
     Args:
-        context: context of the dataset.
+        context: context of the datasets that are made and run in the block.
         ratio: maximum ratio of the bytes waiting for a stage to the bytes that the stage is processing.
     """
     context.downstream_capacity_backpressure_ratio = ratio
-    DownstreamCapacityBackpressurePolicy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD = 0.0
+    policy = DownstreamCapacityBackpressurePolicy
+    before, policy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD = policy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD, 0.0
+    try:
+        yield
+    finally:
+        policy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD = before
 
 
 @contextlib.contextmanager

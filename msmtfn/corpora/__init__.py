@@ -13,6 +13,11 @@ def is_demo(name: str) -> bool:
     return name == DEMO and not Path(DEMO, "config.json").is_file()
 
 
+def replace_demo(name: str) -> str:
+    """Return the folder of the model in the package if a model's name means it, else the name as it is."""
+    return str(demo_model()) if is_demo(name) else name
+
+
 def demo_model() -> Path:
     """Return the folder of the trained model that comes with the package; its card says how it was made."""
     return Path(str(resources.files("msmtfn.corpora") / "demo_model"))

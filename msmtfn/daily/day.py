@@ -41,7 +41,7 @@ from msmtfn.daily.success import Success
 from msmtfn.errors import LockedError, format_trace
 from msmtfn.leads.drift import describe_drift
 from msmtfn.rows import ROW_ID
-from msmtfn.storage.untrusted import inside
+from msmtfn.storage.untrusted import escape_controls, inside
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def finish_run(run: Run, report: Reporter, check: Callable[[], None] = lambda: N
     record = Success(
         date=plan.manifest.date,
         run_id=plan.run_id,
-        model=plan.graph.name,
+        model=escape_controls(plan.graph.name),  # as a file's name it need not be text
         model_version=plan.graph.version,
         calls_resumed=run.resumed,
         seconds=round(time.monotonic() - started, 3),

@@ -89,7 +89,7 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         StorageError: the storage refused.
     """
     times = times or LockTimes()
-    locks = _Locks(inside(leads, RUNS_FOLDER), f"lock-{date.isoformat()}-")
+    locks = _locks_of(leads, date)
     owner = uuid.uuid4().hex
     number = _acquire(locks, owner, date, times)
     released = threading.Event()
@@ -102,7 +102,7 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         if locks.numbers()[-1:] != [number] or not _is_of(owner, read_text(locks.path_of(number), MAX_LOCK_BYTES)):
             raise LockedError(
                 f"another run has taken over {date}, because this one did not renew its lock for "
-                f"{times.lease_sec:g} s; nothing was published by this run"
+                f"{times.lease_sec:g} s; this run published nothing and leaves the day to the other"
             )
 
     try:
@@ -114,6 +114,22 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         with contextlib.suppress(JobError):
             if _is_of(owner, read_text(locks.path_of(number), MAX_LOCK_BYTES)):
                 storage.delete(locks.path_of(number))
+
+
+def find_holder(leads: str, date: dt.date) -> str | None:
+    """Return the process that holds a day, as its lock names it; None if nobody does.
+
+    Nothing is waited for, so a process of another machine may be dead.
+    """
+    locks = _locks_of(leads, date)
+    numbers = locks.numbers()
+    text = read_text(locks.path_of(numbers[-1]), MAX_LOCK_BYTES) if numbers else None
+    holder = _parse(text)
+    return None if text is None or _is_dead(holder) else _name(holder)
+
+
+def _locks_of(leads: str, date: dt.date) -> _Locks:
+    return _Locks(inside(leads, RUNS_FOLDER), f"lock-{date.isoformat()}-")
 
 
 def _acquire(locks: _Locks, owner: str, date: dt.date, times: LockTimes) -> int:
@@ -130,8 +146,8 @@ def _acquire(locks: _Locks, owner: str, date: dt.date, times: LockTimes) -> int:
             return number
         time.sleep(min(POLL_SEC, times.renew_sec))
     raise StorageError(
-        f"{date} cannot be locked: {location} can neither be written nor read; check what is at that location (a "
-        "folder, a link, a pipe) and remove it, or run the same command again if other runs compete for the day"
+        f"{date} cannot be locked: {location} can be neither created nor read; remove what is there (a folder, a "
+        "link, a pipe), or run the same command again if other runs compete for the day"
     )
 
 
@@ -146,7 +162,7 @@ def _wait_until_abandoned(location: str, date: dt.date, times: LockTimes) -> Non
     if first is None or _is_dead(holder):
         return
     logger.info(
-        "%s is locked by %s; waiting up to %g s to see whether it is alive", date, _name(holder), times.lease_sec
+        "%s is locked by %s; waiting up to %g s to see whether that is alive", date, _name(holder), times.lease_sec
     )
     deadline = time.monotonic() + times.lease_sec
     while time.monotonic() < deadline:
@@ -155,8 +171,10 @@ def _wait_until_abandoned(location: str, date: dt.date, times: LockTimes) -> Non
         if now is None:
             return
         if now != first:
-            raise LockedError(f"another run is working on {date}: {_name(holder)}; nothing was done")
-    logger.warning("%s: the lock of %s was abandoned; taking it over", date, _name(holder))
+            raise LockedError(f"another run is working on {date}: {_name(holder)}; the day is left to it")
+    logger.warning(
+        "%s: %s has not renewed its lock for %g s; taking the day over", date, _name(holder), times.lease_sec
+    )
 
 
 def _renew(location: str, owner: str, released: threading.Event, times: LockTimes) -> None:
@@ -168,7 +186,7 @@ def _renew(location: str, owner: str, released: threading.Event, times: LockTime
 
 
 def _content(owner: str) -> str:
-    """Return a lock's content, always of the same length, so that it can be overwritten in location."""
+    """Return a lock's content, always of the same length, so that it can be overwritten in place."""
     about = {"machine": _machine(), "pid": os.getpid(), "owner": owner, "renewed_at": time.time()}
     return json.dumps(about).ljust(CONTENT_LENGTH) + "\n"
 

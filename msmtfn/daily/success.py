@@ -10,7 +10,7 @@ from typing import Any
 
 from msmtfn.daily.publication import is_publication, publication_of
 from msmtfn.leads.drift import describe_drift
-from msmtfn.storage.fields import read_field, read_items, read_optional, read_values
+from msmtfn.storage.fields import read_field, read_items, read_optional, read_unknown, read_values
 from msmtfn.storage.untrusted import parse_object
 
 
@@ -77,7 +77,6 @@ class Success:
             ValueError: it is not what a run writes; the message names the field.
         """
         content = parse_object(text)
-        given = content.keys() & {each.name for each in fields(cls)}
         success = cls(
             calls=read_field(content, "calls", int),
             scored=read_field(content, "scored", int),
@@ -91,16 +90,16 @@ class Success:
             calls_resumed=read_field(content, "calls_resumed", int),
             seconds=read_field(content, "seconds", float),
             startup_seconds=read_optional(content, "startup_seconds", float),
-            stage_seconds=read_values(content, "stage_seconds", float) if "stage_seconds" in given else None,
+            stage_seconds=read_values(content, "stage_seconds", float) if "stage_seconds" in content else None,
             calls_per_sec=read_optional(content, "calls_per_sec", float),
-            drift=_read_drift(content, "drift") if "drift" in given else None,
+            drift=_read_drift(content, "drift") if "drift" in content else None,
             published_at=read_field(content, "published_at", str),
             versions=read_values(content, "versions", str),
-            retried=read_field(content, "retried", int) if "retried" in given else None,
+            retried=read_field(content, "retried", int) if "retried" in content else None,
             publication=read_field(content, "publication", str),
             files=read_items(content, "files", str),
-            replaced=read_items(content, "replaced", str) if "replaced" in given else (),
-            unknown={name: value for name, value in content.items() if name not in given},
+            replaced=read_items(content, "replaced", str) if "replaced" in content else (),
+            unknown=read_unknown(content, cls),
         )
         success.check_names()
         return success

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,9 +15,11 @@ from rich.text import Text
 
 from msmtfn.daily.publish import day_folder, read_leads
 from msmtfn.daily.success import Success
-from msmtfn.errors import PublishError
+from msmtfn.errors import PublishError, format_trace
 from msmtfn.leads.drift import describe_drift
 from msmtfn.storage.untrusted import escape_controls, printable
+
+logger = logging.getLogger(__name__)
 
 NUM_BEST: Final = 10
 MAX_ID_CHARS: Final = 200
@@ -73,9 +76,19 @@ def summarize(leads: str, date: dt.date, success: Success, *, is_trained: bool) 
         parts.append(Text(f"  WARNING   Drift: {moved}.", style="bold yellow"))
     if success.scored:
         parts.append(_table_of(best_leads(leads, date)))
-        if (comparison := compare_with_labels(leads, date)) is not None:
+        if (comparison := _try_comparison(leads, date)) is not None:
             parts.append(Text(comparison))
     return Group(*parts)
+
+
+def _try_comparison(leads: str, date: dt.date) -> str | None:
+    """Return the comparison with the labels; an error is logged, not raised."""
+    try:
+        return compare_with_labels(leads, date)
+    # The comparison is only informative, so its failure must not make a failure of a published day.
+    except Exception as exc:
+        logger.error("%s: the ranking cannot be compared with the labels: %s", date, format_trace(exc))
+        return None
 
 
 def compare_with_labels(leads: str, date: dt.date, number: int = NUM_BEST) -> str | None:

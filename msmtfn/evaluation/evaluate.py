@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
+from msmtfn.corpora import is_demo, replace_demo
 from msmtfn.errors import TrainingDataError, UsageError
 from msmtfn.evaluation.ceilings import read_split_ceilings
 from msmtfn.evaluation.evaluator import Evaluation, Report, evaluate_calls
@@ -23,9 +24,8 @@ from msmtfn.evaluation.metrics import TaskMetrics
 from msmtfn.evaluation.plots import plot_confusions, plot_reliability
 from msmtfn.evaluation.shuffling import Shuffle
 from msmtfn.features.prepare import PrepareConfig
-from msmtfn.inference.classifier import find_model
 from msmtfn.inference.scorer import Device, ScorerConfig
-from msmtfn.model.checkpoint import Model, is_trained, load_model, model_version
+from msmtfn.model.checkpoint import Model, fetch_model, is_trained, load_model, model_version
 from msmtfn.model.location import locations_of_model
 from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
 
@@ -132,6 +132,8 @@ def evaluate(
         >>> report.metrics["five"].accuracy
         0.784
     """
+    if shuffle not in get_args(Shuffle):
+        raise UsageError(f"--shuffle is {shuffle!r}; it must be one of {', '.join(get_args(Shuffle))}")
     given = _check_arguments({"--corpus": corpus, "--manifests": manifests}, split, first_date or last_date, seed)
     model, prepare = os.fspath(model), prepare or PrepareConfig()
     target = None if out is None else _check_target(os.fspath(out), model, given, prepare)
@@ -157,7 +159,8 @@ def evaluate(
 
 def _check_target(out: str, model: str, given: Mapping[str, str], prepare: PrepareConfig) -> str:
     """Return the absolute location of the report, after checking that it overlaps nothing that is read."""
-    inputs = [NamedLocation("--model", place) for place in locations_of_model(model)]
+    places = [] if is_demo(model) else locations_of_model(model)
+    inputs = [NamedLocation("--model", place) for place in places]
     inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in prepare.allowed_prefixes]
     inputs += [NamedLocation(option, location) for option, location in given.items()]
     refuse_overlaps(inputs, [NamedLocation("--out", out)])
@@ -173,7 +176,7 @@ def _score(
 ) -> tuple[Evaluation, str]:
     """Load a model and score the calls with it; return them with the model's version."""
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        folder = find_model(model, Path(scratch))
+        folder = fetch_model(replace_demo(model), Path(scratch))
         loaded = load_model(folder)
         _log_inputs(model, labelled, shuffle, trained=is_trained(folder))
         return score(loaded, labelled, prepare), model_version(folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from msmtfn.calls.checks import TranscriptConfig, check_call, check_transcript, 
 from msmtfn.calls.fetch import fetch_recording
 from msmtfn.errors import CallError, RejectCode, format_trace
 from msmtfn.features.processor import CallProcessor, PreparedCall
+from msmtfn.features.processor_config import ActivityOptions
 from msmtfn.features.sandbox import UNSETTLED, SandboxConfig
 from msmtfn.leads.schema import REJECTED, ROUND
 
@@ -67,7 +68,7 @@ class PrepareConfig:
     """Limits on recordings."""
     transcript: TranscriptConfig = field(default_factory=TranscriptConfig)
     """Limits on transcripts."""
-    activity: ActivityConfig = field(default_factory=ActivityConfig)
+    activity: ActivityOptions = field(default_factory=ActivityOptions)
     """Detection of speech: in calls without turns, and for networks that remove silence."""
     guard: SandboxConfig = field(default_factory=SandboxConfig)  # the name is part of run ids: do not rename it
     """Limits on preparing one call."""
@@ -83,6 +84,17 @@ class PrepareConfig:
             if scheme not in ("", *storage.PROTOCOLS) or not (path.strip("/") or (path and scheme != "s3")):
                 raise ValueError(f"allowed_prefixes has {prefix!r}; give folders, or s3:// addresses with a bucket")
 
+    def identity(self) -> dict[str, Any]:
+        """Return the content for the fingerprint of a run.
+
+        An option that is not given stands there with its default, as if it had been given, so that the same command
+        keeps its run; given options that repeat a default are named, since a model may have other thresholds.
+        """
+        given, defaults = self.activity.given(), asdict(ActivityConfig())
+        content = asdict(self) | {"activity": defaults | given}
+        repeated = sorted(name for name, value in given.items() if value == defaults[name])
+        return content | ({"given": repeated} if repeated else {})
+
 
 class Preparer:
     """Preparer of batches of calls: rows of a manifest go through a model's processor, within limits."""
@@ -94,6 +106,9 @@ class Preparer:
             config: limits, and options of the activity detector, which replace those of the processor.
             processor: of the model that is to score the calls; it is not changed.
             manifest_root: root folder of the manifests.
+
+        Raises:
+            UsageError: the options of the activity detector do not go with the processor's.
         """
         self.config = config
         self.processor = processor.with_options(config.activity)

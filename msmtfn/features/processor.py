@@ -26,13 +26,13 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
 from msmtfn import storage
-from msmtfn.calls.activity import ActivityConfig, detect_activity
+from msmtfn.calls.activity import detect_activity
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
 from msmtfn.calls.checks import TranscriptConfig, check_call, check_density, check_rounds, parse_turns
 from msmtfn.calls.fetch import fetch_recording
 from msmtfn.calls.rounds import Round, Turn, find_rounds
 from msmtfn.errors import ModelError
-from msmtfn.features.processor_config import ProcessorConfig, read_json, read_processor_config
+from msmtfn.features.processor_config import ActivityOptions, ProcessorConfig, read_json, read_processor_config
 
 FULL_SCALE: Final = 32767.0
 MAX_CHARS_PER_TOKEN: Final = 100
@@ -145,8 +145,12 @@ class CallProcessor:
             raise ModelError(f"the tokenizer of {name_or_folder} cannot be loaded: {exc}") from exc
         return cls(tokenizer, config)
 
-    def with_options(self, activity: ActivityConfig) -> CallProcessor:
-        """Return the same processor with those options of the activity detector that differ from the defaults."""
+    def with_options(self, activity: ActivityOptions) -> CallProcessor:
+        """Return the same processor with the options of the activity detector that were given.
+
+        Raises:
+            UsageError: an option is out of range, or does not go with a threshold of the model.
+        """
         return CallProcessor(self.tokenizer, self.config.with_options(activity))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:

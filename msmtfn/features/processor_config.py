@@ -13,11 +13,42 @@ from transformers.utils.hub import cached_file
 
 from msmtfn.calls.activity import ActivityConfig
 from msmtfn.calls.rounds import RoundsConfig
-from msmtfn.errors import ModelError
-from msmtfn.storage.untrusted import parse_object
+from msmtfn.errors import ModelError, UsageError
+from msmtfn.storage.untrusted import read_object
 
 PROCESSOR_CLASS: Final = "CallProcessor"
 """Name by which transformers' `AutoProcessor` finds the class that reads the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActivityOptions:
+    """Thresholds of the voice activity detector that replace a model's; None leaves the model's.
+
+    The fields are those of `ActivityConfig`, whose defaults a model has unless it was trained with others.
+    """
+
+    frame_sec: float | None = None
+    """Length in seconds of the frames whose level is measured; by default the model's (0.02)."""
+    noise_percentile: float | None = None
+    """Percentile of a channel's levels that is taken as its noise floor; by default the model's (10)."""
+    min_noise_db: float | None = None
+    """Level in dB below which a frame counts as inaudible; by default the model's (-65)."""
+    open_db: float | None = None
+    """A segment of speech needs a frame this many dB above the noise floor; by default the model's (12)."""
+    close_db: float | None = None
+    """A segment extends while its frames are this many dB above the noise floor; by default the model's (6)."""
+    max_gap_sec: float | None = None
+    """Segments of one channel at most this many seconds apart are joined; by default the model's (0.3)."""
+    min_segment_sec: float | None = None
+    """Segments shorter than this many seconds are dropped; by default the model's (0.2)."""
+    crosstalk_db: float | None = None
+    """A frame this many dB below the other channel is crosstalk, inf keeps every frame; by default the model's (20)."""
+    crosstalk_tail_sec: float | None = None
+    """Seconds for which crosstalk is expected after a sound on the other channel; by default the model's (0.2)."""
+
+    def given(self) -> dict[str, float]:
+        """Return the options that were given."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,12 +98,18 @@ class ProcessorConfig:
         known = {each.name: content[each.name] for each in fields(cls) if each.name in content}
         return cls(**(known | {"activity": ActivityConfig(**known.get("activity", {}))}))
 
-    def with_options(self, activity: ActivityConfig) -> ProcessorConfig:
-        """Return the same configuration with those options of the activity detector that differ from the defaults."""
-        defaults = ActivityConfig()
-        given = {each.name: getattr(activity, each.name) for each in fields(activity)}
-        changed = {name: value for name, value in given.items() if value != getattr(defaults, name)}
-        return replace(self, activity=replace(self.activity, **changed))
+    def with_options(self, activity: ActivityOptions) -> ProcessorConfig:
+        """Return the same configuration with the options of the activity detector that were given.
+
+        Raises:
+            UsageError: an option is out of range, or does not go with a threshold of the model.
+        """
+        given = activity.given()
+        try:
+            return replace(self, activity=replace(self.activity, **given))
+        except ValueError as exc:
+            options = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in given.items())
+            raise UsageError(f"{options} cannot be used with this model's other thresholds of speech: {exc}") from exc
 
 
 def read_processor_config(
@@ -102,7 +139,7 @@ def read_json(name_or_folder: str | os.PathLike[str], name: str) -> dict[str, An
 
     Raises:
         OSError: there is no such folder or model.
-        ValueError: the file holds no JSON object, or one that is nested too deeply.
+        ValueError: the file holds no JSON object, or one that is nested too deeply, or is too large.
     """
     path = cached_file(name_or_folder, name, _raise_exceptions_for_missing_entries=False)
-    return None if path is None else parse_object(Path(path).read_text(encoding="utf-8"))
+    return None if path is None else read_object(Path(path))

@@ -29,7 +29,7 @@ from typing import Final, Protocol
 
 import pyarrow as pa
 
-from msmtfn.errors import RejectCode
+from msmtfn.errors import RejectCode, require
 from msmtfn.leads.schema import REJECTED
 from msmtfn.rows import ROW_ID
 
@@ -63,10 +63,9 @@ class SandboxConfig:
         Raises:
             ValueError: a limit is out of range.
         """
-        if not 0 < self.max_prepare_sec < math.inf:
-            raise ValueError(f"max_prepare_sec is {self.max_prepare_sec}; give a number of seconds above 0")
-        if self.max_prepare_bytes < 1:
-            raise ValueError(f"max_prepare_bytes is {self.max_prepare_bytes}; give a number of bytes, 1 or more")
+        seconds = self.max_prepare_sec
+        require(0 < seconds < math.inf, "max_prepare_sec", seconds, "more than 0, and finite")
+        require(self.max_prepare_bytes >= 1, "max_prepare_bytes", self.max_prepare_bytes, "at least 1")
 
 
 class BatchPreparer(Protocol):

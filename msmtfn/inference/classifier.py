@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from msmtfn.corpora import demo_model, is_demo
+from msmtfn.corpora import replace_demo
 from msmtfn.errors import CallError
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.features.processor import PreparedCall, RecordingLike, TurnLike
@@ -53,27 +53,13 @@ def load_model(name_or_folder: str | os.PathLike[str]) -> Model:
 
     Args:
         name_or_folder: `"demo"`, a folder, an `s3://` URI, a name on the Hugging Face hub, or `<root>/current` of a
-            registry.
+            registry; a model's folder of the name `demo` comes before the one in the package.
 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
     """
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        return load_folder(find_model(name_or_folder, Path(scratch)))
-
-
-def find_model(name_or_folder: str | os.PathLike[str], scratch: Path) -> Path:
-    """Return the local folder of a model, downloaded if necessary.
-
-    Args:
-        name_or_folder: as for `load_model`; a model's folder of the name `demo` comes before the one in the package.
-        scratch: where to put a model downloaded from S3.
-
-    Raises:
-        ModelError: there is no such model, or it cannot be downloaded.
-    """
-    name = os.fspath(name_or_folder)
-    return demo_model() if is_demo(name) else fetch_model(name, scratch)
+        return load_folder(fetch_model(replace_demo(os.fspath(name_or_folder)), Path(scratch)))
 
 
 class CallClassifier:

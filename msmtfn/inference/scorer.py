@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from msmtfn.errors import CallError, RejectCode
+from msmtfn.errors import CallError, RejectCode, require
 from msmtfn.features.processor import FULL_SCALE
 from msmtfn.inference.feed import RoundBatch, feed_rounds, group_rounds
 from msmtfn.labels import INTENTS, TASKS
@@ -83,13 +83,13 @@ class ScorerConfig:
         Raises:
             ValueError: the budget is negative, or the precision is int8 without a CPU or without unpadded encoding.
         """
-        if self.samples_per_batch < 0:
-            raise ValueError(f"samples_per_batch is {self.samples_per_batch}; it must be at least 0")
-        if self.precision == "int8" and (self.device, self.encoding) != ("cpu", "unpadded"):
-            raise ValueError(
-                f"precision is int8, device is {self.device} and encoding is {self.encoding}; int8 needs device cpu "
-                "and encoding unpadded"
-            )
+        require(self.samples_per_batch >= 0, "samples_per_batch", self.samples_per_batch, "at least 0")
+        has_int8 = (self.device, self.encoding) == ("cpu", "unpadded")
+        cure = (
+            f"another with device {self.device} and encoding {self.encoding}, since int8 needs device cpu and encoding "
+            "unpadded"
+        )
+        require(has_int8 or self.precision != "int8", "precision", self.precision, cure)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from msmtfn.errors import require
 from msmtfn.leads.schema import SCORED
 from msmtfn.rows import ROW_ID
 
@@ -37,8 +37,7 @@ class LeadWeights:
         """
         for name in self.__slots__:
             value = getattr(self, name)
-            if not (math.isfinite(value) and 0 <= value <= 1):
-                raise ValueError(f"{name} is {value}; it must be between 0 and 1")
+            require(0 <= value <= 1, name, value, "between 0 and 1")
 
 
 def lead_scores(five: npt.NDArray[np.float32], weights: LeadWeights) -> npt.NDArray[np.float32]:

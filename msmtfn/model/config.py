@@ -8,6 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from msmtfn.errors import require
+
 CHINESE_VOCABULARY_SIZE: Final = 21128  # vocabulary of hfl/chinese-roberta-wwm-ext, whose architecture is BERT
 
 
@@ -144,32 +146,32 @@ class MsmtFnConfig(PreTrainedConfig):
     def _check_model_types(self) -> None:
         for name, allowed in MODEL_TYPES.items():
             model_type = getattr(self, name).model_type
-            _require(model_type in allowed, f"{name}.model_type", model_type, f"one of {', '.join(allowed)}")
+            require(model_type in allowed, f"{name}.model_type", model_type, f"one of {', '.join(allowed)}")
 
     def _check_sizes(self) -> None:
         for name in POSITIVE_FIELDS:
-            _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "more than 0, and finite")
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "more than 0, and finite")
         for name in ("num_bottleneck_layers", "num_context_layers"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         if self.fused == "text":
             # The tokens that the first layer averages are read by the second: with one, T would never hear the audio.
             cure = 'at least 2, or 0, with fused="text"'
-            _require(self.num_bottleneck_layers != 1, "num_bottleneck_layers", self.num_bottleneck_layers, cure)
+            require(self.num_bottleneck_layers != 1, "num_bottleneck_layers", self.num_bottleneck_layers, cure)
         for name in ("dropout", "attention_dropout"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and less than 1")
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and less than 1")
         has_adapter = bool(getattr(self.audio, "add_adapter", False))
-        _require(not has_adapter, "audio_config.add_adapter", has_adapter, "False, since an adapter removes frames")
+        require(not has_adapter, "audio_config.add_adapter", has_adapter, "False, since an adapter removes frames")
         has_norm = bool(getattr(self.audio, "conv_pos_batch_norm", False))
         cure = "False, since the batch norm's statistics would depend on the padding"
-        _require(not has_norm, "audio_config.conv_pos_batch_norm", has_norm, cure)
+        require(not has_norm, "audio_config.conv_pos_batch_norm", has_norm, cure)
         heads = self.num_attention_heads
-        _require(
+        require(
             self.hidden_size % heads == 0,
             "hidden_size",
             self.hidden_size,
             f"a multiple of num_attention_heads ({heads})",
         )
-        _require(
+        require(
             self.max_round_samples >= self.receptive_field,
             "max_round_sec",
             self.max_round_sec,
@@ -178,7 +180,7 @@ class MsmtFnConfig(PreTrainedConfig):
         # RoBERTa numbers positions from pad_token_id + 1 on and never uses the position embeddings before.
         offset = self.text.pad_token_id + 1 if self.text.model_type == "roberta" else 0
         positions = self.text.max_position_embeddings - offset
-        _require(
+        require(
             self.max_text_tokens <= positions,
             "max_text_tokens",
             self.max_text_tokens,
@@ -203,11 +205,6 @@ POSITIVE_FIELDS: Final = (
     "num_bottleneck_tokens",
     "context_size",
 )
-
-
-def _require(holds: bool, field: str, value: object, cure: str) -> None:
-    if not holds:
-        raise ValueError(f"{field} is {value!r}; it must be {cure}")
 
 
 def _disable_masking_and_layerdrop(config: PreTrainedConfig) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import PROCESSOR_NAME
 
 from msmtfn.errors import ModelError
-from msmtfn.storage.untrusted import parse_object, printable
+from msmtfn.storage.untrusted import printable, read_object
 
 CONFIG_FILE: Final = "config.json"
 FILE_PATTERNS: Final = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -25,7 +25,6 @@ INDEX_FILE: Final = "model.safetensors.index.json"
 TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
 ADAPTER_FILE: Final = "adapter_config.json"
 VOCABULARY_FIELDS: Final = ("vocab_file", "tokenizer_file", "merges_file", "spm_file")
-MAX_JSON_BYTES: Final = 2**24
 ATTENTION: Final = ("eager", "sdpa")
 """Implementations of attention that are part of transformers and PyTorch; any other name may be a kernel on a hub."""
 
@@ -58,7 +57,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     try:
-        return _read_json(path)
+        return read_object(path)
     except (OSError, ValueError) as exc:
         reason = " ".join(str(exc).split())[:300]
         raise ModelError(f"{path} cannot be read; --model must name the folder of an MSMT-FN model: {reason}") from exc
@@ -79,9 +78,9 @@ def check_folder(folder: Path) -> None:
     try:
         shards = _shards(folder)
         path = folder / TOKENIZER_CONFIG_FILE
-        tokenizer = _read_json(path) if path.exists() else {}
+        tokenizer = read_object(path) if path.exists() else {}
         if (folder / PROCESSOR_NAME).exists():
-            _read_json(folder / PROCESSOR_NAME)
+            read_object(folder / PROCESSOR_NAME)
     except (OSError, ValueError) as exc:
         raise ModelError(f"the model in {folder} cannot be read: {printable(exc, 300)}") from exc
     for name in shards:
@@ -121,26 +120,11 @@ def _check_regular(path: Path) -> None:
         raise ModelError(f"{path} is not a regular file; copy the model's files into the folder")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ValueError: it is none, or too large.
-        OSError: there is no such file, or it is a pipe.
-    """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"{path.name} is not a regular file")
-    if status.st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path.name} has {status.st_size} bytes; at most {MAX_JSON_BYTES} are read")
-    return parse_object(path.read_text(encoding="utf-8"))
-
-
 def _shards(folder: Path) -> list[str]:
     """Return the names of files that the index of the weights gives; none if there is no index."""
     if not (folder / INDEX_FILE).exists():
         return []
-    weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
+    weight_map = read_object(folder / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{INDEX_FILE} has no weight_map")
     return sorted({str(name) for name in weight_map.values()})

@@ -25,12 +25,12 @@ from msmtfn.rows import ROW_ID
 NUM_RESAMPLES: Final = 10_000
 
 
-def decide(candidate: pa.Table, present: pa.Table | None, config: GateConfig, seed: int) -> Decision:
+def decide_promotion(candidate: pa.Table, current: pa.Table | None, config: GateConfig, seed: int) -> Decision:
     """Compare two models on the calls that at least one could score; a call that a model rejected counts as wrong.
 
     Args:
         candidate: the held-out calls as scored by the new model (`Evaluation.calls`).
-        present: the same calls as scored by the current model; None if there is none.
+        current: the same calls as scored by the current model; None if there is none.
         config: the conditions.
         seed: seed of the bootstrap.
 
@@ -39,19 +39,19 @@ def decide(candidate: pa.Table, present: pa.Table | None, config: GateConfig, se
     """
     is_correct_by_row = _is_correct_by_row(candidate)
     if not is_correct_by_row:
-        raise TrainingDataError("no held-out call could be scored, so the new model cannot be judged")
-    if present is None:
+        raise TrainingDataError("no held-out call could be scored, so the new model cannot be compared")
+    if current is None:
         correct = np.array(list(is_correct_by_row.values()))
-        reason = "there is no present model"
+        reason = "there is no current model"
         return Decision(passed=True, reason=reason, calls=len(correct), candidate=float(correct.mean()), config=config)
-    was_correct_by_row = _is_correct_by_row(present)
+    was_correct_by_row = _is_correct_by_row(current)
     row_ids = sorted(is_correct_by_row.keys() | was_correct_by_row.keys())
-    correct, present_correct = (
+    correct, current_correct = (
         np.array([by_row.get(row_id, False) for row_id in row_ids])
         for by_row in (is_correct_by_row, was_correct_by_row)
     )
-    low, high = paired_interval(correct, present_correct, config.gate_confidence, seed)
-    difference = float(correct.mean() - present_correct.mean())
+    low, high = paired_interval(correct, current_correct, config.gate_confidence, seed)
+    difference = float(correct.mean() - current_correct.mean())
     is_enough, is_no_worse = len(row_ids) >= config.gate_min_calls, low >= -config.gate_margin
     reason = (
         f"{100 * difference:+.1f} points, {100 * config.gate_confidence:g} % interval {100 * low:+.1f} to "
@@ -65,7 +65,7 @@ def decide(candidate: pa.Table, present: pa.Table | None, config: GateConfig, se
         reason=reason,
         calls=len(row_ids),
         candidate=float(correct.mean()),
-        present=float(present_correct.mean()),
+        present=float(current_correct.mean()),
         difference=difference,
         interval=(low, high),
         config=config,
@@ -73,18 +73,18 @@ def decide(candidate: pa.Table, present: pa.Table | None, config: GateConfig, se
 
 
 def paired_interval(
-    correct: npt.NDArray[np.bool_], present_correct: npt.NDArray[np.bool_], confidence: float, seed: int
+    correct: npt.NDArray[np.bool_], current_correct: npt.NDArray[np.bool_], confidence: float, seed: int
 ) -> tuple[float, float]:
     """Compute the confidence interval of the difference of two accuracies on the same calls.
 
     Args:
         correct: (C,) True where the candidate is correct.
-        present_correct: (C,) True where the current model is correct.
+        current_correct: (C,) True where the current model is correct.
         confidence: confidence level of the two-sided interval.
         seed: seed of the bootstrap.
     """
     # The difference of the means is the mean of the differences, so resampling these keeps the calls paired.
-    differences = correct.astype(np.float64) - present_correct
+    differences = correct.astype(np.float64) - current_correct
     if np.ptp(differences) == 0:  # all resamples are equal, so the interval is a point
         return float(differences[0]), float(differences[0])
     result = bootstrap(

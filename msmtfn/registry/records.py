@@ -1,15 +1,16 @@
 """Records of the registry: the conditions of a comparison, the decision that it led to, and what is known of a version.
 
-Each reads what earlier versions of this package have written; fields that it does not know are ignored.
+Each reads what earlier versions of this package have written, and keeps the fields that later versions have added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from msmtfn.storage.fields import read_field, read_items, read_optional
+from msmtfn.errors import require
+from msmtfn.storage.fields import read_field, read_items, read_optional, read_unknown
 from msmtfn.storage.untrusted import printable
 
 METRIC: Final = "accuracy_five"
@@ -37,12 +38,10 @@ class GateConfig:
         Raises:
             ValueError: a number is out of range.
         """
-        if not 0 < self.gate_share < 1 or not 0 < self.gate_confidence < 1:
-            raise ValueError("gate_share and gate_confidence must be between 0 and 1")
-        if self.gate_min_calls < 1:
-            raise ValueError(f"gate_min_calls is {self.gate_min_calls}; it must be at least 1")
-        if not 0 <= self.gate_margin < 1:
-            raise ValueError(f"gate_margin is {self.gate_margin}; it must be at least 0 and less than 1")
+        for name in ("gate_share", "gate_confidence"):
+            require(0 < getattr(self, name) < 1, name, getattr(self, name), "more than 0 and less than 1")
+        require(self.gate_min_calls >= 1, "gate_min_calls", self.gate_min_calls, "at least 1")
+        require(0 <= self.gate_margin < 1, "gate_margin", self.gate_margin, "at least 0 and less than 1")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> GateConfig:
@@ -69,12 +68,13 @@ class Decision:
         reason: explanation in one line.
         calls: number of calls that the models were compared on.
         candidate: accuracy of the candidate.
-        present: accuracy of the current model; None if there is none.
-        difference: candidate minus present.
+        present: accuracy of the current model, by its name in the file; None if there is none.
+        difference: candidate minus the current model.
         interval: confidence interval of the difference.
         config: the conditions.
         compared_with: name of the version that was current; None if there was none.
         promoted: True once the candidate has become the current version because of this decision.
+        unknown: fields of a newer version, those of the conditions in `config`; they are kept.
     """
 
     metric: str = METRIC
@@ -88,10 +88,13 @@ class Decision:
     config: GateConfig
     compared_with: str | None = None
     promoted: bool = False
+    unknown: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields for the version's record."""
-        return asdict(self)
+        content = asdict(self)
+        unknown = content.pop("unknown")
+        return {**content, **unknown, "config": {**content["config"], **unknown.get("config", {})}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Decision:
@@ -106,6 +109,9 @@ class Decision:
             if len(bounds) != 2:  # noqa: PLR2004
                 raise ValueError(f"the field 'interval' has {len(bounds)} items; it must have 2")
             interval = bounds[0], bounds[1]
+        config, unknown = read_field(content, "config", dict), read_unknown(content, cls)
+        if unknown_conditions := read_unknown(config, GateConfig):
+            unknown["config"] = unknown_conditions
         return cls(
             metric=read_field(content, "metric", str),
             passed=read_field(content, "passed", bool),
@@ -115,13 +121,14 @@ class Decision:
             present=read_optional(content, "present", float),
             difference=read_optional(content, "difference", float),
             interval=interval,
-            config=GateConfig.from_json(read_field(content, "config", dict)),
+            config=GateConfig.from_json(config),
             compared_with=read_optional(content, "compared_with", str),
             promoted=read_field(content, "promoted", bool),
+            unknown=unknown,
         )
 
     def describe(self) -> str:
-        """Return the verdict, the figures and the reason in one line."""
+        """Return the verdict, the figures and the reason in one line, with control characters escaped."""
         verdict = "passed" if self.passed else "did not pass"
         figures = f"{100 * self.candidate:.1f} % of {self.calls:,} held-out calls classified correctly"
         if self.compared_with is not None and self.present is not None:
@@ -139,6 +146,7 @@ class VersionRecord:
         added_at: when the version was added, in UTC.
         decision: the decision about it; None until its model has been compared.
         decided_at: when the decision was last written, in UTC; None until then.
+        unknown: fields of a newer version; they are kept.
     """
 
     version: str
@@ -146,13 +154,20 @@ class VersionRecord:
     added_at: str = ""
     decision: Decision | None = None
     decided_at: str | None = None
+    unknown: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Return what is known of the version in one line, with control characters escaped."""
+        if self.decision is None:
+            return "not finished"
+        return f"{printable(self.added_at)}  {self.decision.describe()}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of the file."""
-        content = asdict(self)
-        if self.decided_at is None:
-            del content["decided_at"]
-        return content
+        decision = None if self.decision is None else self.decision.as_json()
+        content = {"version": self.version, "run": self.run, "added_at": self.added_at, "decision": decision}
+        decided_at = {} if self.decided_at is None else {"decided_at": self.decided_at}
+        return {**content, **decided_at, **self.unknown}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> VersionRecord:
@@ -168,4 +183,5 @@ class VersionRecord:
             added_at=read_optional(content, "added_at", str) or "",
             decision=None if decision is None else Decision.from_json(decision),
             decided_at=read_optional(content, "decided_at", str),
+            unknown=read_unknown(content, cls),
         )

@@ -16,7 +16,7 @@ from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.model.checkpoint import fetch_model, load_model, model_version
 from msmtfn.model.location import read_current
-from msmtfn.registry.gate import decide
+from msmtfn.registry.gate import decide_promotion
 from msmtfn.registry.records import Decision, GateConfig, VersionRecord
 from msmtfn.registry.versions import add_version, list_records, promote, write_decision
 from msmtfn.storage.untrusted import inside
@@ -48,7 +48,7 @@ class Registration:
 
 
 def find_registered(root: str, run: str) -> VersionRecord | None:
-    """Return the record of a run whose model has been judged, or None if there is none.
+    """Return the record of a run whose model has been compared, or None if there is none.
 
     If the model passed but the run was interrupted before its promotion, it is promoted now.
 
@@ -62,7 +62,7 @@ def find_registered(root: str, run: str) -> VersionRecord | None:
 
 
 def register_model(folder: Path, to: Registration) -> VersionRecord:
-    """Add a new model to the registry, judge it, and promote it if it passes; Ray must be running.
+    """Add a new model to the registry, compare it, and promote it if it passes; Ray must be running.
 
     Args:
         folder: local folder of the model.
@@ -76,25 +76,25 @@ def register_model(folder: Path, to: Registration) -> VersionRecord:
     """
     record = add_version(to.root, to.run)
     storage.put_folder(folder, inside(to.root, record.version))
-    judged = _judge(to, folder)
+    scored = _score_held_out(to, folder)
     while True:
-        present = read_current(to.root)
-        judged_before = None if present is None else _judge_version(to, present.version)
-        decision = decide(judged, judged_before, to.gate, to.seed)
-        if read_current(to.root) == present:  # otherwise another run has promoted its model meanwhile
+        current = read_current(to.root)
+        scored_by_current = None if current is None else _score_with_version(to, current.version)
+        decision = decide_promotion(scored, scored_by_current, to.gate, to.seed)
+        if read_current(to.root) == current:  # otherwise another run has promoted its model meanwhile
             break
-    decision = replace(decision, compared_with=None if present is None else present.version)
+    decision = replace(decision, compared_with=None if current is None else current.version)
     return _promote_if_passed(to.root, write_decision(to.root, record, decision), decision)
 
 
-def _judge_version(to: Registration, version: str) -> pa.Table:
+def _score_with_version(to: Registration, version: str) -> pa.Table:
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        return _judge(to, fetch_model(storage.join(to.root, version), Path(scratch)))
+        return _score_held_out(to, fetch_model(storage.join(to.root, version), Path(scratch)))
 
 
-def _judge(to: Registration, folder: Path) -> pa.Table:
+def _score_held_out(to: Registration, folder: Path) -> pa.Table:
     """Score the held-out calls with the model in a folder; the work folder is named by it, so that this can resume."""
-    work = storage.join(to.work, f"judged-{model_version(folder)}")
+    work = storage.join(to.work, f"held-out-{model_version(folder)}")
     return evaluate_calls(load_model(folder), to.held_out, to.prepare, ScorerConfig(), work=work).calls
 
 
@@ -103,15 +103,15 @@ def _promote_if_passed(root: str, record: VersionRecord, decision: Decision) -> 
     if not decision.passed or decision.promoted:
         return record
     current = read_current(root)
-    present = None if current is None else current.version
+    current_version = None if current is None else current.version
     was_rolled_back = current is not None and record.version in current.left
-    if was_rolled_back or present not in (decision.compared_with, record.version):
+    if was_rolled_back or current_version not in (decision.compared_with, record.version):
         logger.warning(
             "%s passed in comparison with %s, but now %s is current; promote it by hand with models.py promote",
             record.version,
             decision.compared_with,
-            present,
+            current_version,
         )
         return record
-    promote(root, record.version, in_place_of=(present,))
+    promote(root, record.version, in_place_of=(current_version,))
     return write_decision(root, record, replace(decision, promoted=True))

@@ -90,10 +90,10 @@ def promote(root: str, version: str, *, in_place_of: Sequence[str | None] | None
     _check_folder(root, version)
     seen = see(storage.join(root, CURRENT))
     current = parse_current(root, seen.text)
-    present = None if current is None else current.version
-    if current is not None and present == version:
+    current_version = None if current is None else current.version
+    if current is not None and current_version == version:
         return current
-    if in_place_of is not None and present not in in_place_of:
+    if in_place_of is not None and current_version not in in_place_of:
         raise _changed(root)
     if current is None:
         return _write_current(root, seen, Current(version, ()))

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from msmtfn import storage
-from msmtfn.corpora import DEMO, demo_model, is_demo
+from msmtfn.corpora import DEMO, is_demo, replace_demo
 from msmtfn.daily.day import DayPlan, finish_run, open_run, plan_day, tidy_up
 from msmtfn.daily.lock import lock_day
 from msmtfn.daily.progress import show_progress
@@ -23,6 +23,7 @@ from msmtfn.daily.publish import RUNS_FOLDER
 from msmtfn.daily.success import Success
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, UsageError
+from msmtfn.features.processor_config import read_processor_config
 from msmtfn.model.checkpoint import fetch_model, locate_model
 from msmtfn.model.location import locations_of_model
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
@@ -63,7 +64,8 @@ def score_day(
         The record of the published day.
 
     Raises:
-        UsageError: the leads overlap what is read, or `force` and `retry_rejected` are both set.
+        UsageError: the leads overlap what is read, `date` is no plain date, or `force` and `retry_rejected` are both
+            set.
         LockedError: another run is working on the day, or has taken it over.
         JobError: the day could not be published; the same call resumes where this one stopped.
 
@@ -74,6 +76,8 @@ def score_day(
         >>> success.scored, success.rejected
         (47, 1)
     """
+    if type(date) is not dt.date:  # a datetime would name another folder
+        raise UsageError(f"date is {date!r}; it must be a datetime.date, such as datetime.date(2026, 1, 5)")
     if force and retry_rejected:
         raise UsageError("force scores all calls again, retry_rejected only some; set one of the two")
     manifests, leads, model = os.fspath(manifests), os.fspath(leads), os.fspath(model)
@@ -168,9 +172,13 @@ def open_scorer(
 
     Raises:
         ModelError: there is no such model, or it cannot be fetched.
+        UsageError: the options of the activity detector do not go with the model's thresholds.
     """
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch, contextlib.ExitStack() as stack:
-        name, folder = _fetch_model(model, Path(scratch))
+        location = locate_model(replace_demo(model))
+        name = model if is_demo(model) else location  # of `current`, the version
+        folder = fetch_model(location, Path(scratch))
+        read_processor_config(folder).with_options(config.prepare.activity)  # fails here rather than at night
 
         @functools.cache
         def start_once() -> None:
@@ -197,14 +205,6 @@ def refuse_overlapping_leads(manifests: Sequence[str], leads: str, model: str, p
     if not is_demo(model):
         inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
     refuse_overlaps(inputs, [NamedLocation("--leads", leads)])
-
-
-def _fetch_model(name: str, scratch: Path) -> tuple[str, Path]:
-    """Return the model's location (for `current` that of the version) and its folder on this machine."""
-    if is_demo(name):
-        return name, demo_model()
-    location = locate_model(name)
-    return location, fetch_model(location, scratch)
 
 
 def _refuse_retry(plan: DayPlan) -> None:

@@ -37,7 +37,7 @@ class ScoringConfig:
     def fingerprint(self) -> str:
         """Return the options that change a result, as JSON."""
         scorer = {"lead_weights": asdict(self.scorer.lead_weights), "precision": self.scorer.precision}
-        return json.dumps({"prepare": asdict(self.prepare), **scorer}, sort_keys=True)
+        return json.dumps({"prepare": self.prepare.identity(), **scorer}, sort_keys=True)
 
 
 @dataclass(frozen=True)

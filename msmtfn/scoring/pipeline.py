@@ -29,7 +29,7 @@ from ray.exceptions import RayError
 from msmtfn import storage
 from msmtfn.compat.ray import limit_queued_blocks
 from msmtfn.daily.graph import Task
-from msmtfn.errors import RejectCode, ScoringError
+from msmtfn.errors import RejectCode, ScoringError, require
 from msmtfn.features.prepare import PREPARED, Preparer
 from msmtfn.features.sandbox import UNSETTLED, SandboxedPreparer
 from msmtfn.inference.scorer import BATCH_CALLS, GPU_BATCH_CALLS, Scorer, ScorerConfig
@@ -88,12 +88,10 @@ class PipelineConfig:
             "threads_per_scorer": 0,
             "max_retries": 0,
         }.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
-        if not 0 <= self.max_crashed_share <= 1:
-            raise ValueError(f"max_crashed_share is {self.max_crashed_share}; it must be between 0 and 1")
-        if self.gpus_per_scorer <= 0 or self.progress_sec <= 0:
-            raise ValueError("gpus_per_scorer and progress_sec must be more than 0")
+            require(getattr(self, name) >= minimum, name, getattr(self, name), f"at least {minimum}")
+        require(0 <= self.max_crashed_share <= 1, "max_crashed_share", self.max_crashed_share, "between 0 and 1")
+        for name in ("gpus_per_scorer", "progress_sec"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
 
 
 def score_calls(
@@ -133,7 +131,6 @@ def score_calls(
     if alone:
         config = replace(config, batch_calls=1, block_calls=1)
     filesystem, parts = storage.arrow_filesystem_of(task.folder.parts)
-    _configure_ray_data()
     pool = _plan_scorers(config, scorer)
     config = _fit_to_machines(config, pool, task.num_calls)
     make = partial(make_scorer, config=scorer)
@@ -141,7 +138,7 @@ def score_calls(
         open_counter(task.run_id, task.num_calls if num_left is None else num_left) as counter,
         poll(partial(_report_figures, counter, report), config.progress_sec),
         _translate_errors(),
-        _checkpoint_commits(task, filesystem),
+        _ray_data_settings(task, filesystem),
     ):
         prepared = prepared_dataset(task.folder.calls, preparer, _passthrough_columns(task.schema), config, counter)
         actor_args = (ray.put(network), make, task, pool.threads, counter)
@@ -270,27 +267,21 @@ def _passthrough_columns(schema: pa.Schema) -> list[str]:
     return list(schema.names[: schema.names.index("status")])
 
 
-def _configure_ray_data() -> None:
-    context = DataContext.get_current()
+@contextlib.contextmanager
+def _ray_data_settings(task: Task, filesystem: pa.fs.FileSystem) -> Iterator[None]:
+    """Set the options of Ray Data for this graph only; other datasets of the process keep theirs."""
+    context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
-    # Backpressure: no more calls are prepared than the scorers will soon need.
-    limit_queued_blocks(context, BACKPRESSURE_RATIO)
     # Otherwise Ray Data warns every half minute that a network takes much memory.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
-
-
-@contextlib.contextmanager
-def _checkpoint_commits(task: Task, filesystem: pa.fs.FileSystem) -> Iterator[None]:
-    """Record committed calls and skip those of earlier runs, in this graph and in no other dataset of the process."""
-    context = DataContext.get_current()
+    # Committed calls are recorded, and those of earlier runs are skipped.
     context.checkpoint_config = CheckpointConfig(
         ROW_ID, task.folder.checkpoint, override_filesystem=filesystem, delete_checkpoint_on_success=False
     )
-    try:
+    # Backpressure: no more calls are prepared than the scorers will soon need.
+    with limit_queued_blocks(context, BACKPRESSURE_RATIO), DataContext.current(context):
         yield
-    finally:
-        context.checkpoint_config = None
 
 
 def fit_to_cpus(config: PipelineConfig, num_calls: int, batch_calls: int = BATCH_CALLS) -> PipelineConfig:

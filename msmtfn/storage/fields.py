@@ -6,6 +6,7 @@ knows the file raises its own error from it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -74,6 +75,19 @@ def read_values(fields: Mapping[str, Any], name: str, kind: type[Value]) -> dict
     """
     values = {f"{name}.{key}": value for key, value in read_field(fields, name, dict).items()}
     return {key.removeprefix(f"{name}."): read_field(values, key, kind) for key in values}
+
+
+def read_unknown(content: Mapping[str, Any], record: type[Any]) -> dict[str, Any]:
+    """Return the fields of a JSON object that a record does not have; it keeps them in a field `unknown` of its own.
+
+    A record of a newer version that is written again then loses nothing.
+
+    Args:
+        content: the JSON object.
+        record: dataclass whose fields are those of the JSON.
+    """
+    known = {each.name for each in dataclasses.fields(record)} - {"unknown"}
+    return {name: value for name, value in content.items() if name not in known}
 
 
 def _describe(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +60,21 @@ def read_text(location: str, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
         return data.decode()
     except UnicodeDecodeError as exc:
         raise StorageError(f"{location} is not UTF-8 text; find out what wrote it, or remove it") from exc
+
+
+def read_object(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> dict[str, Any]:
+    """Read a JSON object from a file on this machine, a link included.
+
+    Raises:
+        ValueError: the file holds no JSON object, or one that is nested too deeply, or is too large.
+        OSError: there is no such file, or it is a pipe, a device or a folder.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path.name} is not a regular file")
+    if status.st_size > max_bytes:
+        raise ValueError(f"{path.name} has {status.st_size} bytes; at most {max_bytes} are read")
+    return parse_object(path.read_text(encoding="utf-8"))
 
 
 def parse_object(text: str) -> dict[str, Any]:

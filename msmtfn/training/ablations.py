@@ -214,7 +214,7 @@ def run_ablations(splits: Sequence[LabelledSplit], out: str, config: AblationCon
                 if identity in done:  # the full network already has this kind of augmentation
                     run = replace(done[identity], variant=name)
                 else:
-                    run = train_and_judge(name, identity, splits, model, training, work, folder)
+                    run = train_and_evaluate(name, identity, splits, model, training, work, folder)
                 storage.write_text(storage.join(folder, METRICS_NAME), json.dumps(asdict(run), indent=2) + "\n")
             done[identity] = run
             runs.append(run)
@@ -223,7 +223,7 @@ def run_ablations(splits: Sequence[LabelledSplit], out: str, config: AblationCon
     return sorted(runs, key=lambda run: config.only.index(run.variant))
 
 
-def train_and_judge(
+def train_and_evaluate(
     name: VariantName,
     identity: str,
     splits: Sequence[LabelledSplit],

@@ -20,7 +20,7 @@ import torch
 from torchaudio.functional import phase_vocoder
 from transformers import PreTrainedTokenizerBase
 
-from msmtfn.errors import UsageError
+from msmtfn.errors import UsageError, require
 from msmtfn.homophones import load_homophones
 from msmtfn.inference.scorer import CallRounds
 
@@ -63,19 +63,15 @@ class AugmentationConfig:
         Raises:
             ValueError: a field has an impossible value.
         """
-        if self.augment not in get_args(Augment):
-            raise ValueError(f"augment is {self.augment!r}; choose one of {', '.join(get_args(Augment))}")
-        if not -math.inf < self.snr_db[0] <= self.snr_db[1] < math.inf:
-            raise ValueError(f"snr_db is {self.snr_db}; give two finite numbers of dB, the smaller first")
-        if not MIN_SPEED <= self.speed[0] <= self.speed[1] <= MAX_SPEED:
-            raise ValueError(
-                f"speed is {self.speed}; give two factors from {MIN_SPEED} to {MAX_SPEED}, the smaller first"
-            )
+        augments, snr_db, speed = get_args(Augment), self.snr_db, self.speed
+        require(self.augment in augments, "augment", self.augment, f"one of {', '.join(augments)}")
+        is_finite = -math.inf < snr_db[0] <= snr_db[1] < math.inf
+        require(is_finite, "snr_db", snr_db, "two finite numbers of dB, the smaller first")
+        is_possible = MIN_SPEED <= speed[0] <= speed[1] <= MAX_SPEED
+        require(is_possible, "speed", speed, f"two factors from {MIN_SPEED} to {MAX_SPEED}, the smaller first")
         for name in ("mask_share", "homophone_probability", "masked_tokens"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
-        if self.masked_together < 1:
-            raise ValueError(f"masked_together is {self.masked_together}; it must be at least 1")
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        require(self.masked_together >= 1, "masked_together", self.masked_together, "at least 1")
 
 
 class Augmenter:

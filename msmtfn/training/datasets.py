@@ -200,7 +200,7 @@ class EmbeddingActor:
         return self.embedder.embed_batch(batch)
 
 
-def describe_calls(folder: str, judged: pa.Table) -> Distribution:
+def describe_calls(folder: str, scored: pa.Table) -> Distribution:
     """Describe the distribution of the calls that a model was trained on, as a reference for drift.
 
     Inputs, such as duration and loudness, are described on the training calls. The model's probabilities are described
@@ -208,6 +208,6 @@ def describe_calls(folder: str, judged: pa.Table) -> Distribution:
 
     Args:
         folder: folder of the training run, with its prepared calls.
-        judged: the validation calls as scored by the new model.
+        scored: the validation calls as scored by the new model.
     """
-    return describe(prepared_figures(folder, "training")) | describe(judged.select(["five"]))
+    return describe(prepared_figures(folder, "training")) | describe(scored.select(["five"]))

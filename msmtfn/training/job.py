@@ -11,10 +11,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
+from msmtfn.corpora import is_demo, replace_demo
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import UsageError
@@ -68,7 +69,7 @@ class TrainingJob:
     start: Start = "encoders"
     """Starting point: a new small network, a new network around pretrained encoders, or an existing model."""
     model: str | None = None
-    """Model for --start model: a folder, an s3:// address or a name on the Hugging Face hub."""
+    """Model for --start model: a folder, an s3:// address, a name on the Hugging Face hub, or "demo"."""
     audio_encoder: str = MsmtFnConfig.audio_encoder
     """HuBERT or wav2vec 2.0 for --start encoders: a folder or a name on the Hugging Face hub."""
     text_encoder: str = MsmtFnConfig.text_encoder
@@ -90,6 +91,8 @@ class TrainingJob:
             raise UsageError("give either --corpus or --manifests")
         if self.corpus is not None and (self.first_date or self.last_date):
             raise UsageError("--from and --to select days of --manifests; a corpus is always used as a whole")
+        if self.start not in get_args(Start):
+            raise UsageError(f"--start is {self.start!r}; it must be one of {', '.join(get_args(Start))}")
         if (self.model is None) == (self.start == "model"):
             raise UsageError("--model and --start model require each other; set both or neither")
         if not 0 < self.validation_share < 1:
@@ -175,6 +178,8 @@ def train(
         >>> result.folder, result.best_epoch.accuracy["five"]
         ('/home/me/model', 0.71)
     """
+    if not isinstance(recipe, TrainingConfig) and recipe not in get_args(RecipeName):
+        raise UsageError(f"recipe is {recipe!r}; it must be one of {', '.join(TRAINING_CONFIGS)}, or a TrainingConfig")
     if start is None:
         start = "model" if model is not None else "small" if recipe == "small" else "encoders"
     job = TrainingJob(
@@ -216,6 +221,7 @@ def run_job(job: TrainingJob, report: Report) -> TrainingResult:
     if job.out is not None and storage.exists(storage.join(job.target, "config.json")):
         raise UsageError(f"--out {job.target} holds a model already; choose a new folder")
     model, origin = _initial_model(job)
+    model.processor.with_options(job.training.prepare.activity)  # fails here rather than after the start of Ray
     name = f"train-{fingerprint(splits, _start_fingerprint(job, model), job.training)}"
     if job.register is not None:
         if (version := find_registered(job.target, name)) is not None:
@@ -253,7 +259,7 @@ def _refuse_overlaps(job: TrainingJob) -> None:
         encoders = {"--audio-encoder": job.audio_encoder, "--text-encoder": job.text_encoder}
         inputs += [NamedLocation(option, location) for option, location in encoders.items() if is_location(location)]
     model = str(job.model)
-    if job.start == "model" and not (job.register and is_in_registry(job.register, model)):
+    if job.start == "model" and not is_demo(model) and not (job.register and is_in_registry(job.register, model)):
         inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
     target = NamedLocation("--out", job.out) if job.out else NamedLocation("--register", str(job.register))
     refuse_overlaps(inputs, [target, NamedLocation("--work", job.work or job.work_folder)])
@@ -279,7 +285,7 @@ def _initial_model(job: TrainingJob) -> tuple[Model, str]:
         return make_small_model(seed), "Trained from scratch: new weights, small encoders."
     if job.start == "model":
         with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-            return load_model(fetch_model(str(job.model), Path(scratch))), f"Trained on from {job.model}."
+            return load_model(fetch_model(replace_demo(str(job.model)), Path(scratch))), f"Trained on from {job.model}."
     origin = f"Trained from the encoders {job.audio_encoder} and {job.text_encoder}."
     return build_model_from_encoders(job.audio_encoder, job.text_encoder, seed), origin
 
@@ -300,11 +306,9 @@ def _describe_data(job: TrainingJob, run: TrainingRun, folder: Path) -> None:
     """Write the distributions of the calls, and of their scores on the validation calls, to the model's folder."""
     logger.info("scoring the %d validation calls to record their distribution", len(run.validation.rows))
     work = storage.join(run.work, run.name)
-    judged_folder = storage.join(work, "judged-validation")
-    judged = evaluate_calls(
-        load_model(folder), run.validation, job.training.prepare, ScorerConfig(), work=judged_folder
-    )
-    write_distribution(describe_calls(work, judged.calls), folder)
+    scoring = storage.join(work, "scored-validation")
+    scored = evaluate_calls(load_model(folder), run.validation, job.training.prepare, ScorerConfig(), work=scoring)
+    write_distribution(describe_calls(work, scored.calls), folder)
 
 
 def _register(job: TrainingJob, run: TrainingRun, held_out: LabelledSplit, folder: Path) -> VersionRecord:

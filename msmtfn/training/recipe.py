@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from msmtfn.errors import require
 from msmtfn.evaluation.metrics import class_targets
 from msmtfn.labels import TASKS
 from msmtfn.model.network import MsmtFn
@@ -80,20 +81,14 @@ class Recipe:
             ValueError: a number is out of range, or frozen encoders are combined with augmentation.
         """
         for name in ("learning_rate", "batch_calls", "accumulation_steps", "max_epochs", "patience"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be more than 0")
+            require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
         for name in ("weight_decay", "max_grad_norm", "samples_per_batch", "prosody_epochs", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        if not 0 < self.warmup_share < 1:
-            raise ValueError(f"warmup_share is {self.warmup_share}; it must be between 0 and 1")
-        if not 0 <= self.modality_dropout <= 0.5:  # noqa: PLR2004
-            raise ValueError(f"modality_dropout is {self.modality_dropout}; it must be between 0 and 0.5")
-        if self.frozen == "encoders" and self.augmentation.augment != "none":
-            raise ValueError(
-                f"augment is {self.augmentation.augment!r} with frozen encoders, whose states are computed only "
-                'once; set it to "none"'
-            )
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(0 < self.warmup_share < 1, "warmup_share", self.warmup_share, "more than 0 and less than 1")
+        dropout, augment = self.modality_dropout, self.augmentation.augment
+        require(0 <= dropout <= 0.5, "modality_dropout", dropout, "between 0 and 0.5")  # noqa: PLR2004
+        cure = "'none' with frozen encoders, whose states are computed only once"
+        require(augment == "none" or self.frozen != "encoders", "augment", augment, cure)
 
     @property
     def embedded(self) -> Literal["nothing", "audio", "encoders"]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msmtfn.errors import require
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterConfig:
@@ -24,7 +26,7 @@ class ClusterConfig:
         Raises:
             ValueError: a number is out of range.
         """
-        if self.num_workers < 1 or self.cpus_per_worker < 1:
-            raise ValueError("num_workers and cpus_per_worker must be at least 1")
-        if self.gpus_per_worker < 0 or self.max_failures < 0:
-            raise ValueError("gpus_per_worker and max_failures must be at least 0")
+        minimums = {"num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "max_failures": 0}
+        for name, minimum in minimums.items():
+            value = getattr(self, name)
+            require(value >= minimum, name, value, f"at least {minimum}")

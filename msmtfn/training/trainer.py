@@ -121,7 +121,7 @@ def fingerprint(splits: Sequence[LabelledSplit], start: str, config: TrainingCon
         *(split.fingerprint() for split in splits),
         start,
         asdict(config.recipe),
-        asdict(config.prepare),
+        config.prepare.identity(),
         config.cluster.num_workers,
         msmtfn.__version__,
     ]
@@ -142,48 +142,52 @@ def train_model(run: TrainingRun, config: TrainingConfig, report: Report) -> Pat
     Raises:
         JobError: the calls cannot be used, or training failed; the same run resumes where it stopped.
     """
-    _configure_engine()
     folder = storage.join(storage.absolute(run.work), run.name)
     calls = folder if run.calls is None else storage.absolute(run.calls)
-    splits = [
-        prepare_split(split, run.model, config.prepare, config.recipe.seed, calls)
-        for split in (run.training, run.validation)
-    ]
-    folders = [prepared_folder(calls, split.name) for split in splits]
-    if config.recipe.prosody_epochs and run.model.network.config.modalities != "text":
-        pretrained = learn_prosody(
-            run.model,
-            folders[0],
-            calls,
-            num_epochs=config.recipe.prosody_epochs,
-            seed=config.recipe.seed,
-            cpus=config.cluster.cpus_per_worker,
-            gpus=config.cluster.gpus_per_worker,
-            max_failures=config.cluster.max_failures,
-        )
-        run = replace(run, model=pretrained)
-    if config.recipe.embedded != "nothing":
-        folders = [
-            embed_split(
-                split,
-                run.model,
-                calls,
-                with_text=config.recipe.embedded == "encoders",
-                num_actors=config.cluster.num_workers,
-                threads=config.cluster.cpus_per_worker,
-                gpus=config.cluster.gpus_per_worker,
-            )
-            for split in splits
+    with _ray_data_settings():
+        splits = [
+            prepare_split(split, run.model, config.prepare, config.recipe.seed, calls)
+            for split in (run.training, run.validation)
         ]
-    state = _fit(run, config, folder, folders, splits, report)
+        folders = [prepared_folder(calls, split.name) for split in splits]
+        if config.recipe.prosody_epochs and run.model.network.config.modalities != "text":
+            pretrained = learn_prosody(
+                run.model,
+                folders[0],
+                calls,
+                num_epochs=config.recipe.prosody_epochs,
+                seed=config.recipe.seed,
+                cpus=config.cluster.cpus_per_worker,
+                gpus=config.cluster.gpus_per_worker,
+                max_failures=config.cluster.max_failures,
+            )
+            run = replace(run, model=pretrained)
+        if config.recipe.embedded != "nothing":
+            folders = [
+                embed_split(
+                    split,
+                    run.model,
+                    calls,
+                    with_text=config.recipe.embedded == "encoders",
+                    num_actors=config.cluster.num_workers,
+                    threads=config.cluster.cpus_per_worker,
+                    gpus=config.cluster.gpus_per_worker,
+                )
+                for split in splits
+            ]
+        state = _fit(run, config, folder, folders, splits, report)
     return _write_model(run, config, splits, state)
 
 
-def _configure_engine() -> None:
+@contextlib.contextmanager
+def _ray_data_settings() -> Iterator[None]:
+    """Set the options of Ray Data for this training only; other datasets of the process keep theirs."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = DataContext.get_current()
+    context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True  # else two equal runs would see the calls in different orders
+    with DataContext.current(context):
+        yield
 
 
 def _fit(

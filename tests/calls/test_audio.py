@@ -177,6 +177,22 @@ def test_samples_that_are_not_finite_are_unreadable(value: float) -> None:
     assert reject(encode("WAV", "FLOAT", samples)).code is RejectCode.AUDIO_UNREADABLE
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**15])
+def test_a_glitch_in_float_samples_is_clipped_and_leaves_the_scale_of_the_others(scale: float) -> None:
+    samples = tone(duration_sec=2.0)
+    samples[800:810] = 40.0
+    channel = decode(encode("WAV", "FLOAT", samples * np.float32(scale))).channels[0]
+    assert amplitude(channel, 8000, 440) == pytest.approx(0.5, abs=0.001)
+    assert np.abs(channel).max() == 1.0
+
+
+def test_a_loud_second_in_float_samples_of_integers_is_no_glitch() -> None:
+    samples = np.random.default_rng(0).integers(-2, 3, (80_000, 1)).astype(np.float32)
+    samples[36_000:44_000] += tone() * 20_000
+    channel = decode(encode("WAV", "FLOAT", samples)).channels[0]
+    assert amplitude(channel[36_000:44_000], 8000, 440) == pytest.approx(10_000 / 2**15, abs=0.001)
+
+
 def test_the_error_of_a_damaged_file_keeps_its_cause() -> None:
     data = encode("FLAC", "PCM_16", tone())
     assert isinstance(reject(data[: len(data) // 2]).__cause__, sf.LibsndfileError)

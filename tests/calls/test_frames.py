@@ -1,9 +1,10 @@
 import struct
 
+import numpy as np
 import pytest
 
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
-from msmtfn.calls.flac import _as_utf8
+from msmtfn.calls.flac import _as_utf8, _crc8
 from msmtfn.calls.frames import AMR, MP3, skip_id3, survey_adts, survey_amr, survey_mp3
 from msmtfn.errors import CallError, RejectCode
 from tests.rubbish.damage import base, frame_offsets
@@ -134,3 +135,36 @@ def test_what_follows_the_last_frame_of_a_flac_is_not_heard(tail: bytes) -> None
 @pytest.mark.parametrize("number", [0, 127, 128, 0x7FF, 0x800, 0xFFFF, 0x10_0000])
 def test_frame_numbers_are_coded_as_characters_are(number: int) -> None:
     assert _as_utf8(number) == chr(number).encode()
+
+
+def test_random_bytes_with_a_number_and_a_checksum_are_no_frame_of_the_flac() -> None:
+    rng = np.random.default_rng(0)
+    base_flac = base("flac")
+    number = _as_utf8(48_000 // int.from_bytes(base_flac[8:10], "big"))
+    headers = [b"\xff\xf8" + rng.bytes(2) + number for _ in range(50)]
+    # Size and rate codes that need further bytes are cleared, so that the checksum stands where a parser looks for it.
+    headers = [header[:2] + bytes([header[2] & 0x7B | 0x80]) + header[3:] for header in headers]
+    tail = b"".join(header + bytes([_crc8(header)]) + rng.bytes(20) for header in headers)
+    assert decode(base_flac + tail).num_samples == 48_000
+
+
+# ---- limits of the walk
+
+
+@pytest.mark.parametrize("name", ["mp3", PLAIN_MP3, "av.aac", "av.amr", "av.opus"])
+def test_the_walk_ends_where_the_recording_is_too_long(name: str) -> None:
+    with pytest.raises(CallError) as caught:  # a walk to the end would find that it is cut short
+        decode_recording(base(name)[:-10], sample_rate=8000, config=AudioConfig(max_duration_sec=3.0))
+    assert (caught.value.code, caught.value.detail) == (
+        RejectCode.AUDIO_TOO_LONG,
+        "the recording is too long; the limit is 3 s",
+    )
+
+
+def test_endless_id3_tags_are_not_skipped() -> None:
+    assert skip_id3(memoryview(1000 * (b"ID3\x04\x00\x00" + bytes(4)))) == 100 * 10
+
+
+def test_endless_bytes_that_look_like_frames_are_unreadable() -> None:
+    header = b"\xff\xf3\x4a\xc0"  # 16 kHz, 32 kbit/s, padded: 145 bytes, where no other header stands
+    assert "100000 places after its last frame look like frames" in reject(base(PLAIN_MP3) + 150_000 * header)

@@ -1,4 +1,5 @@
 import io
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from msmtfn.calls.ogg import survey_ogg, with_checksum
 from msmtfn.errors import CallError, RejectCode
 from tests.rubbish.damage import PAGES_OF_A_PACKET, base, ogg_pages, renumber, with_serial
 
+ONE_SEC = AudioConfig(max_duration_sec=1.0)
 CODECS = ["vorbis.ogg", "opus.ogg", "av.opus"]
 
 
@@ -85,3 +87,52 @@ def test_an_ogg_whose_position_promises_less_than_its_packets_is_unreadable() ->
 def test_bytes_after_the_last_page_are_not_heard(name: str) -> None:
     data = base(name)
     assert survey_ogg(memoryview(data + b"TAG" + bytes(125))).end == len(data)
+
+
+# ---- packets that are continued on further pages
+
+
+def page(flags: int, sequence: int, body: bytes, *, ends: bool) -> bytes:
+    """One page of the stream of `PAGES_OF_A_PACKET` with a part of a packet: its rest, or 255 bytes of it."""
+    first = ogg_pages(base(PAGES_OF_A_PACKET))[0]
+    assert len(body) == 255 or (ends and len(body) < 255)
+    head = b"OggS\0" + bytes([flags]) + bytes([255] * 8) + first[14:18] + sequence.to_bytes(4, "little") + bytes(4)
+    return with_checksum(head + bytes([1, len(body)]) + body)
+
+
+CONTINUED = 1
+SILK_60_MS = bytes([3 << 3]) * 255  # each byte is the beginning of an Opus packet of 60 ms
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_the_rest_of_a_packet_whose_page_is_lost_does_not_count_on_any_page(begins: bool) -> None:
+    pages = ogg_pages(base(PAGES_OF_A_PACKET))[:100]
+    begun = [page(0, 100, SILK_60_MS, ends=False)] if begins else []
+    rest = [page(CONTINUED, 102, SILK_60_MS, ends=False), page(CONTINUED, 103, SILK_60_MS[:9], ends=True)]
+    expected = survey_ogg(memoryview(b"".join(pages))).duration_sec
+    assert survey_ogg(memoryview(b"".join([*pages, *begun, *rest]))).duration_sec == expected
+
+
+def test_a_packet_on_three_pages_counts_once() -> None:
+    pages = ogg_pages(base(PAGES_OF_A_PACKET))[:100]
+    parts = [page(0, 100, SILK_60_MS, ends=False), page(CONTINUED, 101, SILK_60_MS, ends=False)]
+    parts.append(page(CONTINUED, 102, SILK_60_MS[:9], ends=True))
+    before, after = (survey_ogg(memoryview(b"".join(each))).duration_sec for each in (pages, pages + parts))
+    assert before is not None
+    assert after == pytest.approx(before + 0.06)
+
+
+def test_a_packet_on_many_pages_is_not_copied_for_each_of_them() -> None:
+    pages = ogg_pages(base(PAGES_OF_A_PACKET))[:100]
+    part = page(CONTINUED, 0, SILK_60_MS, ends=False)
+    parts = [part[:18] + number.to_bytes(4, "little") + part[22:] for number in range(101, 15_000)]
+    data = memoryview(b"".join([*pages, page(0, 100, SILK_60_MS, ends=False), *parts]))
+    started = time.process_time()
+    survey_ogg(data)
+    assert time.process_time() - started < 1.0  # 28 GB of copies take many times that
+
+
+def test_endless_pages_without_packets_are_unreadable() -> None:
+    pages = ogg_pages(base(PAGES_OF_A_PACKET))
+    with pytest.raises(CallError, match="pages and packets, more than its maximum length allows"):
+        decode_recording(b"".join([*pages[:3], *12_000 * [pages[3][:26] + b"\0"]]), sample_rate=8000, config=ONE_SEC)

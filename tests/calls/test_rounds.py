@@ -144,6 +144,20 @@ def test_rounding_errors_add_no_window() -> None:
     assert len(rounds_from_windows(0.1 + 0.1 + 0.1, config)) == 3  # 0.30000000000000004
 
 
+@pytest.mark.parametrize("config", [TRUNCATE, SPLIT])
+def test_the_last_window_is_never_too_short_for_the_encoder(config: RoundsConfig) -> None:
+    edges = [edge for window in rounds_from_windows(80.01, config) for edge in (window.start_sec, window.end_sec)]
+    assert edges == pytest.approx([0, 40, 40, 79.96, 79.96, 80.01])
+
+
+def test_the_last_piece_of_a_long_round_is_never_too_short_for_the_encoder() -> None:
+    rounds = rounds_from_turns([agent(5, 30, "a"), customer(45, 45.01, "b")], 200.0, SPLIT)
+    assert [edge for piece in rounds for edge in (piece.start_sec, piece.end_sec)] == pytest.approx(
+        [5, 44.96, 44.96, 45.01]
+    )
+    assert [piece.text for piece in rounds] == ["a", "b"]
+
+
 def test_untimed_text_goes_to_the_first_window() -> None:
     assert rounds_from_windows(60.0, TRUNCATE, text="all of it") == [Round(0, 40, "all of it"), Round(40, 60, "")]
 
@@ -231,6 +245,17 @@ def test_turns_in_milliseconds_are_a_bad_row() -> None:
 def test_turns_of_another_recording_are_a_bad_row() -> None:
     with pytest.raises(CallError, match=r"2 of 3 turns lie after .* do they belong to another recording"):
         check_turns([agent(1, 2), customer(90, 95), agent(100, 3_600_000)], 20.0)
+
+
+def test_a_turn_that_ends_long_after_the_recording_is_clipped() -> None:
+    turns = [agent(0, 99_999, "all of it")]
+    assert find_rounds(two_channels(20.0, []), SAMPLE_RATE, turns, 0, TRUNCATE) == [Round(0, 20, "all of it")]
+
+
+@pytest.mark.parametrize("first_ms", [0, 3])
+def test_a_turn_that_starts_in_the_recording_by_chance_does_not_hide_milliseconds(first_ms: float) -> None:
+    with pytest.raises(CallError, match=r"2 of 2 turns .* are they milliseconds"):
+        check_turns([agent(first_ms, 1500), customer(1500, 4000)], 4.0)
 
 
 def test_turns_that_go_on_a_little_after_the_end_belong_to_the_recording() -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from msmtfn.calls.manifest import open_manifest
+from msmtfn.calls.parquet import _check_exact
 from msmtfn.errors import ManifestError
 from msmtfn.leads.schema import RESERVED
 from tests.calls.manifests import DATE, calls, column, day_of, read, rows_of, turn, write
@@ -54,6 +55,17 @@ def test_an_int96_timestamp_that_would_lose_nanoseconds_is_an_error(tmp_path: Pa
     write_int96(tmp_path, pa.array([1_001 if kind == pa.timestamp("ns") else [1_001]], kind))
     with pytest.raises(ManifestError, match=r"spark\.parquet has the column 'when' .*INT96 timestamp with nanoseconds"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_a_timestamp_beside_an_int96_timestamp_in_one_column_may_have_any_unit(unit: str) -> None:
+    def batch(int96_unit: str, value: int) -> pa.RecordBatch:
+        kind = pa.struct([("spark", pa.timestamp(int96_unit)), ("other", pa.timestamp(unit))])
+        return pa.record_batch({"when": pa.array([{"spark": value, "other": 7}, None], kind)})
+
+    _check_exact("file", batch("us", 5), batch("ns", 5_000))
+    with pytest.raises(ManifestError, match="nanoseconds"):
+        _check_exact("file", batch("us", 5), batch("ns", 5_001))
 
 
 # ---- ids

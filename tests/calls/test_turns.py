@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msmtfn.calls.columns import TURN
+from msmtfn.errors import ManifestError
 from tests.calls.manifests import calls, column, turn, turns_read
 
 # ---- turns as a column
@@ -31,6 +32,18 @@ def test_turns_may_have_reordered_and_additional_fields(tmp_path: Path) -> None:
     kind = pa.struct([(name, TURN.field(name).type) for name in ("text", "end_sec", "speaker", "start_sec")])
     kind = pa.struct([*kind, ("confidence", pa.float32())])
     assert turns_read(tmp_path, pa.array([[{**turn(), "confidence": 0.5}]], pa.list_(kind))) == [[turn()]]
+
+
+def test_a_field_of_the_exact_name_wins_over_one_in_another_case(tmp_path: Path) -> None:
+    kind = pa.struct([("Text", pa.string()), *TURN, ("TEXT", pa.string())])
+    values = pa.array([[{**turn(), "Text": "before", "TEXT": "behind"}]], pa.list_(kind))
+    assert turns_read(tmp_path, values) == [[turn()]]
+
+
+def test_a_field_in_two_other_cases_is_an_error(tmp_path: Path) -> None:
+    kind = pa.struct([("Text", pa.string()), *list(TURN)[:3], ("TEXT", pa.string())])
+    with pytest.raises(ManifestError, match="the field 'text' twice"):
+        turns_read(tmp_path, pa.array([[{"Text": "a", "TEXT": "b"}]], pa.list_(kind)))
 
 
 @pytest.mark.parametrize("kind", [pa.float32(), pa.int32(), pa.int64(), pa.decimal128(9, 3)])

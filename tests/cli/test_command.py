@@ -61,6 +61,16 @@ def test_a_full_disk_is_named_in_the_last_line(capsys: pytest.CaptureFixture[str
     assert "No space left on device" in last_line(capsys)["error"]
 
 
+@pytest.mark.parametrize("code", [1, 3, 143, "out of\nfuel"])
+def test_a_library_that_ends_the_process_is_no_wrong_usage(code: int | str, capsys: pytest.CaptureFixture[str]) -> None:
+    def leave() -> None:
+        sys.exit(code)
+
+    assert run_command(leave, job="train") == 1
+    shown = str(code).replace("\n", r"\n")
+    assert last_line(capsys) == {"job": "train", "exit_code": 1, "error": f"something ended the process ({shown})"}
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_lets_the_job_clean_up_and_write_its_last_line(number: int, code: int) -> None:
     program = textwrap.dedent("""
@@ -84,11 +94,11 @@ def test_a_signal_lets_the_job_clean_up_and_write_its_last_line(number: int, cod
     assert process.returncode == code
     cleaned_up, line = output.splitlines()
     assert cleaned_up == "cleaned up"
-    assert json.loads(line) | {"error": ""} == {
+    assert json.loads(line) == {
         "job": "score_daily",
         "exit_code": code,
         "days": [{"date": "2026-11-21", "exit_code": 0}],
-        "error": "",
+        "error": "stopped by a signal; run the same command again",
     }
 
 

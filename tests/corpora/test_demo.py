@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from msmtfn.corpora import demo_model
+from msmtfn.corpora import demo_model, is_demo, replace_demo
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.corpora.simulation.corpus import make_call
 from msmtfn.corpora.simulation.plan import SimulationConfig, plan_corpus
@@ -75,7 +75,7 @@ def test_the_calls_equal_those_of_the_simulation(day: Path, tmp_path: Path) -> N
 
 
 def test_too_few_calls_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="calls is 5; give 10 or more"):
+    with pytest.raises(ValueError, match="calls is 5; it must be at least 10"):
         write_demo_day(tmp_path, DATE, num_calls=5)
 
 
@@ -85,3 +85,14 @@ def test_the_model_that_comes_with_the_package_is_small_and_trained() -> None:
     assert is_trained(folder)
     assert sum(file.stat().st_size for file in folder.iterdir()) < 10_000_000
     assert all(sum(weight.numel() for weight in encoder.parameters()) < 3_000_000 for encoder in encoders)
+
+
+def test_the_name_demo_means_the_model_in_the_package_unless_a_models_folder_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # of something else
+    assert (is_demo("demo"), replace_demo("demo")) == (True, str(demo_model()))
+    assert (is_demo("./demo"), replace_demo("./demo")) == (False, "./demo")
+    (tmp_path / "demo" / "config.json").touch()
+    assert (is_demo("demo"), replace_demo("demo")) == (False, "demo")

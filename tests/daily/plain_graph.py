@@ -85,7 +85,8 @@ def commit(task: Task, row_ids: list[int]) -> None:
         return
     filesystem, calls = storage.arrow_filesystem_of(task.folder.calls)
     copied = pads.dataset(calls, filesystem=filesystem).to_table().to_pylist()
-    rows = [{**row, "status": SCORED, "lead_score": 50.0, "run_id": task.run_id} for row in copied]
+    scored = {"status": SCORED, "lead_score": 50.0, "intent_predicted": "B", "duration_sec": 60.0, "num_rounds": 2}
+    rows = [{**row, **scored, "run_id": task.run_id} for row in copied]
     name = "-".join(map(str, row_ids))
     part = pa.Table.from_pylist([row for row in rows if row["row_id"] in row_ids], schema=task.schema)
     storage.write_parquet(f"{task.folder.parts}/{name}.parquet", part)

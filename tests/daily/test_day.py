@@ -18,6 +18,7 @@ from msmtfn.leads.ranking import LeadWeights
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
 from msmtfn.scoring.pipeline import PipelineConfig
 from msmtfn.storage.untrusted import LinkError
+from tests.daily import plain_graph
 from tests.daily.parts import write_success
 from tests.integration.job import DATE, write_manifest
 
@@ -211,6 +212,16 @@ def test_only_folders_of_runs_of_the_day_are_forgotten(manifests: Path, tiny_mod
     delete_runs(plan)
     assert sorted(path.name for path in runs.iterdir()) == sorted([*kept, f"{DATE}-ba9876543210"])
     assert (theirs / "file").exists()
+
+
+def test_a_model_whose_name_is_no_text_is_recorded_with_it_escaped(tmp_path: Path) -> None:
+    plain_graph.write_manifest(tmp_path / "manifests", 1)
+    graph = plain_graph.PlainGraph(name="model-\udcff\x1b[2J")  # as Python reads a byte that is not UTF-8
+    plan = plain_graph.plan(tmp_path / "manifests", str(tmp_path / "leads"), graph)
+    finish_run(open_run(plan), lambda *_: None)
+    success = read_success(plan.leads, plan.manifest.date)
+    assert success is not None
+    assert success.model == r"model-\udcff\x1b[2J"
 
 
 def test_a_run_that_lost_the_day_forgets_no_run(manifests: Path, tiny_model: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import pytest
 
 from msmtfn import storage
 from msmtfn.daily import lock
-from msmtfn.daily.lock import LockTimes, lock_day
+from msmtfn.daily.lock import LockTimes, find_holder, lock_day
 from msmtfn.errors import LockedError, StorageError
 from tests.daily.parts import DATE
 
@@ -56,6 +57,14 @@ def test_a_day_is_held_by_one_run_and_free_after_it(place: str) -> None:
         check()
 
 
+def test_the_holder_of_a_day_is_named_without_waiting_for_it(place: str) -> None:
+    assert find_holder(place, DATE) is None
+    with lock_day(place, DATE, TIMES):
+        assert find_holder(place, DATE) == f"process {os.getpid()} on {socket.gethostname()}"
+        assert find_holder(place, DATE.replace(day=4)) is None
+    assert find_holder(place, DATE) is None
+
+
 def test_another_day_is_another_lock(place: str) -> None:
     with lock_day(place, DATE, TIMES) as check, lock_day(place, DATE.replace(day=4), TIMES) as check_other:
         check()
@@ -92,6 +101,7 @@ def test_the_lock_of_a_killed_run_of_this_machine_is_taken_over_at_once(tmp_path
         pass
     holder.kill()
     holder.wait()
+    assert find_holder(str(tmp_path), DATE) is None
     with lock_day(str(tmp_path), DATE, LockTimes(renew_sec=0.2, lease_sec=3600.0)) as check:
         check()
 

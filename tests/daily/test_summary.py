@@ -112,6 +112,17 @@ def test_the_ranking_is_compared_with_the_labels(place: str) -> None:
     assert expected in said_of(place, success)
 
 
+def test_labels_that_cannot_be_compared_cost_the_summary_nothing_else(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema = parts_schema([pa.field("call_id", pa.string()), pa.field("intent", pa.int64())])
+    success = publish(place, [[scored(number, 100.0 - number, intent=7) for number in range(20)]], schema=schema)
+    said = said_of(place, success)
+    assert "The 10 best leads" in said
+    assert "By their labels" not in said
+    assert "the ranking cannot be compared with the labels" in caplog.text
+
+
 def test_few_labels_are_compared_with_nothing(place: str) -> None:
     publish_labelled(place, "ABABABABCD" + "CCCCCCCCC")
     assert compare_with_labels(place, DATE) is None

@@ -64,6 +64,7 @@ def test_nothing_is_written_without_a_folder(manifests: Path, tmp_path: Path, mo
         ({"corpus": "a", "last_date": dt.date(2026, 1, 1)}, "--from and --to"),
         ({"manifests": "a", "split": "test"}, "--split selects"),
         ({"manifests": "a", "seed": -1}, "--seed is -1"),
+        ({"manifests": "a", "shuffle": "both"}, "--shuffle is 'both'; it must be one of none, audio, text"),
         ({"manifests": "a", "out": "a"}, "--out"),
         ({"manifests": "a", "out": "b/c", "prepare": PrepareConfig(allowed_prefixes=("b",))}, "--out"),
     ],

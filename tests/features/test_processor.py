@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from transformers import AutoProcessor, BertTokenizer
 import msmtfn  # noqa: F401 - registers the processor
 from msmtfn.calls.activity import ActivityConfig
 from msmtfn.calls.audio import AudioConfig
-from msmtfn.errors import CallError, ModelError
+from msmtfn.errors import CallError, ModelError, UsageError
 from msmtfn.features.prepare import PrepareConfig, Preparer
 from msmtfn.features.processor import CallProcessor
-from msmtfn.features.processor_config import ProcessorConfig, read_processor_config
+from msmtfn.features.processor_config import ActivityOptions, ProcessorConfig, read_processor_config
 from msmtfn.inference.classifier import CallClassifier
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.model.checkpoint import SHARED_SETTINGS, load_model
@@ -153,10 +153,27 @@ def test_the_defaults_are_those_of_the_network() -> None:
 
 def test_options_that_were_given_replace_those_of_the_model(processor: CallProcessor) -> None:
     def used_with(**options: Any) -> ActivityConfig:
-        prepare = PrepareConfig(activity=ActivityConfig(**options))
+        prepare = PrepareConfig(activity=ActivityOptions(**options))
         return Preparer(prepare, processor, "/").processor.config.activity
 
     assert used_with() == UNUSUAL
     assert used_with(max_gap_sec=1.0) == replace(UNUSUAL, max_gap_sec=1.0)
     assert used_with(open_db=15.0) == replace(UNUSUAL, open_db=15.0)
+    assert used_with(open_db=12.0) == replace(UNUSUAL, open_db=12.0)  # the default of a model, but not this model's
     assert processor.config.activity == UNUSUAL
+
+
+def test_an_option_that_does_not_go_with_the_models_thresholds_is_wrong_usage(processor: CallProcessor) -> None:
+    with pytest.raises(UsageError, match=r"--open-db 5 cannot be used .* close_db is 6\.0; it must be between 1 and 5"):
+        processor.with_options(ActivityOptions(open_db=5.0))
+
+
+def test_the_options_have_the_names_of_the_thresholds() -> None:
+    assert [each.name for each in fields(ActivityOptions)] == [each.name for each in fields(ActivityConfig)]
+
+
+def test_an_option_that_was_not_given_stands_in_a_runs_identity_as_its_default_always_did() -> None:
+    assert PrepareConfig().identity()["activity"] == asdict(ActivityConfig())
+    assert PrepareConfig().identity().keys() == {each.name for each in fields(PrepareConfig)}
+    repeated = PrepareConfig(activity=ActivityOptions(open_db=12.0)).identity()
+    assert repeated != PrepareConfig().identity()

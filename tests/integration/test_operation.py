@@ -102,7 +102,7 @@ def test_a_terminated_run_ends_in_seconds_frees_the_day_and_resumes(
     job.send_signal(signal.SIGTERM)
     output, log = job.communicate(timeout=30)
     assert job.returncode == parse_summary(output)["exit_code"] == 128 + signal.SIGTERM, log
-    assert "resumes" in parse_summary(output)["error"]
+    assert "run the same command again" in parse_summary(output)["error"]
     assert not list((tmp_path / "leads" / "_runs").glob("lock-*"))
 
     again = run_job(*arguments, RAY_ADDRESS=ray_address)

@@ -134,7 +134,7 @@ def test_before_the_first_night_a_model_is_trained_and_history_is_scored(company
     for date in HISTORY:
         company.receive(date, CALLS_OF_HISTORY)
     first = company.train("--to", HISTORY[-1], *BARELY_TRAINED)
-    assert re.search(r"v0001 passed: .* there is no present model\. Current: v0001\.", first), first
+    assert re.search(r"v0001 passed: .* there is no current model\. Current: v0001\.", first), first
     output, _ = company.run("score_daily.py", *company.options, "--to", HISTORY[-1])
     assert [day_summary["scored"] for day_summary in json.loads(output.splitlines()[-1])["days"]] == [
         CALLS_OF_HISTORY

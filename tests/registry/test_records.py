@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from msmtfn.errors import ModelError
 from msmtfn.model.location import Current, read_current
 from msmtfn.registry.records import Decision, GateConfig, VersionRecord
-from msmtfn.registry.versions import list_records
+from msmtfn.registry.versions import list_records, write_decision
 
 CURRENT = """{
   "version": "v0002",
@@ -89,10 +90,17 @@ def test_a_record_without_a_decision_is_one_of_an_unfinished_version(tmp_path: P
     assert record.as_json() == content
 
 
-def test_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
-    content = json.loads(RECORD)
+def test_fields_of_a_later_version_are_kept_when_the_record_is_written_again(tmp_path: Path) -> None:
+    content = json.loads(RECORD) | {"note": "ours"}
     content["decision"]["judge"] = {"name": "another"}
-    assert read_record(content | {"note": "ours"}, tmp_path) == read_record(RECORD, tmp_path)
+    content["decision"]["config"]["gate_metric"] = "macro_f1"
+    record = read_record(content, tmp_path)
+    assert record.decision is not None
+    write_decision(str(tmp_path), record, replace(record.decision, promoted=False))
+    written = json.loads((tmp_path / "v0002.json").read_text())
+    assert written.pop("decided_at") > content.pop("decided_at")
+    content["decision"]["promoted"] = False
+    assert written == content
 
 
 @pytest.mark.parametrize("name", ["metric", "passed", "reason", "calls", "candidate", "config", "promoted"])

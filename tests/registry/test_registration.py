@@ -23,7 +23,7 @@ from msmtfn.registry.versions import add_version, list_records, promote, roll_ba
 NUM_CALLS = 60
 
 
-class Judge:
+class MadeUpEvaluation:
     """Maker of models, and replacement for `evaluate_calls` that gives each a chosen number of correct calls."""
 
     def __init__(self, tiny_model: Path, folder: Path) -> None:
@@ -38,7 +38,7 @@ class Judge:
         return folder
 
     def __call__(self, *_: Any, work: str) -> Evaluation:
-        num_correct = self.num_correct[work.rpartition("judged-")[2]]
+        num_correct = self.num_correct[work.rpartition("held-out-")[2]]
         self.asked.append(num_correct)
         calls = {
             "row_id": list(range(NUM_CALLS)),
@@ -60,10 +60,10 @@ def root(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def judge(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
-    judge = Judge(tiny_model, tmp_path)
-    monkeypatch.setattr(registration, "evaluate_calls", judge)
-    return judge
+def evaluate(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeUpEvaluation:
+    evaluate = MadeUpEvaluation(tiny_model, tmp_path)
+    monkeypatch.setattr(registration, "evaluate_calls", evaluate)
+    return evaluate
 
 
 def decision_of(record: VersionRecord | None) -> Decision:
@@ -78,13 +78,15 @@ def version_of(root: str) -> str:
     return current.version
 
 
-def test_a_better_model_becomes_current_and_a_worse_one_does_not(root: str, judge: Judge, tmp_path: Path) -> None:
-    folders = [judge.make_model(num_correct) for num_correct in (30, 45, 15)]
+def test_a_better_model_becomes_current_and_a_worse_one_does_not(
+    root: str, evaluate: MadeUpEvaluation, tmp_path: Path
+) -> None:
+    folders = [evaluate.make_model(num_correct) for num_correct in (30, 45, 15)]
     records = [register_model(folder, to(root, folder.name)) for folder in folders]
     assert [decision_of(record).passed for record in records] == [True, True, False]
     assert [decision_of(record).compared_with for record in records] == [None, "v0001", "v0002"]
     assert version_of(root) == "v0002"
-    assert judge.asked == [30, 45, 30, 15, 45]
+    assert evaluate.asked == [30, 45, 30, 15, 45]
     kept = decision_of(list_records(root)[2])
     assert (kept.candidate, kept.present, kept.promoted) == (0.25, 0.75, False)
     assert kept.metric == "accuracy_five"
@@ -95,19 +97,19 @@ def test_a_better_model_becomes_current_and_a_worse_one_does_not(root: str, judg
 
 
 def test_a_model_is_compared_with_one_that_was_promoted_meanwhile(
-    root: str, judge: Judge, monkeypatch: pytest.MonkeyPatch
+    root: str, evaluate: MadeUpEvaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, slow, fast = (judge.make_model(num_correct) for num_correct in (15, 45, 30))
+    first, slow, fast = (evaluate.make_model(num_correct) for num_correct in (15, 45, 30))
     register_model(first, to(root, "a"))
 
-    def judge_slowly(*_: Any, work: str) -> Evaluation:
-        judged = judge(work=work)
-        if judge.asked == [15, 45, 15]:  # the other run is faster
-            monkeypatch.setattr(registration, "evaluate_calls", judge)
+    def evaluate_slowly(*_: Any, work: str) -> Evaluation:
+        evaluation = evaluate(work=work)
+        if evaluate.asked == [15, 45, 15]:  # the other run is faster
+            monkeypatch.setattr(registration, "evaluate_calls", evaluate)
             register_model(fast, to(root, "c"))
-        return judged
+        return evaluation
 
-    monkeypatch.setattr(registration, "evaluate_calls", judge_slowly)
+    monkeypatch.setattr(registration, "evaluate_calls", evaluate_slowly)
     record = register_model(slow, to(root, "b"))
     assert (decision_of(record).compared_with, decision_of(record).present) == ("v0003", 0.5)
     assert read_current(root) == Current("v0002", ("v0001", "v0003"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -11,6 +13,9 @@ import msmtfn
 from msmtfn.daily.lock import lock_day
 from msmtfn.daily.publish import read_leads
 from msmtfn.errors import JobError, LockedError, UsageError
+from msmtfn.features.prepare import PrepareConfig
+from msmtfn.features.processor_config import ActivityOptions
+from msmtfn.scoring.graph import ScoringConfig
 from tests.integration.job import DATE, write_short_calls
 
 
@@ -40,6 +45,23 @@ def test_leads_that_overlap_the_manifests_are_refused(manifests: Path, tiny_mode
     with pytest.raises(UsageError, match=r"--leads .* overlaps --manifests"):
         msmtfn.score_day(DATE, manifests=manifests, leads=manifests / "leads", model=tiny_model)
     assert not (manifests / "leads").exists()
+
+
+@pytest.mark.parametrize("date", [dt.datetime(2026, 11, 21), "2026-11-21", None])
+def test_a_day_is_a_plain_date(date: Any, manifests: Path, tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match=r"^date is .*; it must be a datetime\.date"):
+        msmtfn.score_day(date, manifests=manifests, leads=manifests.parent / "leads", model=tiny_model)
+    assert not (manifests.parent / "leads").exists()
+
+
+def test_options_that_do_not_go_with_the_model_are_refused_before_the_day_starts(
+    manifests: Path, tiny_model: Path
+) -> None:
+    leads = manifests.parent / "leads"
+    config = ScoringConfig(prepare=PrepareConfig(activity=ActivityOptions(open_db=5.0)))
+    with pytest.raises(UsageError, match="--open-db 5 cannot be used with this model's other thresholds"):
+        msmtfn.score_day(DATE, manifests=manifests, leads=leads, model=tiny_model, config=config)
+    assert not leads.exists()
 
 
 def test_a_day_that_is_not_published_has_no_rejects_to_retry(manifests: Path, tiny_model: Path) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.data import DataContext
 
 from msmtfn.daily.day import Run, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_leads
@@ -195,10 +196,14 @@ def test_every_call_says_which_run_scored_it_with_which_model_and_when(
 
 
 @pytest.mark.usefixtures("ray_address")
-def test_committed_calls_are_not_skipped_in_other_datasets(
+def test_committed_calls_are_not_skipped_in_other_datasets_whose_settings_stay_as_they_are(
     run: Run, preparer: Preparer, network: PackedNetwork
 ) -> None:
+    before, context = DataContext.get_current().copy(), DataContext.get_current()
+    assert (before.max_errored_blocks, before.checkpoint_config) == (0, None)
     score(run, preparer, network)
+    assert DataContext.get_current() is context
+    assert context == before
     assert len(ray.data.read_parquet(run.folder.calls, partitioning=None).take_all()) == NUM_CALLS
 
 

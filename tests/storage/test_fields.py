@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from msmtfn.storage.fields import read_field, read_items, read_optional, read_values
+from msmtfn.storage.fields import read_field, read_items, read_optional, read_unknown, read_values
 
 FIELDS: dict[str, Any] = {
     "count": 3,
@@ -21,6 +22,16 @@ def test_fields_of_the_right_type_are_returned() -> None:
     assert read_field(FIELDS, "count", int) == 3
     assert read_field(FIELDS, "flag", bool) is True
     assert read_items({"list": [1, 2]}, "list", int) == (1, 2)
+
+
+@dataclass
+class Named:
+    name: str
+    unknown: dict[str, Any]
+
+
+def test_fields_that_a_record_does_not_have_are_kept() -> None:
+    assert read_unknown({"name": "a", "share": 0.5, "unknown": 1}, Named) == {"share": 0.5, "unknown": 1}
 
 
 def test_an_integer_is_read_as_a_float() -> None:

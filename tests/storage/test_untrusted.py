@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from msmtfn.errors import StorageError
-from msmtfn.storage.untrusted import LinkError, inside, parse_object, printable, read_text
+from msmtfn.storage.untrusted import LinkError, inside, parse_object, printable, read_object, read_text
 
 
 def test_a_place_without_links_is_inside_whether_it_is_there_or_not(tmp_path: Path) -> None:
@@ -56,6 +56,17 @@ def test_only_an_object_is_parsed() -> None:
     for text in ("", "[]", "null", "[" * 100_000, '{"a":' * 100_000):
         with pytest.raises(ValueError, match=r".+"):
             parse_object(text)
+
+
+def test_an_object_is_read_from_a_regular_file_of_bounded_size(tmp_path: Path) -> None:
+    (tmp_path / "object").write_text('{"a": "é"}', encoding="utf-8")
+    (tmp_path / "link").symlink_to("object")
+    os.mkfifo(tmp_path / "pipe")
+    assert read_object(tmp_path / "object") == read_object(tmp_path / "link") == {"a": "é"}
+    with pytest.raises(ValueError, match="object has 11 bytes; at most 10 are read"):
+        read_object(tmp_path / "object", max_bytes=10)
+    with pytest.raises(OSError, match="pipe is not a regular file"):
+        read_object(tmp_path / "pipe")
 
 
 def test_control_characters_of_others_are_shown_escaped() -> None:

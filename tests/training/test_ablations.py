@@ -173,7 +173,7 @@ class TestResuming:
                 raise TrainingError("the training was interrupted")
             return replace(run_of(name, config.recipe.seed, 0.5, shuffled=0.25), fingerprint=identity)
 
-        monkeypatch.setattr(ablations, "train_and_judge", pretend_to_train)
+        monkeypatch.setattr(ablations, "train_and_evaluate", pretend_to_train)
         return trained
 
     @pytest.fixture

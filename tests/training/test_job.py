@@ -54,12 +54,18 @@ def run_name(job: TrainingJob) -> str:
         ({"out": "a", "corpus": "c", "manifests": "m"}, "either --corpus or --manifests"),
         ({"out": "a", "corpus": "c", "start": "model"}, "--model and --start model require each other"),
         ({"out": "a", "corpus": "c", "model": "m", "start": "small"}, "--model and --start model require each other"),
+        (
+            {"out": "a", "corpus": "c", "start": "scratch"},
+            "--start is 'scratch'; it must be one of small, enc",
+        ),
+        ({"recipe": "tiny", "out": "a", "corpus": "c"}, "recipe is 'tiny'; it must be one of paper, small, or a Train"),
+        ({"recipe": {}, "out": "a", "corpus": "c"}, "recipe is {}; it must be one of paper, small, or a TrainingConf"),
         ({"out": "a", "corpus": "c", "validation_share": 1.0}, "--validation-share is 1.0; it must be between 0 and 1"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_a_usage_error(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        msmtfn.train("small", **arguments)
+        msmtfn.train(**{"recipe": "small", **arguments})
 
 
 def test_a_model_is_not_written_into_what_it_is_trained_on(manifests: Path) -> None:

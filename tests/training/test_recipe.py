@@ -71,7 +71,7 @@ def test_a_number_out_of_range_is_rejected_by_name(name: str, value: float) -> N
 
 
 def test_frozen_encoders_cannot_be_combined_with_augmentation() -> None:
-    with pytest.raises(ValueError, match="augment is 'both' with frozen encoders"):
+    with pytest.raises(ValueError, match=r"^augment is 'both'; it must be 'none' with frozen encoders"):
         Recipe(frozen="encoders")
     Recipe(frozen="encoders", augmentation=AugmentationConfig(augment="none"))
 

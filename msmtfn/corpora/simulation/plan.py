@@ -18,6 +18,7 @@ from msmtfn.corpora.simulation.acoustics import AGENTS, SNR_DB, draw_customer_vo
 from msmtfn.corpora.simulation.latents import DOMAIN_INTENTS, CallLatents, draw_calls
 from msmtfn.corpora.speech import Voice
 from msmtfn.corpora.telephone import RecordingFormat
+from msmtfn.errors import require
 
 SPLITS: Final = ("training", "validation", "test")
 PAPER_SPLIT_SIZES: Final = (701, 88, 88)
@@ -49,12 +50,10 @@ class SimulationConfig:
     """Halve the number of words in a turn, so that a call takes about 30 seconds instead of a minute."""
 
     def __post_init__(self) -> None:
-        if self.calls < MIN_CALLS:
-            raise ValueError(f"calls is {self.calls}; give {MIN_CALLS} or more, so that no split is empty")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; give 0 or more")
-        if self.split is not None and (min(self.split) < 1 or sum(self.split) != self.calls):
-            raise ValueError(f"split is {self.split}; give three sizes of 1 or more that add up to {self.calls} calls")
+        require(self.calls >= MIN_CALLS, "calls", self.calls, f"at least {MIN_CALLS}, so that no split is empty")
+        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        adds_up = self.split is None or (min(self.split) >= 1 and sum(self.split) == self.calls)
+        require(adds_up, "split", self.split, f"three sizes of at least 1 that add up to {self.calls} calls")
 
     @property
     def split_sizes(self) -> dict[str, int]:

@@ -86,10 +86,10 @@ def test_the_sizes_of_the_splits_can_be_given() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"calls": 9}, "calls is 9; give 10 or more"),
-        ({"seed": -1}, "seed is -1; give 0 or more"),
+        ({"calls": 9}, "calls is 9; it must be at least 10"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
         ({"calls": 20, "split": (10, 5, 4)}, "add up to 20 calls"),
-        ({"calls": 20, "split": (15, 5, 0)}, "three sizes of 1 or more"),
+        ({"calls": 20, "split": (15, 5, 0)}, "three sizes of at least 1"),
     ],
 )
 def test_the_error_names_the_option_that_is_out_of_range(options: dict[str, int], message: str) -> None:

@@ -1,0 +1,86 @@
+"""What the nightly command shows and does with days; `tests/integration` runs it as a process."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msmtfn.cli.command import SafeConsole
+from msmtfn.cli.score_daily import _describe_plan, _score_day
+from msmtfn.daily.day import finish_run, open_run
+from msmtfn.daily.lock import lock_day
+from msmtfn.scoring.day import DayScorer
+from tests.daily.parts import DATE
+from tests.daily.plain_graph import PlainGraph, commit, plan, write_manifest
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    write_manifest(tmp_path / "manifests", 3)
+    return tmp_path / "manifests"
+
+
+@pytest.fixture
+def leads(tmp_path: Path) -> str:
+    return str(tmp_path / "leads")
+
+
+def last_line_of_plan(manifests: Path, leads: str) -> str:
+    console = SafeConsole(file=io.StringIO(), width=200)
+    console.print(_describe_plan([plan(manifests, leads)]))
+    return str(console.file.getvalue().splitlines()[-1])  # type: ignore[attr-defined]
+
+
+def test_a_dry_run_tells_the_state_of_the_days_run(manifests: Path, leads: str) -> None:
+    shown = [last_line_of_plan(manifests, leads)]
+    run = open_run(plan(manifests, leads))
+    for row_ids in ([], [0], [1, 2]):
+        commit(run.task, row_ids)
+        shown.append(last_line_of_plan(manifests, leads))
+    finish_run(open_run(plan(manifests, leads)), lambda *_: None)
+    shown.append(last_line_of_plan(manifests, leads))
+    assert shown == [
+        f"{DATE}: planned; the same command starts",
+        f"{DATE}: copied, 0 of 3 calls committed; the same command resumes",
+        f"{DATE}: left over, 1 of 3 calls committed; the same command resumes",
+        f"{DATE}: complete, 3 of 3 calls committed; the same command publishes",
+        f"{DATE}: published; nothing is left to do",
+    ]
+
+
+class BuggyGraph(PlainGraph):
+    """Graph whose first model cannot be loaded because of a bug."""
+
+    folder: Path
+
+    def load(self, manifests: str) -> Any:
+        self.load = super().load  # type: ignore[method-assign]
+        raise KeyError("a transcript")
+
+
+def test_a_bug_in_one_day_does_not_keep_the_other_days_from_being_scored(
+    manifests: Path, leads: str, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    next_day = DATE + dt.timedelta(days=1)
+    shutil.copytree(manifests / f"date={DATE}", manifests / f"date={next_day}")
+    graph = BuggyGraph()
+    graph.folder = tiny_model
+    scorer = DayScorer(str(manifests), leads, graph, SafeConsole(file=io.StringIO()), lambda: None, False, False)  # type: ignore[arg-type]
+    results: list[dict[str, Any]] = []
+    assert [_score_day(scorer, date, 0.2, results) for date in (DATE, next_day)] == [1, 0]
+    error = "unexpected KeyError; the stack trace is in the log"
+    assert results[0] == {"date": str(DATE), "exit_code": 1, "error": error}
+    assert (results[1]["date"], results[1]["scored"]) == (str(next_day), 3)
+    assert "in load" in caplog.text
+    assert "a transcript" not in caplog.text
+
+
+def test_a_dry_run_names_the_process_that_works_on_the_day(manifests: Path, leads: str) -> None:
+    commit(open_run(plan(manifests, leads)).task, [0])
+    with lock_day(leads, DATE):
+        assert f"{DATE}: running, 1 of 3 calls committed; locked by process " in last_line_of_plan(manifests, leads)
