@@ -558,3 +558,9 @@ def test_where_nothing_can_be_created_the_error_says_what_to_do(tmp_path: Path) 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"lock\.json cannot be written: .*check the location"):
         storage.create_text(str(tmp_path / "file" / "lock.json"), "")
+
+
+def test_a_rename_is_possible_within_one_file_system_only(tmp_path: Path) -> None:
+    assert storage.can_rename(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert not storage.can_rename(str(tmp_path / "a"), "s3://bucket/b")
+    assert list(tmp_path.rglob(".probe-*")) == []
