@@ -242,8 +242,8 @@ class Faults(Benchmark):
 class Readers(Benchmark):
     """Replace a day while DuckDB, Polars and PyArrow read it, through the Delta table and by the rule of reading.
 
-    Needs the packages of `pip install -e '.[test]'`. The exit code is 1 if a reader saw two publications at once, missed
-    a call or failed.
+    Needs the packages of `pip install -e '.[test]'`. The exit code is 1 if a reader saw two publications at once,
+    missed a call or failed.
     """
 
     trial: Annotated[ReadersConfig, tyro.conf.arg(name="")] = field(default_factory=ReadersConfig)
