@@ -145,9 +145,9 @@ def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
     dates = _select_dates(arguments, manifests, leads)
     days = [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates]
     refuse_overlapping_leads(days, leads, work, arguments.model, prefixes)
-    if table is not None and not arguments.dry_run:
-        table.repair()
     if not dates:
+        if table is not None and not arguments.dry_run:
+            table.repair()
         console.print(f"every day of {manifests} is published in {leads}; nothing was done")
         return _exit_code_of_newest_day(arguments, manifests, leads)
     with open_scorer(
@@ -164,7 +164,7 @@ def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
         if arguments.dry_run:
             console.print(_describe_plan([scorer.plan(date) for date in dates]))
             return EXIT_DONE
-        scorer.check_storage()
+        scorer.prepare_storage()
         codes = [_score_day(scorer, date, arguments.max_rejected_share, day_results) for date in dates]
     if not _has_explicit_days(arguments):
         codes.append(_exit_code_of_newest_day(arguments, manifests, leads))

@@ -84,8 +84,6 @@ def score_day(
         >>> success.scored, success.rejected
         (47, 1)
     """
-    if force and retry_rejected:
-        raise UsageError("force scores all calls again, retry_rejected only some; set one of the two")
     manifests, leads, model = os.fspath(manifests), os.fspath(leads), os.fspath(model)
     config = config or ScoringConfig()
     day = storage.join(manifests, f"{storage.DAY_PREFIX}{date}")
@@ -93,19 +91,9 @@ def score_day(
     refuse_overlapping_leads([manifests, day], leads, work, model, config.prepare.allowed_prefixes)
     kept = open_table(leads, table, table_retention_days)
     with open_scorer(
-        manifests,
-        leads,
-        model,
-        config,
-        console or Console(),
-        work=work,
-        table=kept,
-        force=force,
-        retry_rejected=retry_rejected,
+        manifests, leads, model, config, console, work=work, table=kept, force=force, retry_rejected=retry_rejected
     ) as scorer:
-        scorer.check_storage()
-        if kept is not None:
-            kept.repair()
+        scorer.prepare_storage()
         return scorer.score(date)[1]
 
 
@@ -135,9 +123,15 @@ class DayScorer:
     force: bool
     retry_rejected: bool
 
-    def check_storage(self) -> None:
-        """Log a warning if the storage of the leads has no conditional writes."""
+    def prepare_storage(self) -> None:
+        """Log a warning if the storage of the leads has no conditional writes; finish what earlier runs left undone.
+
+        Raises:
+            StorageError: the storage refused.
+        """
         warn_unless_conditional(storage.absolute(self.leads))
+        if self.table is not None:
+            self.table.repair()
 
     def plan(self, date: dt.date) -> DayPlan:
         """Plan a day without writing anything."""
@@ -192,7 +186,7 @@ def open_scorer(
     leads: str,
     model: str,
     config: ScoringConfig,
-    console: Console,
+    console: Console | None,
     *,
     work: str,
     table: LeadsTable | None = None,
@@ -202,8 +196,11 @@ def open_scorer(
     """Fetch the model and yield a scorer of days; Ray, if it was started, and the model's copy are gone afterwards.
 
     Raises:
+        UsageError: `force` and `retry_rejected` are both set.
         ModelError: there is no such model, or it cannot be fetched.
     """
+    if force and retry_rejected:
+        raise UsageError("force scores all calls again, retry_rejected only some; set one of the two")
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch, contextlib.ExitStack() as stack:
         name, folder = _fetch_model(model, Path(scratch))
 
@@ -212,7 +209,7 @@ def open_scorer(
             stack.enter_context(start_engine())
 
         graph = ScoringGraph(folder, config, name)
-        yield DayScorer(manifests, leads, work, table, graph, console, start_once, force, retry_rejected)
+        yield DayScorer(manifests, leads, work, table, graph, console or Console(), start_once, force, retry_rejected)
 
 
 def refuse_overlapping_leads(

@@ -81,6 +81,15 @@ def test_each_publication_is_one_commit_with_its_run_and_earlier_ones_can_be_rea
     assert "c1" not in json.dumps(table.history())
 
 
+def test_leads_with_odd_names_may_have_a_table(place: str) -> None:
+    leads = f"{place}/team [a] * 100% é"
+    LeadsTable(leads, 7).repair()
+    for run_id in ("run-1", "run-2"):
+        register(leads, run_id)
+    assert run_ids(leads) == ["run-2"] * 4
+    assert_follows_success(leads)
+
+
 def test_without_retention_the_files_of_a_replaced_publication_go_at_once(tmp_path: Path) -> None:
     register(str(tmp_path), days=0)
     time.sleep(0.01)
