@@ -13,7 +13,7 @@ import datetime as dt
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema
@@ -178,7 +178,7 @@ def create_log(
     return True
 
 
-def _add_actions(date: dt.date, files: Sequence[RegisteredFile]) -> list[AddAction]:
+def _add_actions(date: dt.date, files: Sequence[RegisteredFile]) -> list[Any]:
     """Describe files; no value of a column is in the log, which stays when the files are deleted."""
     now_ms = int(dt.datetime.now(dt.UTC).timestamp() * 1000)
     day = {PARTITION.name: date.isoformat()}

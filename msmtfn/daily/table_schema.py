@@ -83,7 +83,7 @@ def is_unknown(kind: pa.DataType) -> bool:
     """Return True if a type holds nulls only, perhaps within lists and structs."""
     if pat.is_nested(kind):
         return any(is_unknown(kind.field(number).type) for number in range(kind.num_fields))
-    return pat.is_null(kind)
+    return bool(pat.is_null(kind))
 
 
 def _nearest(kind: pa.DataType, name: str) -> pa.DataType:
@@ -135,7 +135,7 @@ def _widened(kind: pa.DataType, known: pa.DataType, name: str) -> pa.DataType:
 
 def _same(kind: pa.DataType, other: pa.DataType) -> bool:
     """Compare types as a table does: how a list names its items makes no difference."""
-    return _canonical(kind).equals(_canonical(other))
+    return bool(_canonical(kind).equals(_canonical(other)))
 
 
 def _canonical(kind: pa.DataType) -> pa.DataType:
