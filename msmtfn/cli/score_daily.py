@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import tyro
 from rich.console import Group, RenderableType
@@ -22,6 +22,7 @@ from msmtfn.cli.command import EXIT_DONE, SafeConsole, describe_error, run_comma
 from msmtfn.corpora import DEMO
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, count_done
+from msmtfn.daily.keep_table import RETENTION_DAYS, open_table
 from msmtfn.daily.lock import find_holder
 from msmtfn.daily.publish import read_success
 from msmtfn.daily.retry import count_retryable
@@ -29,6 +30,7 @@ from msmtfn.daily.schedule import estimate_day, newest_unscored_day, other_unsco
 from msmtfn.daily.state import RunState, open_folder
 from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
+from msmtfn.daily.work import default_work
 from msmtfn.errors import JobError, LockedError, UsageError
 from msmtfn.model.checkpoint import is_trained
 from msmtfn.scoring.day import DayScorer, open_scorer, refuse_overlapping_leads
@@ -76,6 +78,8 @@ class Arguments:
     """Root of the manifests, <manifests>/date=YYYY-MM-DD/*.parquet: a local folder or an s3:// address."""
     leads: str | None = None
     """Root of the leads, published as <leads>/date=YYYY-MM-DD/: a local folder or an s3:// address."""
+    work: str | None = None
+    """Root of the work in progress, by default <leads>.work: outside the leads, on storage that all machines see."""
     model: str = DEMO
     """Model: a folder, an s3:// address, a name on the Hugging Face hub, or "demo" for the small built-in model.
     For the current version among those of the train command's --register, pass <register>/current."""
@@ -88,6 +92,11 @@ class Arguments:
     These are recordings that were not found or took too long, and calls whose worker crashed."""
     dry_run: bool = False
     """Only show the state of each day, what would be done, and how long it would take judging by earlier days."""
+    table: Literal["delta"] | None = None
+    """Keep a table over the published files, so that readers see whole days, and earlier publications by time travel.
+    "delta" is a Delta Lake log in <leads>/_delta_log, and needs the extra delta."""
+    table_retention_days: int = RETENTION_DAYS
+    """Days for which the files of a replaced publication are kept for the table's readers."""
     max_rejected_share: float = 0.2
     """Maximum share (0 to 1) of a day's calls that may be rejected; the exit code is 3 if it is exceeded."""
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = field(default_factory=ScoringConfig)
@@ -100,8 +109,9 @@ class Arguments:
             UsageError: an option is missing, out of range or conflicts with another.
         """
         roots = {"--manifests": self.manifests, "--leads": self.leads}
+        places = {"--work": self.work, "--table": self.table}
         days = {"--date": self.date, "--from": self.first_date, "--to": self.last_date}
-        for name, value in (roots | days).items():
+        for name, value in (roots | places | days).items():
             if self.demo and value is not None:
                 raise UsageError(f"{name} cannot be combined with --demo, which has its own; remove one of the two")
             if not self.demo and value is None and name in roots:
@@ -140,27 +150,33 @@ def _score_days(program: str, arguments: Sequence[str], day_results: list[dict[s
 def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
     console = SafeConsole()
     manifests, leads = _resolve_roots(arguments)
+    work = arguments.work or default_work(leads)
     prefixes = [] if arguments.demo else arguments.scoring.prepare.allowed_prefixes
-    refuse_overlapping_leads([manifests], leads, arguments.model, prefixes)
+    refuse_overlapping_leads([manifests], leads, work, arguments.model, prefixes)
+    table = open_table(leads, arguments.table, arguments.table_retention_days)
     dates = _select_dates(arguments, manifests, leads)
+    days = [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates]
+    refuse_overlapping_leads(days, leads, work, arguments.model, prefixes)
     if not dates:
+        if table is not None and not arguments.dry_run:
+            table.repair()
         console.print(f"every day of {manifests} is published in {leads}; nothing was done")
         return _exit_code_of_newest_day(arguments, manifests, leads)
-    days = [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates]
-    refuse_overlapping_leads(days, leads, arguments.model, prefixes)
     with open_scorer(
         manifests,
         leads,
         arguments.model,
         arguments.scoring,
         console,
+        work=work,
+        table=table,
         force=arguments.force,
         retry_rejected=arguments.retry_rejected,
     ) as scorer:
         if arguments.dry_run:
             console.print(_describe_plan([scorer.plan(date) for date in dates]))
             return EXIT_DONE
-        scorer.check_storage()
+        scorer.prepare_storage()
         codes = [_score_day(scorer, date, arguments.max_rejected_share, day_results) for date in dates]
     if not _has_explicit_days(arguments):
         codes.append(_exit_code_of_newest_day(arguments, manifests, leads))

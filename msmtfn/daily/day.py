@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -26,7 +26,6 @@ from msmtfn.daily.leftovers import run_until_complete
 from msmtfn.daily.progress import Reporter
 from msmtfn.daily.publication import RUN
 from msmtfn.daily.publish import (
-    RUNS_FOLDER,
     day_folder,
     open_parts,
     publish_day,
@@ -38,10 +37,15 @@ from msmtfn.daily.publish import (
 from msmtfn.daily.retry import carry_over, count_retryable, rows_to_retry
 from msmtfn.daily.state import RunFolder, RunState, find_state, open_folder
 from msmtfn.daily.success import Success
+from msmtfn.daily.work import default_work, work_roots
 from msmtfn.errors import LockedError, format_trace
 from msmtfn.leads.drift import describe_drift
+from msmtfn.leads.schema import leads_schema
 from msmtfn.rows import ROW_ID
 from msmtfn.storage.untrusted import escape_controls, inside
+
+if TYPE_CHECKING:
+    from msmtfn.daily.table import LeadsTable
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +62,11 @@ class DayPlan:
         leads: root folder of all leads.
         graph: graph that the calls go through.
         run_id: the day, and a fingerprint of everything that decides the result.
-        work: name of the folder that holds the run's work in progress.
+        work: root of all work in progress.
+        name: name of the folder that holds the run's work.
         published: record of the day if this run has published it and nothing is left to do; else None.
         retried: record of the day whose rejects are tried again; None to process the whole day.
+        table: table of the leads in which the day is to be registered.
     """
 
     manifest: Manifest
@@ -68,12 +74,22 @@ class DayPlan:
     graph: Graph
     run_id: str
     work: str
+    name: str
     published: Success | None
     retried: Success | None = None
+    table: LeadsTable | None = None
 
     def find_state(self) -> RunState:
         """Return the state that the run is in."""
-        return find_state(self.leads, self.manifest.date, self.run_id, self.work)
+        return find_state(self.leads, self.manifest.date, self.run_id, self.open_folder())
+
+    def open_folder(self) -> RunFolder:
+        """Return the folder of the run's work, after checking that no link in it leads elsewhere.
+
+        Raises:
+            LinkError: one does.
+        """
+        return open_folder(self.leads, self.work, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +115,15 @@ class Run:
 
 
 def plan_day(
-    date: dt.date, manifests: str, leads: str, graph: Graph, *, force: bool = False, retry_rejected: bool = False
+    date: dt.date,
+    manifests: str,
+    leads: str,
+    graph: Graph,
+    *,
+    work: str | None = None,
+    table: LeadsTable | None = None,
+    force: bool = False,
+    retry_rejected: bool = False,
 ) -> DayPlan:
     """Plan a day's run from its manifest, graph and leads, without writing anything.
 
@@ -108,6 +132,8 @@ def plan_day(
         manifests: root folder of all manifests.
         leads: root folder of all leads.
         graph: graph that the calls go through.
+        work: root of all work in progress; `<leads>.work` by default.
+        table: table of the leads in which the day is to be registered.
         force: process the day again even if it is published; the plan stays the same until that is done.
         retry_rejected: try the rejects of a published day again that could succeed now; the plan stays the same until
             that is done.
@@ -121,17 +147,18 @@ def plan_day(
     run_id = f"{date.isoformat()}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     success = read_success(leads, date)
     published = success if success is not None and success.run_id == run_id else None
-    work, retried = run_id, None
+    name, retried = run_id, None
     if force and published is not None:
-        work, published = f"{run_id}-after-{published.publication}", None
+        name, published = f"{run_id}-after-{published.publication}", None
     elif retry_rejected and published is not None and count_retryable(published):
-        work, published, retried = f"{run_id}-retry-{published.publication}", None, published
-    return DayPlan(manifest, leads, graph, run_id, work, published, retried)
+        name, published, retried = f"{run_id}-retry-{published.publication}", None, published
+    work = default_work(leads) if work is None else storage.absolute(work)
+    return DayPlan(manifest, leads, graph, run_id, work, name, published, retried, table)
 
 
 def count_done(plan: DayPlan) -> int:
     """Count the calls of a plan that an earlier run has done but not published, without writing anything."""
-    return len(open_folder(plan.leads, plan.work).committed_ids())
+    return len(plan.open_folder().committed_ids())
 
 
 def open_run(plan: DayPlan) -> Run:
@@ -142,7 +169,9 @@ def open_run(plan: DayPlan) -> Run:
     Raises:
         JobError: the leads folder cannot be written, or the model cannot be loaded.
     """
-    folder = open_folder(plan.leads, plan.work)
+    folder = plan.open_folder()
+    if plan.table is not None:
+        plan.table.fit(leads_schema(_schema_of(plan)))  # so that a column without a place shows before the scoring
     num_calls = folder.read_num_calls()
     if num_calls is None:
         num_calls = _copy_manifest(plan, folder)
@@ -199,7 +228,9 @@ def finish_run(run: Run, report: Reporter, check: Callable[[], None] = lambda: N
         logger.warning("%s: drift: %s", plan.run_id, moved)
     check()
     num_rows = plan.manifest.num_rows
-    success = publish_day(plan.leads, plan.manifest.date, run.folder.path, task.schema, num_rows, record, check)
+    success = publish_day(
+        plan.leads, plan.manifest.date, run.folder.path, task.schema, num_rows, record, check, plan.table
+    )
     delete_runs(plan, check)
     report(task.num_calls, success.rejected, run.resumed)
     logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
@@ -234,7 +265,7 @@ def _rates(passes: Sequence[PassFigures], seconds: float) -> dict[str, Any]:
 def tidy_up(plan: DayPlan, check: Callable[[], None] = lambda: None) -> None:
     """Delete the files left by a run that published the day but died before it cleaned up."""
     if plan.published is not None:
-        tidy_day(plan.leads, plan.manifest.date, check)
+        tidy_day(plan.leads, plan.manifest.date, check, plan.table)
         delete_runs(plan, check)
 
 
@@ -244,15 +275,18 @@ def delete_runs(plan: DayPlan, check: Callable[[], None] = lambda: None) -> None
     Folders whose names are not those of runs are kept. If another run has taken the day over, all are kept: the
     folders are listed before the check, so none of them can belong to the other run.
     """
-    names = [folder.rpartition("/")[2] for folder in storage.list_folders(inside(plan.leads, RUNS_FOLDER))]
-    runs = [name for name in names if (found := RUN.fullmatch(name)) and found[1] == plan.manifest.date.isoformat()]
+    day = plan.manifest.date.isoformat()
+    runs = []
+    for root in work_roots(plan.leads, plan.work):
+        names = [folder.rpartition("/")[2] for folder in storage.list_folders(root)]
+        runs += [(root, name) for name in names if (found := RUN.fullmatch(name)) and found[1] == day]
     try:
         check()
     except LockedError as exc:
         logger.warning("%s: work in progress is left to the run that holds the day now: %s", plan.run_id, exc)
         return
-    for name in runs:
-        storage.delete(inside(plan.leads, RUNS_FOLDER, name))
+    for root, name in runs:
+        storage.delete(inside(root, name))
 
 
 def _schema_of(plan: DayPlan) -> pa.Schema:

@@ -1,9 +1,10 @@
 """Lock a day, so that one run at a time works on it; the lock of a dead run expires.
 
-A lock is a file next to the leads that its holder rewrites every few seconds. Another run that wants the day watches
-the file for the length of a lease: if it changes, the holder is alive; if not, the lock is abandoned and is taken over.
-No clocks are compared. Locks are numbered, and the highest number is valid. A run takes over by creating the next
-number, which the storage lets only one run do. A holder that was merely suspended notices the loss before it publishes.
+A lock is a file in the leads (`work.py` says why there) that its holder rewrites every few seconds. Another run that
+wants the day watches the file for the length of a lease: if it changes, the holder is alive; if not, the lock is
+abandoned and is taken over. No clocks are compared. Locks are numbered, and the highest number is valid. A run takes
+over by creating the next number, which the storage lets only one run do. A holder that was merely suspended notices the
+loss before it publishes.
 
 Numbering restarts once the day is free, so every holder writes a unique name (`owner`) into its lock. It renews only a
 lock with that name and never recreates a deleted one: a holder that has lost a day cannot get it back.
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from msmtfn import storage
-from msmtfn.daily.publish import RUNS_FOLDER
+from msmtfn.daily.work import CONTROL_FOLDER
 from msmtfn.errors import JobError, LockedError, StorageError
 from msmtfn.storage import conditional
 from msmtfn.storage.untrusted import inside, parse_object, printable, read_text
@@ -114,6 +115,7 @@ def lock_day(leads: str, date: dt.date, times: LockTimes | None = None) -> Itera
         with contextlib.suppress(JobError):
             if _is_of(owner, read_text(locks.path_of(number), MAX_LOCK_BYTES)):
                 storage.delete(locks.path_of(number))
+        storage.remove_empty_folder(locks.folder)
 
 
 def find_holder(leads: str, date: dt.date) -> str | None:
@@ -129,7 +131,7 @@ def find_holder(leads: str, date: dt.date) -> str | None:
 
 
 def _locks_of(leads: str, date: dt.date) -> _Locks:
-    return _Locks(inside(leads, RUNS_FOLDER), f"lock-{date.isoformat()}-")
+    return _Locks(inside(leads, CONTROL_FOLDER), f"lock-{date.isoformat()}-")
 
 
 def _acquire(locks: _Locks, owner: str, date: dt.date, times: LockTimes) -> int:

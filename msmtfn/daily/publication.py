@@ -9,6 +9,7 @@ files of a publication that a `_SUCCESS` or such a record names.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import re
@@ -44,6 +45,17 @@ def begun(runs: str, date: dt.date) -> set[str]:
     pattern = re.compile(rf"publication-{date.isoformat()}-([0-9a-f]{{8}})\.json")
     names = [file.rpartition("/")[2] for file in storage.list_files(runs, ".json")]
     return {found[1] for name in names if (found := pattern.fullmatch(name))}
+
+
+def days_begun(runs: str) -> set[dt.date]:
+    """Return the days that have a publication that was begun and not finished."""
+    pattern = re.compile(r"publication-([0-9]{4}-[0-9]{2}-[0-9]{2})-[0-9a-f]{8}\.json")
+    names = [file.rpartition("/")[2] for file in storage.list_files(runs, ".json")]
+    days = set()
+    for name in names:
+        with contextlib.suppress(ValueError):  # a name like a record's, of a day that no calendar has
+            days |= {dt.date.fromisoformat(found[1])} if (found := pattern.fullmatch(name)) else set()
+    return days
 
 
 def finish(runs: str, date: dt.date, publications: Collection[str]) -> None:

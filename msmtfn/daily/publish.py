@@ -12,7 +12,7 @@ import datetime as dt
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from msmtfn.daily.publication import (
     publications_in,
 )
 from msmtfn.daily.success import Success
+from msmtfn.daily.work import CONTROL_FOLDER
 from msmtfn.errors import LockedError, PublishError, StorageError
 from msmtfn.leads.ranking import rank_leads
 from msmtfn.leads.schema import LEAD_RANK, REJECTED, SCORED, leads_schema
@@ -38,10 +39,12 @@ from msmtfn.rows import ROW_ID
 from msmtfn.storage import conditional
 from msmtfn.storage.untrusted import LinkError, inside, read_text
 
+if TYPE_CHECKING:
+    from msmtfn.daily.table import LeadsTable
+
 logger = logging.getLogger(__name__)
 
 SUCCESS_FILE: Final = "_SUCCESS"
-RUNS_FOLDER: Final = "_runs"
 PARTS_FOLDER: Final = "parts"
 ROWS_PER_FILE: Final = 200_000
 """Rows of a published file, about 100 MB in memory, so that memory does not grow with the size of the day."""
@@ -59,11 +62,6 @@ def day_folder(leads: str, date: dt.date) -> str:
 
 def _day_name(date: dt.date) -> str:
     return f"{storage.DAY_PREFIX}{date.isoformat()}"
-
-
-def run_folder(leads: str, run_id: str) -> str:
-    """Return the folder of a run's work in progress."""
-    return storage.join(leads, RUNS_FOLDER, run_id)
 
 
 def read_success(leads: str, date: dt.date) -> Success | None:
@@ -133,6 +131,7 @@ def publish_day(
     num_calls: int,
     record: Success,
     check: Callable[[], None] = lambda: None,
+    table: LeadsTable | None = None,
 ) -> Success:
     """Rank the scored calls of a run and publish the day, in place of what was published of it before.
 
@@ -146,6 +145,7 @@ def publish_day(
         num_calls: calls in the manifest; every one must be in the parts.
         record: what the run knows of itself; the counts and the names of the publication are filled in.
         check: raises `LockedError` if another run has taken the day over.
+        table: table in which the day is registered once it is published.
 
     Returns:
         The record that was written.
@@ -153,14 +153,15 @@ def publish_day(
     Raises:
         PublishError: the parts do not hold every call of the manifest exactly once.
         LockedError: another run has taken the day over; nothing of this one is left.
-        StorageError: a folder cannot be written.
+        StorageError: a folder cannot be written, or the day is published and the table cannot be.
     """
+    published = leads_schema(schema) if table is None else table.fit(leads_schema(schema))
     scored_parts = open_parts(storage.join(run, PARTS_FOLDER), schema)
     keys = _read_keys(scored_parts, run)
     _check_complete(keys, num_calls)
     order, num_ranked = rank_leads(keys)
-    tables = _ranked_tables(scored_parts, order, num_ranked)
-    return publish_tables(leads, date, run, tables, _with_counts(record, keys), check)
+    tables = _ranked_tables(scored_parts, order, num_ranked, published)
+    return publish_tables(leads, date, run, tables, _with_counts(record, keys), check, table)
 
 
 def publish_tables(
@@ -170,16 +171,17 @@ def publish_tables(
     tables: Iterable[pa.Table],
     record: Success,
     check: Callable[[], None] = lambda: None,
+    table: LeadsTable | None = None,
 ) -> Success:
     """Publish tables as the files of a day; arguments, result and errors are those of `publish_day`."""
     publication = new_publication()
-    runs, folder = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date))
+    runs, folder = inside(leads, CONTROL_FOLDER), inside(leads, _day_name(date))
     begin(runs, date, publication)
-    target, staged = _target_folder(folder, storage.join(run, f"day-{publication}"))
+    target, staged = _target_folder(folder, storage.join(run, f"day-{publication}"), run, runs)
     try:
         files = _write_files(target, publication, tables, run, check)
         record = replace(record, publication=publication, files=tuple(files))
-        success, gone = _install(leads, date, target if staged else None, record, check)
+        installed = _install(leads, date, target if staged else None, record, check)
     except LockedError:
         # Raised before anything was swapped, so nothing names these files.
         if staged:
@@ -188,14 +190,15 @@ def publish_tables(
         delete_files(folder, [publication])
         finish(runs, date, [publication])
         raise
-    delete_files(folder, gone)
-    finish(runs, date, {publication} | gone)
-    return success
+    kept = frozenset[str]() if table is None else table.register(date, just_replaced=installed.before)
+    delete_files(folder, installed.gone - kept)
+    finish(runs, date, {publication} | installed.gone)
+    return installed.success
 
 
-def tidy_day(leads: str, date: dt.date, check: Callable[[], None]) -> None:
+def tidy_day(leads: str, date: dt.date, check: Callable[[], None], table: LeadsTable | None = None) -> None:
     """Delete the files left by publishers of a published day that died before they finished."""
-    runs, folder = inside(leads, RUNS_FOLDER), inside(leads, _day_name(date))
+    runs, folder = inside(leads, CONTROL_FOLDER), inside(leads, _day_name(date))
     location = _success_location(leads, date)
     left = begun(runs, date)
     seen = conditional.see(location)
@@ -211,14 +214,20 @@ def tidy_day(leads: str, date: dt.date, check: Callable[[], None]) -> None:
         record = replace(success, replaced=tuple(sorted(replaced)))
         if not conditional.swap(location, seen, record.to_json(), check):
             raise PublishError(f"{location} has changed during the clean-up; run the same command again")
-    delete_files(folder, replaced)
+    delete_files(folder, replaced if table is None else replaced - table.register(date))
     finish(runs, date, left)
 
 
-def _install(
-    leads: str, date: dt.date, staged: str | None, record: Success, check: Callable[[], None]
-) -> tuple[Success, set[str]]:
-    """Install the written files as the day; return `_SUCCESS` and the publications whose files are to be deleted.
+class _Installed(NamedTuple):
+    """What is true once a day is published: its record, publications whose files may go, and the one before it."""
+
+    success: Success
+    gone: set[str]
+    before: str | None = None
+
+
+def _install(leads: str, date: dt.date, staged: str | None, record: Success, check: Callable[[], None]) -> _Installed:
+    """Install the written files as the day.
 
     The fencing rests on the order: look which publications are unfinished, read `_SUCCESS`, see that the day is still
     ours, and only then swap against what was read. Who has lost the day fails in the check for good. Who loses it after
@@ -226,10 +235,10 @@ def _install(
     unfinished before the check can win a swap after ours, its files may go once ours is won, and not before.
     """
     location, folder = _success_location(leads, date), day_folder(leads, date)
-    runs, own = inside(leads, RUNS_FOLDER), {record.publication}
+    runs, own = inside(leads, CONTROL_FOLDER), {record.publication}
     left = begun(runs, date) - own
     if staged and _rename_day(staged, folder, record, check):
-        return record, left
+        return _Installed(record, left)
     for _ in range(MAX_SWAPS):
         left = begun(runs, date) - own
         seen = conditional.see(location)
@@ -237,7 +246,7 @@ def _install(
         gone = left if before is None else left | {*before.replaced, before.publication}
         success = replace(record, replaced=tuple(sorted(gone & publications_in(folder).keys())))
         if conditional.swap(location, seen, success.to_json(), check):
-            return success, gone
+            return _Installed(success, gone, None if before is None else before.publication)
     raise PublishError(f"{location} changed {MAX_SWAPS} times before it could be replaced; run the same command again")
 
 
@@ -311,23 +320,28 @@ def _check_complete(keys: pa.Table, num_calls: int) -> None:
         )
 
 
-def _target_folder(folder: str, staging: str) -> tuple[str, bool]:
+def _target_folder(folder: str, staging: str, run: str, runs: str) -> tuple[str, bool]:
     """Return the folder to write to, and True if it is to be renamed: a new local day that readers cannot see yet."""
-    if storage.protocol_of(folder) == "file" and not storage.exists(folder):
+    is_new = storage.protocol_of(folder) == "file" and not storage.exists(folder)
+    if is_new and storage.can_rename(run, runs):
         return staging, True
     return folder, False
 
 
-def _ranked_tables(parts: pads.Dataset, order: npt.NDArray[np.int64], num_ranked: int) -> Iterator[pa.Table]:
-    """Yield the leads in order, one table per published file; an empty table for a day without calls."""
-    schema = leads_schema(parts.schema)
+def _ranked_tables(
+    parts: pads.Dataset, order: npt.NDArray[np.int64], num_ranked: int, schema: pa.Schema
+) -> Iterator[pa.Table]:
+    """Yield the leads in order, one table per published file; an empty table for a day without calls.
+
+    The schema is that of the leads. Where a table needs other types, the casts lose nothing but nanoseconds.
+    """
     for start in range(0, max(len(order), 1), ROWS_PER_FILE):
         ids = pa.array(order[start : start + ROWS_PER_FILE])
         rows = parts.to_table(filter=pc.field(ROW_ID).isin(ids), cache_metadata=False)
         rows = rows.take(pc.index_in(ids, rows[ROW_ID].combine_chunks()))
         ranks = np.arange(start + 1, start + 1 + len(rows))
         rank = pa.array(ranks, LEAD_RANK.type, mask=ranks > num_ranked)
-        yield rows.append_column(LEAD_RANK, rank).select(schema.names).cast(schema)
+        yield rows.append_column(LEAD_RANK, rank).select(schema.names).cast(schema, safe=False)
 
 
 def _with_counts(record: Success, keys: pa.Table) -> Success:

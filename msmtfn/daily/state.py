@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from msmtfn import storage
-from msmtfn.daily.publish import PARTS_FOLDER, RUNS_FOLDER, read_success, run_folder
+from msmtfn.daily.publish import PARTS_FOLDER, read_success
+from msmtfn.daily.work import run_folder, work_roots
 from msmtfn.errors import StorageError
 from msmtfn.rows import ROW_ID
 from msmtfn.storage.untrusted import inside, parse_object, read_text
@@ -80,6 +81,11 @@ class RunFolder:
     """
 
     path: str
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.rpartition("/")[2]
 
     @property
     def calls(self) -> str:
@@ -167,32 +173,44 @@ class RunFolder:
         return f"{self.marker} is not what a run writes ({reason}); remove {self.path}, and run the same command again"
 
 
-def open_folder(leads: str, work: str) -> RunFolder:
-    """Return a run's folder below the root of all leads, after checking that no symbolic link in it leads elsewhere.
+def open_folder(leads: str, work: str, name: str) -> RunFolder:
+    """Return a run's folder, after checking that no symbolic link in it leads elsewhere.
+
+    It lies below the root of all work, or below the leads if an older version has begun the run there.
+
+    Args:
+        leads: root of all leads.
+        work: root of all work in progress.
+        name: name of the run's folder.
 
     Raises:
         LinkError: the folder, or one in it, is a link.
     """
-    folder = RunFolder(run_folder(leads, work))
+    folders = [_open_checked(root, name) for root in work_roots(leads, work)]
+    return next((folder for folder in reversed(folders) if storage.exists(folder.marker)), folders[0])
+
+
+def _open_checked(root: str, name: str) -> RunFolder:
+    folder = RunFolder(run_folder(root, name))
     for inner in (folder.calls, folder.parts, folder.checkpoint):
-        inside(leads, RUNS_FOLDER, work, inner.rpartition("/")[2])
+        inside(root, name, inner.rpartition("/")[2])
     return folder
 
 
-def find_state(leads: str, date: dt.date, run_id: str, work: str) -> RunState:
+def find_state(leads: str, date: dt.date, run_id: str, folder: RunFolder) -> RunState:
     """Return the state of a run, as the holder of the day's lock finds it.
 
     Args:
         leads: root of all leads.
         date: the day.
         run_id: id of the run.
-        work: name of its folder, which ends with the publication that it is to replace if it replaces its own.
+        folder: its folder, whose name ends with the publication that it is to replace if it replaces its own.
     """
     success = read_success(leads, date)
-    replaces = work.removeprefix(run_id).rpartition("-")[2]
+    replaces = folder.name.removeprefix(run_id).rpartition("-")[2]
     if success is not None and success.run_id == run_id and success.publication != replaces:
         return RunState.PUBLISHED
-    return open_folder(leads, work).find_state()
+    return folder.find_state()
 
 
 def _read_ids(files: list[str], folder: str) -> npt.NDArray[np.int64]:

@@ -11,16 +11,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
 from msmtfn import storage
 from msmtfn.corpora import DEMO, is_demo, replace_demo
 from msmtfn.daily.day import DayPlan, finish_run, open_run, plan_day, tidy_up
+from msmtfn.daily.keep_table import RETENTION_DAYS, open_table
 from msmtfn.daily.lock import lock_day
 from msmtfn.daily.progress import show_progress
-from msmtfn.daily.publish import RUNS_FOLDER
 from msmtfn.daily.success import Success
+from msmtfn.daily.work import default_work
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, UsageError
 from msmtfn.features.processor_config import read_processor_config
@@ -29,7 +31,9 @@ from msmtfn.model.location import locations_of_model
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
 from msmtfn.storage.conditional import warn_unless_conditional
 from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
-from msmtfn.storage.untrusted import inside
+
+if TYPE_CHECKING:
+    from msmtfn.daily.table import LeadsTable
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,9 @@ def score_day(
     leads: str | os.PathLike[str],
     model: str | os.PathLike[str] = DEMO,
     config: ScoringConfig | None = None,
+    work: str | os.PathLike[str] | None = None,
+    table: Literal["delta"] | None = None,
+    table_retention_days: int = RETENTION_DAYS,
     force: bool = False,
     retry_rejected: bool = False,
     console: Console | None = None,
@@ -56,6 +63,9 @@ def score_day(
         leads: root of the leads, published as `<leads>/date=YYYY-MM-DD/`: a local folder or an `s3://` URI.
         model: `"demo"`, a folder, an `s3://` URI, a name on the Hugging Face hub, or `<root>/current` of a registry.
         config: how calls are prepared and scored, and how the work is spread.
+        work: root of the work in progress, by default `<leads>.work`; a location outside the leads.
+        table: `"delta"` keeps a Delta Lake log over the published files; needs the extra `delta`.
+        table_retention_days: days for which the files of a replaced publication are kept for the table's readers.
         force: score the day again even if it is published.
         retry_rejected: of a published day, score again only the rejects that could succeed now.
         console: terminal for the progress bar; without a terminal the progress is logged.
@@ -64,8 +74,7 @@ def score_day(
         The record of the published day.
 
     Raises:
-        UsageError: the leads overlap what is read, `date` is no plain date, or `force` and `retry_rejected` are both
-            set.
+        UsageError: the leads overlap what is read, `date` is no plain date, or options do not go together.
         LockedError: another run is working on the day, or has taken it over.
         JobError: the day could not be published; the same call resumes where this one stopped.
 
@@ -78,16 +87,16 @@ def score_day(
     """
     if type(date) is not dt.date:  # a datetime would name another folder
         raise UsageError(f"date is {date!r}; it must be a datetime.date, such as datetime.date(2026, 1, 5)")
-    if force and retry_rejected:
-        raise UsageError("force scores all calls again, retry_rejected only some; set one of the two")
     manifests, leads, model = os.fspath(manifests), os.fspath(leads), os.fspath(model)
     config = config or ScoringConfig()
     day = storage.join(manifests, f"{storage.DAY_PREFIX}{date}")
-    refuse_overlapping_leads([manifests, day], leads, model, config.prepare.allowed_prefixes)
+    work = default_work(leads) if work is None else os.fspath(work)
+    refuse_overlapping_leads([manifests, day], leads, work, model, config.prepare.allowed_prefixes)
+    kept = open_table(leads, table, table_retention_days)
     with open_scorer(
-        manifests, leads, model, config, console or Console(), force=force, retry_rejected=retry_rejected
+        manifests, leads, model, config, console, work=work, table=kept, force=force, retry_rejected=retry_rejected
     ) as scorer:
-        scorer.check_storage()
+        scorer.prepare_storage()
         return scorer.score(date)[1]
 
 
@@ -98,6 +107,8 @@ class DayScorer:
     Attributes:
         manifests: root of all manifests.
         leads: root of all leads.
+        work: root of all work in progress.
+        table: table of the leads; None if none is kept.
         graph: scoring graph with the model.
         console: terminal for the progress bar.
         start_ray: function that starts Ray once; it takes seconds, so it is called only for days that need Ray.
@@ -107,20 +118,35 @@ class DayScorer:
 
     manifests: str
     leads: str
+    work: str
+    table: LeadsTable | None
     graph: ScoringGraph
     console: Console
     start_ray: Callable[[], None]
     force: bool
     retry_rejected: bool
 
-    def check_storage(self) -> None:
-        """Log a warning if the storage of the leads has no conditional writes."""
-        warn_unless_conditional(inside(storage.absolute(self.leads), RUNS_FOLDER))
+    def prepare_storage(self) -> None:
+        """Log a warning if the storage of the leads has no conditional writes; finish what earlier runs left undone.
+
+        Raises:
+            StorageError: the storage refused.
+        """
+        warn_unless_conditional(storage.absolute(self.leads))
+        if self.table is not None:
+            self.table.repair()
 
     def plan(self, date: dt.date) -> DayPlan:
         """Plan a day without writing anything."""
         return plan_day(
-            date, self.manifests, self.leads, self.graph, force=self.force, retry_rejected=self.retry_rejected
+            date,
+            self.manifests,
+            self.leads,
+            self.graph,
+            work=self.work,
+            table=self.table,
+            force=self.force,
+            retry_rejected=self.retry_rejected,
         )
 
     def score(self, date: dt.date) -> tuple[DayPlan, Success]:
@@ -163,17 +189,22 @@ def open_scorer(
     leads: str,
     model: str,
     config: ScoringConfig,
-    console: Console,
+    console: Console | None,
     *,
+    work: str,
+    table: LeadsTable | None = None,
     force: bool = False,
     retry_rejected: bool = False,
 ) -> Iterator[DayScorer]:
     """Fetch the model and yield a scorer of days; Ray, if it was started, and the model's copy are gone afterwards.
 
     Raises:
+        UsageError: `force` and `retry_rejected` are both set, or the options of the activity detector do not go with
+            the model's thresholds.
         ModelError: there is no such model, or it cannot be fetched.
-        UsageError: the options of the activity detector do not go with the model's thresholds.
     """
+    if force and retry_rejected:
+        raise UsageError("force scores all calls again, retry_rejected only some; set one of the two")
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch, contextlib.ExitStack() as stack:
         location = locate_model(replace_demo(model))
         name = model if is_demo(model) else location  # of `current`, the version
@@ -185,15 +216,18 @@ def open_scorer(
             stack.enter_context(start_engine())
 
         graph = ScoringGraph(folder, config, name)
-        yield DayScorer(manifests, leads, graph, console, start_once, force, retry_rejected)
+        yield DayScorer(manifests, leads, work, table, graph, console or Console(), start_once, force, retry_rejected)
 
 
-def refuse_overlapping_leads(manifests: Sequence[str], leads: str, model: str, prefixes: Sequence[str]) -> None:
-    """Refuse leads that overlap what is read.
+def refuse_overlapping_leads(
+    manifests: Sequence[str], leads: str, work: str, model: str, prefixes: Sequence[str]
+) -> None:
+    """Refuse leads and work in progress that overlap what is read, or each other.
 
     Args:
         manifests: root of the manifests, and days in it that may lead elsewhere.
         leads: root of the leads.
+        work: root of the work in progress.
         model: name of the model.
         prefixes: locations of recordings.
 
@@ -204,7 +238,11 @@ def refuse_overlapping_leads(manifests: Sequence[str], leads: str, model: str, p
     inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in prefixes]
     if not is_demo(model):
         inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
-    refuse_overlaps(inputs, [NamedLocation("--leads", leads)])
+    outputs = [NamedLocation("--leads", leads), NamedLocation("--work", work)]
+    refuse_overlaps(inputs, outputs)
+    refuse_overlaps(
+        outputs[:1], outputs[1:]
+    )  # neither inside the other: readers list the one, operators empty the other
 
 
 def _refuse_retry(plan: DayPlan) -> None:

@@ -4,6 +4,7 @@ from msmtfn.storage.errors import FileTooLargeError, StorageOutageError
 from msmtfn.storage.io import (
     DAY_PREFIX,
     DELETIONS_AT_ONCE,
+    can_rename,
     create_text,
     delete,
     etag_of,
@@ -36,6 +37,7 @@ from msmtfn.storage.locations import (
     is_absolute,
     is_within,
     join,
+    object_store_options,
     protocol_of,
     resolve,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "StorageOutageError",
     "absolute",
     "arrow_filesystem_of",
+    "can_rename",
     "create_text",
     "delete",
     "etag_of",
@@ -63,6 +66,7 @@ __all__ = [
     "list_files",
     "list_folders",
     "make_folder",
+    "object_store_options",
     "open_for_reading",
     "protocol_of",
     "put_folder",

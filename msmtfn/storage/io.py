@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 DELETIONS_AT_ONCE: Final = 32
 DAY_PREFIX: Final = "date="
+FOLDER_ATTEMPTS: Final = 5
+"""Number of attempts to write into a folder that others remove whenever it is empty."""
 
 
 def size_of(location: str) -> int:
@@ -232,9 +234,7 @@ def create_text(location: str, text: str) -> bool:
                     raise
                 return False  # "a pre-condition did not hold" is no FileExistsError
             return True
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(path).with_name(f".{posixpath.basename(path)}.{uuid.uuid4().hex}")
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished = _write_beside(Path(path), text)
         try:
             os.link(unfinished, path)  # not opened exclusively: then a reader could see it empty
         except FileExistsError:
@@ -242,6 +242,20 @@ def create_text(location: str, text: str) -> bool:
         finally:
             unfinished.unlink()
         return True
+
+
+def _write_beside(path: Path, text: str) -> Path:
+    """Write a file beside another one, in a folder that others may remove while it is empty; return its path."""
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    for attempt in range(FOLDER_ATTEMPTS):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            break
+        except FileNotFoundError:
+            if attempt == FOLDER_ATTEMPTS - 1:
+                raise
+    return unfinished
 
 
 def etag_of(location: str) -> str | None:
@@ -327,6 +341,33 @@ def rename_folder(folder: str, target: str) -> bool:
             if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             return False
+        return True
+
+
+def can_rename(folder: str, target: str) -> bool:
+    """Return True if what is in one folder can be renamed into another: both are local and on one file system.
+
+    Bind mounts of one device cannot, so it is tried, with a folder that is gone afterwards.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    if protocol_of(folder) != "file" or protocol_of(target) != "file":
+        return False
+    make_folder(folder)
+    make_folder(target)
+    name = f".probe-{uuid.uuid4().hex}"
+    probe, renamed = Path(folder.removeprefix("file://")) / name, Path(target.removeprefix("file://")) / name
+    with explained(f"{target} cannot be written"):
+        probe.mkdir()
+        try:
+            probe.rename(renamed)
+        except OSError as exc:
+            probe.rmdir()
+            if exc.errno != errno.EXDEV:
+                raise
+            return False
+        renamed.rmdir()
         return True
 
 

@@ -107,3 +107,22 @@ def arrow_filesystem_of(location: str) -> tuple[pafs.FileSystem, str]:
     if protocol_of(location) == "file":
         return pafs.LocalFileSystem(), path
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+
+
+def object_store_options(location: str) -> dict[str, str]:
+    """Return the options with which Rust's `object_store` reaches a location, as libraries that build on it take them.
+
+    Endpoint and region are those of the client here. The credentials are not passed on, since temporary ones expire:
+    the library finds them itself, in the same environment and profiles.
+    """
+    if protocol_of(location) != "s3":
+        return {}
+    filesystem, _ = filesystem_of(location)
+    filesystem.connect()
+    meta = filesystem.s3.meta
+    options = {"aws_conditional_put": "etag", "aws_region": meta.region_name or "us-east-1"}
+    if not meta.endpoint_url.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        options["aws_endpoint"] = meta.endpoint_url
+    if meta.endpoint_url.startswith("http://"):
+        options["aws_allow_http"] = "true"
+    return options

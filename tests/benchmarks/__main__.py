@@ -34,6 +34,7 @@ from tests.benchmarks.prepare import measure_prepare
 from tests.benchmarks.scale import measure_scale
 from tests.benchmarks.score import measure_score
 from tests.benchmarks.train import measure_train
+from tests.faults.readers import ReadersConfig, run_readers
 from tests.faults.trial import FaultsConfig, run_faults
 
 logger = logging.getLogger("msmtfn.benchmark")
@@ -43,6 +44,9 @@ Sizes = Literal["base", "demo"]
 
 WIDTH_OF_FILES: Final = 240
 """Columns of the table if the output is not a terminal, where 80 columns would make it unreadable."""
+
+PROBLEMS: Final = ("lost", "doubled", "differing", "mixed", "missing", "failed")
+"""Columns of trials that must hold 0."""
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -234,6 +238,25 @@ class Faults(Benchmark):
         return run_faults(self.trial, ROOT / "jobs" / "score_daily.py", logs)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Readers(Benchmark):
+    """Replace a day while DuckDB, Polars and PyArrow read it, through the Delta table and by the rule of reading.
+
+    Needs the packages of `pip install -e '.[test]'`. The exit code is 1 if a reader saw two publications at once,
+    missed a call or failed.
+    """
+
+    trial: Annotated[ReadersConfig, tyro.conf.arg(name="")] = field(default_factory=ReadersConfig)
+    """Replacements and calls."""
+    leads: str | None = None
+    """Root of the leads: a folder or an s3:// address; by default a temporary folder."""
+
+    def measure(self) -> list[dict[str, Any]]:
+        """Count what the readers saw."""
+        with tempfile.TemporaryDirectory(prefix="msmtfn-readers-") as folder:
+            return run_readers(self.trial, self.leads or f"{folder}/leads")
+
+
 def main() -> int:
     """Run a benchmark and return the exit code."""
     return run_command(_run)
@@ -248,6 +271,7 @@ def _run() -> int:
             "scale": Scale(),
             "train": Train(),
             "faults": Faults(),
+            "readers": Readers(),
         }
     )
     options: Benchmark = tyro.cli(commands, config=(tyro.conf.OmitArgPrefixes,))
@@ -255,7 +279,7 @@ def _run() -> int:
     Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES).print(table_of(rows, name))
     if options.json is not None:
         options.json.write_text(json.dumps({name: rows, **about_this_machine()}, indent=2) + "\n", encoding="utf-8")
-    return int(any(row.get(problem) for row in rows for problem in ("lost", "doubled", "differing")))
+    return int(any(row.get(problem) for row in rows for problem in PROBLEMS))
 
 
 def _network(sizes: Sizes, seed: int) -> MsmtFn:

@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from msmtfn import storage
-from msmtfn.daily.publish import PARTS_FOLDER, publish_day, run_folder
+from msmtfn.daily.publish import PARTS_FOLDER, publish_day
 from msmtfn.daily.success import Success
+from msmtfn.daily.work import default_work, run_folder
 from msmtfn.leads.schema import REJECTED, SCORED, parts_schema
 
 DATE = dt.date(2026, 3, 2)
@@ -47,7 +48,7 @@ def rejected(row_id: int, error_code: str = "bad_row", **columns: Any) -> Row:
 
 def write_parts(leads: str, run_id: str, parts: Sequence[Sequence[Row]], schema: pa.Schema = SCHEMA) -> str:
     """Write the parts of a run; its folder."""
-    run = run_folder(leads, run_id)
+    run = run_folder(default_work(leads), run_id)
     folder = storage.join(run, PARTS_FOLDER)
     storage.make_folder(folder)
     for number, rows in enumerate(parts):

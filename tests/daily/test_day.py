@@ -145,16 +145,16 @@ def test_force_is_the_same_run_until_the_day_is_published_again(
     leads = str(tmp_path / "leads")
     config = ScoringConfig()
     first = plan_day(DATE, str(manifests), leads, ScoringGraph(tiny_model, config), force=True)
-    assert first.work == first.run_id  # there is nothing to be forced yet
+    assert first.name == first.run_id  # there is nothing to be forced yet
     works = []
     for publication in ("00000001", "00000001", "00000002"):
         write_success(leads, DATE, run_id=first.run_id, publication=publication)
         assert plan_day(DATE, str(manifests), leads, ScoringGraph(tiny_model, config)).published is not None
         forced = plan_day(DATE, str(manifests), leads, ScoringGraph(tiny_model, config), force=True)
         assert forced.published is None
-        works.append(forced.work)
+        works.append(forced.name)
     assert works[0] == works[1] != works[2]
-    assert first.work not in works
+    assert first.name not in works
 
 
 def test_the_allowed_locations_of_recordings_change_the_run_id(manifests: Path, tiny_model: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_run_that_lost_the_day_forgets_no_run(manifests: Path, tiny_model: Pat
 def test_work_is_not_written_through_a_link(manifests: Path, tiny_model: Path, tmp_path: Path, linked: str) -> None:
     plan = plan_of(manifests, tiny_model)
     (tmp_path / "theirs").mkdir()
-    place = tmp_path / "leads" / "_runs" / plan.work / linked
+    place = tmp_path / "leads.work" / plan.name / linked
     place.parent.mkdir(parents=True)
     place.symlink_to(tmp_path / "theirs")
     with pytest.raises(LinkError, match="is a symbolic link, and no link below"):

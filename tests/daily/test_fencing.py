@@ -20,8 +20,9 @@ import pytest
 
 from msmtfn import storage
 from msmtfn.daily.publication import begun, publications_in
-from msmtfn.daily.publish import day_folder, publish_tables, read_success, run_folder, tidy_day
+from msmtfn.daily.publish import day_folder, publish_tables, read_success, tidy_day
 from msmtfn.daily.success import Success
+from msmtfn.daily.work import default_work, run_folder
 from msmtfn.errors import JobError, LockedError
 from msmtfn.storage import conditional
 from tests.daily.parts import DATE, RECORD
@@ -118,7 +119,7 @@ class Publisher(threading.Thread):
 
     def run(self) -> None:
         self.go.acquire()
-        run = run_folder(self.world.leads, self.name)
+        run = run_folder(default_work(self.world.leads), self.name)
         try:
             tables = iter([pa.table({"a": [1]})] * NUM_FILES)
             self.outcome = publish_tables(
@@ -126,7 +127,7 @@ class Publisher(threading.Thread):
             )
             self.check()
             for other in {"a", "b"} - {self.name}:  # as the job forgets the other runs of the day
-                storage.delete(run_folder(self.world.leads, other))
+                storage.delete(run_folder(default_work(self.world.leads), other))
         except JobError as exc:
             self.outcome = self.outcome or exc
         except Killed:

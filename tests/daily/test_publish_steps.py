@@ -17,7 +17,8 @@ import pytest
 
 from msmtfn import storage
 from msmtfn.daily import publish as module
-from msmtfn.daily.publish import publish_day, read_success, run_folder
+from msmtfn.daily.publish import publish_day, read_success
+from msmtfn.daily.work import default_work, run_folder
 from msmtfn.errors import StorageError
 from tests.daily.parts import DATE, RECORD, SCHEMA, publish, scored, write_parts
 from tests.daily.published import FOUR_CALLS, column, files_of_the_day
@@ -127,7 +128,7 @@ def test_other_days_and_runs_are_left_alone(place: str) -> None:
     for run_id in ("run-1", "run-2"):
         publish(place, FOUR_CALLS, run_id)
     assert storage.exists(other)
-    assert len(storage.list_files(f"{run_folder(place, 'run-1')}/parts", ".parquet")) == 2
+    assert len(storage.list_files(f"{run_folder(default_work(place), 'run-1')}/parts", ".parquet")) == 2
 
 
 def test_a_folder_with_a_pattern_in_its_name_is_as_good_as_any(place: str) -> None:

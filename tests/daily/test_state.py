@@ -66,7 +66,7 @@ def finish(manifests: Path, leads: str, graph: PlainGraph | None = None) -> None
 def assert_published_once(leads: str) -> None:
     rows = read_leads(leads, DATE).to_table().to_pylist()
     assert sorted(row["call_id"] for row in rows) == ["c0", "c1", "c2"]
-    for folder in map(RunFolder, storage.list_folders(f"{leads}/_runs")):  # on S3 an empty one may be listed
+    for folder in map(RunFolder, storage.list_folders(f"{leads}.work")):  # on S3 an empty one may be listed
         assert folder.read_num_calls() is None
         assert not any(storage.list_files(inner, "") for inner in (folder.calls, folder.parts, folder.checkpoint))
 

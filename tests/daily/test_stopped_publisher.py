@@ -16,7 +16,8 @@ from msmtfn import storage
 from msmtfn.daily import publish as module
 from msmtfn.daily.lock import LockTimes, lock_day
 from msmtfn.daily.publication import publications_in
-from msmtfn.daily.publish import day_folder, publish_day, read_leads, read_success, run_folder, tidy_day
+from msmtfn.daily.publish import day_folder, publish_day, read_leads, read_success, tidy_day
+from msmtfn.daily.work import default_work, run_folder
 from msmtfn.errors import LockedError
 from msmtfn.storage import conditional
 from tests.daily.parts import DATE, RECORD, SCHEMA, publish, rejected, scored, write_parts
@@ -109,7 +110,7 @@ def test_a_publisher_stopped_past_its_lease_does_not_harm_a_newer_publication(
 def publish_newer(leads: str, asleep: subprocess.Popen[bytes]) -> None:
     """Take the day over, publish it, and wake who is asleep."""
     with lock_day(leads, DATE, TIMES) as check:
-        run = run_folder(leads, "newer")
+        run = run_folder(default_work(leads), "newer")
         publish_day(leads, DATE, run, SCHEMA, 4, replace(RECORD, run_id="newer"), check)
         wake(asleep)
         check()

@@ -36,7 +36,7 @@ def parse_summary(output: str) -> dict[str, Any]:
 def wait_until_committed(leads: Path, timeout_sec: float = 400.0) -> None:
     """Wait until a run has committed its first calls."""
     deadline = time.monotonic() + timeout_sec
-    while not list(leads.glob("_runs/*/checkpoint/*.parquet")):
+    while not list(leads.with_name("leads.work").glob("*/checkpoint/*.parquet")):
         assert time.monotonic() < deadline, "no call was committed"
         time.sleep(0.05)
 

@@ -119,7 +119,7 @@ class TestRealRecordings:
         assert "nothing was done" in again.stdout
 
     def test_no_work_in_progress_remains(self, real_day: Any) -> None:
-        assert list((real_day[2] / "_runs").iterdir()) == []
+        assert list(real_day[2].with_name("leads.work").iterdir()) == []
 
 
 @pytest.mark.slow
@@ -283,7 +283,9 @@ def _last_line(job: subprocess.CompletedProcess[str]) -> str:
 
 
 def _count_committed(leads: Path) -> int:
-    files = [path for path in leads.glob("_runs/*/checkpoint/*.parquet") if ".pending." not in path.name]
+    files = [
+        path for path in leads.with_name("leads.work").glob("*/checkpoint/*.parquet") if ".pending." not in path.name
+    ]
     return sum(pq.ParquetFile(path).metadata.num_rows for path in files)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import s3fs
+from deltalake import DeltaTable
 
+from msmtfn import storage
 from msmtfn.calls.manifest import iter_calls, open_manifest
 from msmtfn.daily.publish import read_leads
 from msmtfn.features.prepare import PrepareConfig, Preparer
@@ -36,7 +38,7 @@ def locations(tmp_path: Path, tiny_model: Path, s3: str) -> tuple[str, Path]:
 def test_manifest_recordings_model_and_leads_may_all_be_on_s3(locations: tuple[str, Path], tiny_model: Path) -> None:
     remote, local = locations
     arguments = ["--date", DATE, "--manifests", f"{remote}/manifests", "--leads", f"{remote}/leads"]
-    arguments += ["--model", f"{remote}/model"]
+    arguments += ["--model", f"{remote}/model", "--table", "delta"]
     job = run_job(*arguments)
     assert job.returncode == 0, job.stderr
     rows = read_leads(f"{remote}/leads", DATE).to_table(columns=["call_id", "lead_score"]).to_pylist()
@@ -49,7 +51,10 @@ def test_manifest_recordings_model_and_leads_may_all_be_on_s3(locations: tuple[s
     assert "nothing was done" in again.stdout
     success = json.loads(s3fs.S3FileSystem().cat(f"{remote}/leads/date={DATE}/_SUCCESS"))
     assert success["calls"] == success["scored"] == NUM_CALLS
-    assert not [name for name in s3fs.S3FileSystem().find(f"{remote}/leads") if "/_runs/" in name]
+    left = s3fs.S3FileSystem().find(remote)
+    assert not [name for name in left if "/_runs/" in name or "/leads.work/" in name]
+    table = DeltaTable(f"{remote}/leads", storage_options=storage.object_store_options(remote))
+    assert [uri.rpartition("/")[2] for uri in table.file_uris()] == success["files"]
 
 
 def local_scores(folder: Path, model_folder: Path) -> dict[str, float]:

@@ -273,4 +273,4 @@ def test_after_two_weeks_every_call_of_every_day_is_published_once(company: Comp
         rows = company.published(day(number))[1]
         expected = pq.read_table(company.manifests / f"date={day(number)}")["call_id"].to_pylist()
         assert sorted(row["call_id"] for row in rows) == sorted(expected)
-    assert [path.name for path in (company.leads / "_runs").iterdir()] == []
+    assert [path.name for path in company.leads.with_name(f"{company.leads.name}.work").iterdir()] == []

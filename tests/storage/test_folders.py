@@ -146,3 +146,9 @@ def test_a_local_folder_is_put_with_its_files(place: str, tmp_path: Path) -> Non
     storage.put_folder(source, f"{place}/model")
     assert storage.list_files(f"{place}/model", "") == [f"{place}/model/a.json"]
     assert storage.read_bytes(f"{place}/model/a.json") == b"{}"
+
+
+def test_a_rename_is_possible_within_one_file_system_only(tmp_path: Path) -> None:
+    assert storage.can_rename(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert not storage.can_rename(str(tmp_path / "a"), "s3://bucket/b")
+    assert list(tmp_path.rglob(".probe-*")) == []

@@ -138,6 +138,10 @@ def run_refused(job: Job, arguments: list[str], tree: Path, caplog: pytest.LogCa
         ),
         (["--manifests", "{0}/in", "--leads", "{0}/model/x", "--model", "{0}/model"], "overlaps --model {0}/model"),
         (["--manifests", "s3://no/m", "--leads", "s3://no//m/leads/"], "overlaps --manifests s3://no/m"),
+        (["--manifests", "{0}/in", "--leads", "{0}/leads", "--work", "{0}/link/w"], "--work {0}/link/w overlaps"),
+        (["--manifests", "{0}/in.work/m", "--leads", "{0}/in"], "--work {0}/in.work overlaps --manifests"),
+        (["--manifests", "{0}/in", "--leads", "{0}/leads", "--work", "{0}/leads/w"], "overlaps --leads {0}/leads"),
+        (["--manifests", "s3://no/m", "--leads", "s3://no/l/x", "--work", "s3://no/l"], "overlaps --leads s3://no/l/x"),
     ],
 )
 def test_score_daily_refuses_leads_that_overlap_what_it_reads(
