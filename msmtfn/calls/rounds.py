@@ -82,6 +82,7 @@ def find_rounds(
     turns: Sequence[Turn] | None,
     agent_channel: int | None,
     config: RoundsConfig,
+    activity: Sequence[NDArray[np.float64]] | None = None,
 ) -> list[Round]:
     """Cut a call into rounds in the best way that its data allow.
 
@@ -91,6 +92,7 @@ def find_rounds(
         turns: the transcript; None or empty if there is none.
         agent_channel: channel of the agent in a two-channel call; None if unknown.
         config: options of the rounds.
+        activity: the speech on each channel, where `detect_channel_activity` has found it before.
 
     Returns:
         The rounds, ordered and disjoint, within the recording; at least one unless the recording is empty.
@@ -104,7 +106,7 @@ def find_rounds(
         check_turns(turns, num_samples / sample_rate)
         return _rounds_or_windows(turns, num_samples / sample_rate, config, shortest_sec=1 / sample_rate)
     if num_channels == NUM_SPEAKERS and agent_channel is not None:
-        return rounds_from_activity(channels, sample_rate, agent_channel, config)
+        return rounds_from_activity(channels, sample_rate, agent_channel, config, activity)
     return rounds_from_windows(num_samples / sample_rate, config)
 
 
@@ -166,7 +168,11 @@ def rounds_from_turns(
 
 
 def rounds_from_activity(
-    channels: NDArray[np.float32], sample_rate: int, agent_channel: int, config: RoundsConfig
+    channels: NDArray[np.float32],
+    sample_rate: int,
+    agent_channel: int,
+    config: RoundsConfig,
+    activity: Sequence[NDArray[np.float64]] | None = None,
 ) -> list[Round]:
     """Group the speech detected on two channels into rounds without text.
 
@@ -175,7 +181,7 @@ def rounds_from_activity(
     Raises:
         ValueError: there are not two channels, or `agent_channel` is neither 0 nor 1.
     """
-    turns = detect_turns(channels, agent_channel, sample_rate, config.activity)
+    turns = detect_turns(channels, agent_channel, sample_rate, config.activity, activity)
     return _rounds_or_windows(turns, channels.shape[1] / sample_rate, config)
 
 
@@ -191,7 +197,11 @@ def rounds_from_windows(duration_sec: float, config: RoundsConfig, text: str = "
 
 
 def detect_turns(
-    channels: NDArray[np.float32], agent_channel: int, sample_rate: int, config: ActivityConfig
+    channels: NDArray[np.float32],
+    agent_channel: int,
+    sample_rate: int,
+    config: ActivityConfig,
+    activity: Sequence[NDArray[np.float64]] | None = None,
 ) -> list[Turn]:
     """Return both speakers' turns, without text, in a two-channel call.
 
@@ -200,6 +210,7 @@ def detect_turns(
         agent_channel: channel of the agent, 0 or 1.
         sample_rate: sample rate of `channels` in Hz.
         config: thresholds of the voice activity detector.
+        activity: what it has found before on each channel; None to run it.
 
     Returns:
         The turns in order of their start; turns of different speakers may overlap.
@@ -211,8 +222,10 @@ def detect_turns(
         raise ValueError(f"channels has shape {channels.shape}; turns can only be detected in two channels, (2, S)")
     if agent_channel not in (0, 1):
         raise ValueError(f"agent_channel is {agent_channel!r}; in a two-channel call it must be 0 or 1")
+    if activity is None:
+        activity = detect_channel_activity(channels, sample_rate, config)
     turns = []
-    for channel, segments in enumerate(detect_channel_activity(channels, sample_rate, config)):
+    for channel, segments in enumerate(activity):
         speaker: Speaker = "agent" if channel == agent_channel else "customer"
         turns += [Turn(speaker, start_sec, end_sec, "") for start_sec, end_sec in segments.tolist()]
     return sorted(turns, key=lambda turn: turn.start_sec)

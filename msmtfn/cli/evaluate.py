@@ -29,6 +29,7 @@ from msmtfn.evaluation.ceilings import read_split_ceilings
 from msmtfn.evaluation.evaluate import DEFAULT_SPLIT, EvaluationReport, evaluate
 from msmtfn.evaluation.labelled import check_splits, read_labelled
 from msmtfn.evaluation.metrics import TaskMetrics
+from msmtfn.evaluation.ranking import TOP_SHARES, RankingMetrics
 from msmtfn.evaluation.shuffling import Shuffle
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.progress import LineLog
@@ -46,7 +47,9 @@ logger = logging.getLogger("msmtfn.evaluate")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """Evaluate a model on labelled calls: accuracy, macro F1 and calibration in the four tasks.
+    """Evaluate a model on labelled calls: accuracy, macro F1 and calibration in the four tasks, and its ranking.
+
+    The ranking is compared with two simple readers of the transcript: rules, and a bag of words (--baseline-calls).
 
     The calls come from one of two sources:
     - --corpus, --split: a split of a corpus. A simulated one has ceilings: the accuracy of the best possible readers.
@@ -79,6 +82,9 @@ class Arguments:
     This keeps the samples of all calls in memory, about 1 MB per minute of speech at 8 kHz."""
     seed: int = 0
     """Random seed of --shuffle."""
+    baseline_calls: str | None = None
+    """Root of the manifests whose labelled calls the bag-of-words baseline learns from, such as <corpus>/training.
+    Without it, only the baseline of rules is shown beside the model."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that the network runs on; auto uses a GPU if there is one."""
     prepare: Annotated[PrepareConfig, tyro.conf.arg(name="")] = field(default_factory=PrepareConfig)
@@ -155,6 +161,7 @@ def _run(arguments: Arguments, console: Console) -> None:
         out=arguments.out,
         shuffle=arguments.shuffle,
         seed=arguments.seed,
+        baseline_calls=arguments.baseline_calls,
         device=arguments.device,
         prepare=arguments.prepare,
         report=_make_reporter(),
@@ -211,7 +218,21 @@ def _summarize(out: str, result: EvaluationReport, seconds: float) -> Renderable
         "folder": out,
     }
     lines = Text("\n".join(f"  {name:<9} {value}" for name, value in shown.items()))
-    return Group(Text("Evaluation", style="bold"), lines, _make_metrics_table(result.metrics, result.ceilings))
+    tables = _make_metrics_table(result.metrics, result.ceilings), _make_ranking_table(result.ranking)
+    return Group(Text("Evaluation", style="bold"), lines, *tables)
+
+
+def _make_ranking_table(ranking: Mapping[str, RankingMetrics]) -> Table:
+    table = Table(title="Ranking by lead score (%)", title_justify="left", caption_justify="left")
+    table.caption = "A or B at top: share of these among the best calls; kappa: quadratic, of A, B, C, DE"
+    for column in ("reader", *(f"A or B\nat top {share:.0%}" for share in TOP_SHARES), "NDCG", "kappa", "accuracy"):
+        table.add_column(column, justify="left" if column == "reader" else "right")
+    for reader, result in ranking.items():
+        figures = [*result.precision_at.values(), result.ndcg, result.quadratic_kappa, result.accuracy]
+        table.add_row(
+            reader.replace("_", " "), *("-" if figure is None else f"{100 * figure:.1f}" for figure in figures)
+        )
+    return table
 
 
 def _make_metrics_table(metrics: Mapping[str, TaskMetrics], ceilings: Mapping[str, Any] | None) -> Table:

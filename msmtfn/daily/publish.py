@@ -52,7 +52,7 @@ MAX_SWAPS: Final = 10
 """Number of swaps to try before giving up; the holder of a day normally needs one."""
 NUM_EARLIER: Final = 14
 """Number of earlier days that a day is compared with."""
-KEYS: Final = (ROW_ID, "call_id", "status", "lead_score", "error_code", "duration_sec")
+KEYS: Final = (ROW_ID, "call_id", "status", "lead_score", "unranked_reason", "error_code", "duration_sec")
 
 
 def day_folder(leads: str, date: dt.date) -> str:
@@ -345,12 +345,16 @@ def _ranked_tables(
 
 
 def _with_counts(record: Success, keys: pa.Table) -> Success:
-    reasons = pc.value_counts(keys["error_code"].drop_null())
+    rejected, unranked = (
+        {str(reason["values"]): reason["counts"] for reason in pc.value_counts(keys[name].drop_null()).to_pylist()}
+        for name in ("error_code", "unranked_reason")
+    )
     return replace(
         record,
         calls=len(keys),
         scored=pc.sum(pc.equal(keys["status"], SCORED)).as_py() or 0,
         rejected=pc.sum(pc.equal(keys["status"], REJECTED)).as_py() or 0,
-        rejected_by_reason={reason["values"]: reason["counts"] for reason in reasons.to_pylist()},
+        rejected_by_reason=rejected,
+        unranked_by_reason=unranked,
         audio_hours=round((pc.sum(keys["duration_sec"]).as_py() or 0.0) / 3600, 4),
     )

@@ -53,5 +53,10 @@ def carry_over(leads: pads.Dataset, parts: str, schema: pa.Schema, first_id: int
         ids = pa.array(np.arange(first_id, first_id + len(batch)))
         first_id += len(batch)
         rows = pa.Table.from_batches([batch]).append_column(schema.field(ROW_ID), ids)
-        carried = rows.select(schema.names).cast(schema)
+        # Leads of an older version lack columns.
+        columns = [
+            rows[field.name].cast(field.type) if field.name in rows.schema.names else pa.nulls(len(rows), field.type)
+            for field in schema
+        ]
+        carried = pa.table(columns, schema=schema)
         storage.write_parquet(storage.join(parts, f"carried-{number:05d}.parquet"), carried)

@@ -26,6 +26,8 @@ class Success:
         scored: number of calls with a score.
         rejected: number of rejects.
         rejected_by_reason: number of rejects by error code.
+        unranked_by_reason: number of calls with a score, but without a rank, by reason; None in records of versions
+            that ranked every call with a score.
         audio_hours: total length of the recordings.
         date: the day.
         run_id: run that published it.
@@ -50,6 +52,7 @@ class Success:
     scored: int = 0
     rejected: int = 0
     rejected_by_reason: dict[str, int] = field(default_factory=dict)
+    unranked_by_reason: dict[str, int] | None = None
     audio_hours: float = 0.0
     date: dt.date
     run_id: str
@@ -82,6 +85,9 @@ class Success:
             scored=read_field(content, "scored", int),
             rejected=read_field(content, "rejected", int),
             rejected_by_reason=read_values(content, "rejected_by_reason", int),
+            unranked_by_reason=(
+                read_values(content, "unranked_by_reason", int) if "unranked_by_reason" in content else None
+            ),
             audio_hours=read_field(content, "audio_hours", float),
             date=_read_date(content, "date"),
             run_id=read_field(content, "run_id", str),
@@ -103,6 +109,11 @@ class Success:
         )
         success.check_names()
         return success
+
+    @property
+    def unranked(self) -> int:
+        """Number of calls with a score, but without a rank."""
+        return sum((self.unranked_by_reason or {}).values())
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of the JSON."""

@@ -52,11 +52,11 @@ def summarize(leads: str, date: dt.date, success: Success, *, is_trained: bool) 
     Returns:
         Something to print with rich.
     """
-    reasons = ", ".join(f"{code} {count}" for code, count in sorted(success.rejected_by_reason.items()))
     facts = {
         "calls": f"{success.calls:,}",
         "scored": f"{success.scored:,}",
-        "rejected": f"{success.rejected:,}" + (f" ({reasons})" if reasons else ""),
+        "unranked": _with_reasons(success.unranked, success.unranked_by_reason or {}),
+        "rejected": _with_reasons(success.rejected, success.rejected_by_reason),
         "audio": f"{success.audio_hours:.2f} hours",
         "time": f"{success.seconds:.1f} seconds",
         "model": f"{success.model}, version {success.model_version}",
@@ -74,7 +74,7 @@ def summarize(leads: str, date: dt.date, success: Success, *, is_trained: bool) 
         )
     if (moved := describe_drift(success.drift or NO_DRIFT)) is not None:
         parts.append(Text(f"  WARNING   Drift: {moved}.", style="bold yellow"))
-    if success.scored:
+    if success.scored > success.unranked:
         parts.append(_table_of(best_leads(leads, date)))
         if (comparison := _try_comparison(leads, date)) is not None:
             parts.append(Text(comparison))
@@ -92,19 +92,24 @@ def _try_comparison(leads: str, date: dt.date) -> str | None:
 
 
 def compare_with_labels(leads: str, date: dt.date, number: int = NUM_BEST) -> str | None:
-    """Compare the ranking of a day with the labels of its calls; None if too few have one."""
+    """Compare the ranking of a day with the labels of its scored calls; None if too few have one."""
     dataset = read_leads(leads, date)
     if "intent" not in dataset.schema.names:
         return None
-    rows = dataset.to_table(columns=["lead_rank", "intent"], filter=pc.is_valid(pc.field("lead_rank")))
+    rows = dataset.to_table(columns=["lead_rank", "intent"], filter=pc.is_valid(pc.field("lead_score")))
     rows = rows.filter(pc.is_valid(rows["intent"])).sort_by("lead_rank")
-    if len(rows) < 2 * number:
+    if len(rows) < 2 * number or len(rows["lead_rank"].drop_null()) < number:
         return None
     wanted = pc.is_in(rows["intent"], pa.array(WANTED_INTENTS)).to_numpy(zero_copy_only=False)
     return (
         f"By their labels, {int(wanted[:number].sum())} of the {number} best leads are A or B, "
         f"against {int(wanted.sum())} of all {len(rows)}."
     )
+
+
+def _with_reasons(number: int, by_reason: Mapping[str, int]) -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(by_reason.items()))
+    return f"{number:,}" + (f" ({reasons})" if reasons else "")
 
 
 def _table_of(best: pa.Table) -> Table:

@@ -17,16 +17,20 @@ from msmtfn import storage
 from msmtfn.calls.days import find_days
 from msmtfn.corpora import is_demo, replace_demo
 from msmtfn.errors import TrainingDataError, UsageError
+from msmtfn.evaluation.baselines import predict_by_rules, predict_by_words, require_scikit_learn
 from msmtfn.evaluation.ceilings import read_split_ceilings
 from msmtfn.evaluation.evaluator import Evaluation, Report, evaluate_calls
 from msmtfn.evaluation.labelled import LabelledSplit, read_labelled
 from msmtfn.evaluation.metrics import TaskMetrics
 from msmtfn.evaluation.plots import plot_confusions, plot_reliability
+from msmtfn.evaluation.ranking import RankingMetrics, group_probabilities, ranking_metrics
 from msmtfn.evaluation.shuffling import Shuffle
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.scorer import Device, ScorerConfig
+from msmtfn.leads.ranking import LeadWeights, lead_scores
 from msmtfn.model.checkpoint import Model, fetch_model, is_trained, load_model, model_version
 from msmtfn.model.location import locations_of_model
+from msmtfn.rows import ROW_ID
 from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
 
 logger = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ class EvaluationReport:
         evaluation: the calls with the model's predictions.
         ceilings: accuracies of the best readers of a simulated corpus: `best_possible` on all calls that could be
             drawn, `best_reader_of_split` on these; both by task and reader. None for other calls.
+        baseline_calls: calls that the bag of words has learned from; None leaves that baseline out.
     """
 
     model: str
@@ -60,11 +65,27 @@ class EvaluationReport:
     seed: int
     evaluation: Evaluation
     ceilings: Mapping[str, Any] | None
+    baseline_calls: LabelledSplit | None = None
 
     @cached_property
     def metrics(self) -> dict[str, TaskMetrics]:
         """Accuracy, macro F1, calibration error and confusion, by task."""
         return self.evaluation.metrics()
+
+    @cached_property
+    def ranking(self) -> dict[str, RankingMetrics]:
+        """Measures of the ranking by the model and by the baselines, on the calls that were scored."""
+        scored, intents, call_ids = self.evaluation.scored, self.evaluation.intents, self.evaluation.call_ids
+        turns = self.split.rows["turns"].take(scored[ROW_ID].combine_chunks()).to_pylist()
+        found = {"model": self.evaluation.probabilities, "rules": group_probabilities(predict_by_rules(turns))}
+        if self.baseline_calls is not None:
+            learned = self.baseline_calls
+            five = predict_by_words(learned.rows["turns"].to_pylist(), learned.intents, turns)
+            found["bag_of_words"] = group_probabilities(five)
+        return {
+            name: ranking_metrics(lead_scores(each["five"], LeadWeights()), each, intents, call_ids)
+            for name, each in found.items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `metrics.json`."""
@@ -81,6 +102,7 @@ class EvaluationReport:
             "rejected": self.evaluation.rejected,
             "intents": self.split.counts,
             "tasks": {task: asdict(task_metrics) for task, task_metrics in self.metrics.items()},
+            "ranking": {reader: asdict(ranking) for reader, ranking in self.ranking.items()},
             "ceilings": self.ceilings,
         }
 
@@ -104,6 +126,7 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     shuffle: Shuffle = "none",
     seed: int = 0,
+    baseline_calls: str | os.PathLike[str] | None = None,
     device: Device = "auto",
     prepare: PrepareConfig | None = None,
     report: Report = lambda _stage, _done, _all: None,
@@ -120,6 +143,8 @@ def evaluate(
         out: folder or `s3://` address for the report's files, which are replaced; None writes nothing.
         shuffle: the modality of which every round receives that of a random other round.
         seed: seed of the shuffling.
+        baseline_calls: root of the manifests whose labelled calls the bag of words learns from, such as the folder
+            `training` of a corpus; None leaves that baseline out.
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
         prepare: limits of recordings, and folders that may contain them.
         report: receives the progress.
@@ -136,8 +161,10 @@ def evaluate(
         raise UsageError(f"--shuffle is {shuffle!r}; it must be one of {', '.join(get_args(Shuffle))}")
     given = _check_arguments({"--corpus": corpus, "--manifests": manifests}, split, first_date or last_date, seed)
     model, prepare = os.fspath(model), prepare or PrepareConfig()
-    target = None if out is None else _check_target(os.fspath(out), model, given, prepare)
+    learned_from = {} if baseline_calls is None else {"--baseline-calls": os.fspath(baseline_calls)}
+    target = None if out is None else _check_target(os.fspath(out), model, given | learned_from, prepare)
     labelled = _read_split(given, split, first_date, last_date)
+    learned = _read_baseline_calls(learned_from["--baseline-calls"], labelled) if learned_from else None
     ceilings = read_split_ceilings(given["--corpus"], labelled.name) if corpus is not None else None
     score = partial(evaluate_calls, scorer=ScorerConfig(device=device), shuffle=shuffle, seed=seed, report=report)
     evaluation, version = _score(model, labelled, prepare, shuffle, score)
@@ -150,6 +177,7 @@ def evaluate(
         seed=seed,
         evaluation=evaluation,
         ceilings=ceilings,
+        baseline_calls=learned,
     )
     _ = result.metrics  # raises if no call was scored
     if target is not None:
@@ -211,6 +239,19 @@ def _read_split(
             f"{corpus} has no split {name}; it has {existing or 'no folders or is missing'}; check --corpus and --split"
         )
     return read_labelled(name, root, find_days(root))
+
+
+def _read_baseline_calls(root: str, split: LabelledSplit) -> LabelledSplit:
+    """Read the calls that the bag of words learns from, and check that it is not judged on them."""
+    require_scikit_learn()
+    learned = read_labelled("baseline", root, find_days(root))
+    shared = set(learned.rows["uri"].to_pylist()) & set(split.rows["uri"].to_pylist())
+    if shared:
+        raise TrainingDataError(
+            f"{len(shared)} recordings of {root} are evaluated, too, so the bag of words would know their labels; give "
+            "other calls as --baseline-calls"
+        )
+    return learned
 
 
 def _log_inputs(model: str, split: LabelledSplit, shuffle: Shuffle, *, trained: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import Any, Final
 
@@ -19,12 +19,14 @@ from msmtfn import storage
 from msmtfn.calls.activity import ActivityConfig
 from msmtfn.calls.audio import AudioConfig
 from msmtfn.calls.checks import TranscriptConfig, check_call, check_transcript, parse_turns
+from msmtfn.calls.conversation import ConversationConfig, judge_conversation
 from msmtfn.calls.fetch import fetch_recording
+from msmtfn.calls.suppression import find_suppression, suppression_columns
 from msmtfn.errors import CallError, RejectCode, format_trace
 from msmtfn.features.processor import CallProcessor, PreparedCall
 from msmtfn.features.processor_config import ActivityOptions
 from msmtfn.features.sandbox import UNSETTLED, SandboxConfig
-from msmtfn.leads.schema import REJECTED, ROUND
+from msmtfn.leads.schema import FACTS, REJECTED, ROUND
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ PREPARED: Final = pa.schema(
         ("num_tokens", pa.int32()),
         ("loudness_dbfs", pa.float32()),
         ("rounds", pa.list_(ROUND)),
+        ("facts", FACTS),
+        ("unranked_reason", pa.string()),
         *INPUTS,
     ]
 )
@@ -99,18 +103,26 @@ class PrepareConfig:
 class Preparer:
     """Preparer of batches of calls: rows of a manifest go through a model's processor, within limits."""
 
-    def __init__(self, config: PrepareConfig, processor: CallProcessor, manifest_root: str) -> None:
+    def __init__(
+        self,
+        config: PrepareConfig,
+        processor: CallProcessor,
+        manifest_root: str,
+        conversation: ConversationConfig | None = None,
+    ) -> None:
         """Apply the options of the activity detector to the processor.
 
         Args:
             config: limits, and options of the activity detector, which replace those of the processor.
             processor: of the model that is to score the calls; it is not changed.
             manifest_root: root folder of the manifests.
+            conversation: thresholds below which a call gets no rank.
 
         Raises:
             UsageError: the options of the activity detector do not go with the processor's.
         """
         self.config = config
+        self.conversation = conversation or ConversationConfig()
         self.processor = processor.with_options(config.activity)
         self.manifest_root = manifest_root
         self.allowed_prefixes = [storage.absolute(prefix) for prefix in config.allowed_prefixes]
@@ -125,7 +137,8 @@ class Preparer:
         Returns:
             The columns `passthrough` and `PREPARED`, one row per row of the batch.
         """
-        rows = batch.select(["uri", "intent", "agent_channel", "row_id", "row_error"]).to_pylist()
+        flags = suppression_columns(batch.schema.names)
+        rows = batch.select(["uri", "intent", "agent_channel", "row_id", "row_error", *flags]).to_pylist()
         turns = batch["turns"].combine_chunks()
         outcomes = [self._prepare_or_reject(row, turns.slice(index, 1)) for index, row in enumerate(rows)]
         return pa.table(
@@ -140,12 +153,15 @@ class Preparer:
             CallError: the call cannot be scored.
         """
         uri = check_call(row["uri"], row["intent"], row["agent_channel"], row["row_error"])
+        suppressed = find_suppression({name: row[name] for name in suppression_columns(row)})
         turns = parse_turns(row["turns"])
         data = fetch_recording(
             uri, self.manifest_root, self.allowed_prefixes, max_file_bytes=self.config.audio.max_file_bytes
         )
         recording = self.processor.decode(data, self.config.audio, uri)
-        return self.processor.process_decoded(recording, turns, row["agent_channel"], self.config.transcript)
+        call = self.processor.process_decoded(recording, turns, row["agent_channel"], self.config.transcript)
+        judged = None if call.timeline is None else judge_conversation(call.timeline, self.conversation)
+        return replace(call, unranked_reason=suppressed or judged)
 
     def _prepare_or_reject(self, row: Mapping[str, Any], turns: pa.Array) -> PreparedCall | CallError:
         try:
@@ -182,6 +198,7 @@ def _columns(outcomes: Sequence[PreparedCall | CallError]) -> list[pa.Array]:
         None if call is None else [{"start_sec": spoken.start_sec, "end_sec": spoken.end_sec} for spoken in call.rounds]
         for call in calls
     ]
+    facts = [None if call is None or (found := call.facts) is None else asdict(found) for call in calls]
     no_samples = np.zeros(0, np.int16)
     samples = [call.samples if call else no_samples for call in calls]
     offsets = np.cumsum([0, *(len(call_samples) for call_samples in samples)])
@@ -194,6 +211,8 @@ def _columns(outcomes: Sequence[PreparedCall | CallError]) -> list[pa.Array]:
         pa.array([None if call is None else call.num_tokens for call in calls], pa.int32()),
         pa.array([None if call is None else call.loudness_dbfs for call in calls], pa.float32()),
         pa.array(rounds, PREPARED.field("rounds").type),
+        pa.array(facts, FACTS),
+        pa.array([None if call is None else call.unranked_reason for call in calls], pa.string()),
         pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate([no_samples, *samples]))),
         pa.array([call.round_samples if call else [] for call in calls], INPUTS.field("round_samples").type),
         pa.array(

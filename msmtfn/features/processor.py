@@ -26,13 +26,16 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
 from msmtfn import storage
-from msmtfn.calls.activity import detect_activity
+from msmtfn.calls.activity import detect_activity, detect_channel_activity
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
 from msmtfn.calls.checks import TranscriptConfig, check_call, check_density, check_rounds, parse_turns
+from msmtfn.calls.conversation import find_timeline
+from msmtfn.calls.facts import CallFacts, Timeline, compute_facts
 from msmtfn.calls.fetch import fetch_recording
 from msmtfn.calls.rounds import Round, Turn, find_rounds
 from msmtfn.errors import ModelError
 from msmtfn.features.processor_config import ActivityOptions, ProcessorConfig, read_json, read_processor_config
+from msmtfn.labels import UnrankedReason
 
 FULL_SCALE: Final = 32767.0
 MAX_CHARS_PER_TOKEN: Final = 100
@@ -73,6 +76,8 @@ class PreparedCall:
         samples: (S,) int16, the concatenated samples of the rounds.
         round_samples: number of samples of each round.
         input_ids: token ids of each round.
+        timeline: who speaks when; None if that has not been looked at.
+        unranked_reason: why the call gets no rank, whatever its score.
     """
 
     duration_sec: float
@@ -80,6 +85,13 @@ class PreparedCall:
     samples: npt.NDArray[np.int16]
     round_samples: list[int]
     input_ids: list[list[int]]
+    timeline: Timeline | None = None
+    unranked_reason: UnrankedReason | None = None
+
+    @property
+    def facts(self) -> CallFacts | None:
+        """Facts of the call; None where its voices are not known."""
+        return None if self.timeline is None else compute_facts(self.timeline)
 
     @property
     def num_tokens(self) -> int:
@@ -245,10 +257,14 @@ class CallProcessor:
         """
         limits = limits or TranscriptConfig()
         check_density(len(turns or ()), recording.duration_sec, limits)
-        rounds = find_rounds(recording.channels, recording.sample_rate, turns, agent_channel, self.config.rounds)
+        channels, rate = recording.channels, recording.sample_rate
+        activity = [] if turns else detect_channel_activity(channels, rate, self.config.activity)
+        rounds = find_rounds(channels, rate, turns, agent_channel, self.config.rounds, activity)
         check_rounds(len(rounds), limits)
+        timeline = find_timeline(channels, rate, turns, agent_channel, activity)
         samples, round_samples = self.cut_rounds(recording, rounds)
-        return PreparedCall(recording.duration_sec, rounds, samples, round_samples, self.tokenize_rounds(rounds))
+        input_ids = self.tokenize_rounds(rounds)
+        return PreparedCall(recording.duration_sec, rounds, samples, round_samples, input_ids, timeline)
 
     def cut_rounds(self, recording: Recording, rounds: Sequence[Round]) -> tuple[npt.NDArray[np.int16], list[int]]:
         """Return the concatenated samples of the rounds as int16, and the number of samples of each round."""

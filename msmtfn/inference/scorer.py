@@ -28,7 +28,7 @@ from torch import Tensor
 from msmtfn.errors import CallError, RejectCode, require
 from msmtfn.features.processor import FULL_SCALE
 from msmtfn.inference.feed import RoundBatch, feed_rounds, group_rounds
-from msmtfn.labels import INTENTS, TASKS
+from msmtfn.labels import INTENTS, TASKS, UnrankedReason
 from msmtfn.leads.ranking import LeadWeights, lead_scores
 from msmtfn.leads.schema import REJECTED, SCORED
 from msmtfn.model.network import MsmtFn
@@ -57,6 +57,9 @@ GROUPS_PER_ROUND: Final = 4
 VERDICT_COLUMNS: Final = ("status", "error_code", "error_detail")
 """Columns that the preparation fills for the calls it rejects, and this stage for all others."""
 
+UNRANKED: Final = "unranked_reason"
+REFUSAL: Final = INTENTS.index("D")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScorerConfig:
@@ -76,13 +79,18 @@ class ScorerConfig:
     thread on a CPU, and 32 maximum rounds on a GPU."""
     lead_weights: LeadWeights = field(default_factory=LeadWeights)
     """Value of each intent in the lead score."""
+    max_refusal_probability: float = 0.5
+    """Maximum probability of class D, explicit refusal, of a call that gets a rank; one above it is refused."""
 
     def __post_init__(self) -> None:
         """Check the budget and the precision.
 
         Raises:
-            ValueError: the budget is negative, or the precision is int8 without a CPU or without unpadded encoding.
+            ValueError: the budget is negative, the maximum probability is none, or the precision is int8 without a CPU
+                or without unpadded encoding.
         """
+        refusal = self.max_refusal_probability
+        require(0 <= refusal <= 1, "max_refusal_probability", refusal, "between 0 and 1")
         require(self.samples_per_batch >= 0, "samples_per_batch", self.samples_per_batch, "at least 0")
         has_int8 = (self.device, self.encoding) == ("cpu", "unpadded")
         cure = (
@@ -223,6 +231,7 @@ class Scorer:
             **{task: dict(zip(TASKS[task], outcome[task].tolist(), strict=True)) for task in TASKS},
             "intent_predicted": INTENTS[int(five.argmax())],
             "lead_score": float(lead_scores(five[None], self.config.lead_weights)[0]),
+            UNRANKED: UnrankedReason.REFUSED if five[REFUSAL] > self.config.max_refusal_probability else None,
         }
 
 
@@ -262,6 +271,9 @@ def _merge_columns(earlier: pa.Table, rows: list[dict[str, Any]], schema: pa.Sch
         column = pa.array([row.get(field_.name) for row in rows], field_.type)
         if field_.name in VERDICT_COLUMNS:
             column = pc.coalesce(column, earlier[field_.name])
+        elif field_.name == UNRANKED:  # of a rejected call there is none
+            is_scored = pa.array([row.get("status") == SCORED for row in rows], pa.bool_())
+            column = pc.if_else(is_scored, pc.coalesce(earlier[UNRANKED], column), None)
         elif field_.name in earlier.schema.names:
             column = earlier[field_.name]
         columns.append(column)

@@ -50,14 +50,17 @@ def rank_leads(keys: pa.Table) -> tuple[npt.NDArray[np.int64], int]:
     """Sort a day's calls into the order in which they are published.
 
     Args:
-        keys: `row_id`, `call_id`, `status` and `lead_score` of every call, in any order.
+        keys: `row_id`, `call_id`, `status`, `lead_score` and `unranked_reason` of every call, in any order.
 
     Returns:
-        The row ids, best lead first (ties by `call_id`), then the rejected calls in the order of the manifest; and the
-        number of leads that have a rank.
+        The row ids, best lead first (ties by `call_id`), then the scored calls without a rank in the same order, then
+        the rejected calls in the order of the manifest; and the number of leads that have a rank.
     """
     is_scored = pc.equal(keys["status"], SCORED)
-    scored, rejected = keys.filter(is_scored), keys.filter(pc.invert(is_scored))
+    is_ranked = pc.and_(is_scored, pc.is_null(keys["unranked_reason"]))
+    is_unranked = pc.and_(is_scored, pc.is_valid(keys["unranked_reason"]))
+    ranked, unranked = keys.filter(is_ranked), keys.filter(is_unranked)
+    rejected = keys.filter(pc.invert(is_scored))
     best_first = [("lead_score", "descending"), ("call_id", "ascending"), (ROW_ID, "ascending")]
-    ids = [scored.sort_by(best_first)[ROW_ID], rejected.sort_by(ROW_ID)[ROW_ID]]
-    return np.concatenate([column.to_numpy() for column in ids]), len(scored)
+    ids = [ranked.sort_by(best_first)[ROW_ID], unranked.sort_by(best_first)[ROW_ID], rejected.sort_by(ROW_ID)[ROW_ID]]
+    return np.concatenate([column.to_numpy() for column in ids]), len(ranked)

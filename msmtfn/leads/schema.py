@@ -16,6 +16,17 @@ from msmtfn.rows import ROW_ID
 SCORED: Final = "scored"
 REJECTED: Final = "rejected"
 ROUND: Final = pa.struct([("start_sec", pa.float64()), ("end_sec", pa.float64())])
+FACTS: Final = pa.struct(
+    [
+        ("agent_talk_share", pa.float32()),
+        ("longest_monologue_sec", pa.float32()),
+        ("customer_reply_delay_sec", pa.float32()),
+        ("interruptions", pa.int32()),
+        ("silence_share", pa.float32()),
+        ("turns_per_min", pa.float32()),
+    ]
+)
+"""Facts of a call, as `calls.facts.CallFacts` defines them."""
 
 LINEAGE: Final = pa.schema(
     [
@@ -34,11 +45,13 @@ OUTCOME: Final = pa.schema(
         *((task, pa.struct([(name, pa.float32()) for name in classes])) for task, classes in TASKS.items()),
         ("intent_predicted", pa.string()),
         ("lead_score", pa.float32()),
+        ("unranked_reason", pa.string()),
         ("duration_sec", pa.float64()),
         ("num_rounds", pa.int32()),
         ("num_tokens", pa.int32()),
         ("loudness_dbfs", pa.float32()),
         ("rounds", pa.list_(ROUND)),
+        ("facts", FACTS),
         *LINEAGE,
     ]
 )

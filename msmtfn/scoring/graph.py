@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from msmtfn.calls.conversation import ConversationConfig
 from msmtfn.daily.graph import Task
 from msmtfn.daily.success import Success
 from msmtfn.features.prepare import INPUTS, PrepareConfig, Preparer
@@ -31,13 +32,21 @@ class ScoringConfig:
     """How recordings become the network's inputs."""
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
     """How the network is run."""
+    conversation: ConversationConfig = field(default_factory=ConversationConfig)
+    """Which calls are scored, but not ranked."""
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     """How the work is spread."""
 
     def fingerprint(self) -> str:
         """Return the options that change a result, as JSON."""
-        scorer = {"lead_weights": asdict(self.scorer.lead_weights), "precision": self.scorer.precision}
-        return json.dumps({"prepare": self.prepare.identity(), **scorer}, sort_keys=True)
+        options = {
+            "prepare": self.prepare.identity(),
+            "conversation": asdict(self.conversation),
+            "lead_weights": asdict(self.scorer.lead_weights),
+            "max_refusal_probability": self.scorer.max_refusal_probability,
+            "precision": self.scorer.precision,
+        }
+        return json.dumps(options, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class ScoringPass:
 
     def __call__(self, task: Task, report: Callable[[int, int], None], *, alone: bool, num_left: int) -> RunFigures:
         """Score the calls; see `daily.graph.RunPass`."""
-        preparer = Preparer(self.config.prepare, self.model.processor, self.root)
+        preparer = Preparer(self.config.prepare, self.model.processor, self.root, self.config.conversation)
         return score_calls(
             task,
             preparer,

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from msmtfn.calls.columns import TURN
+from msmtfn.calls.conversation import ConversationConfig
 from msmtfn.daily.day import DayPlan, delete_runs, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_success
 from msmtfn.errors import LockedError, ManifestError, ModelError, StorageError
@@ -59,8 +60,11 @@ def test_another_manifest_makes_another_run(manifests: Path, tiny_model: Path) -
 def test_only_options_that_change_results_change_the_run_id(manifests: Path, tiny_model: Path) -> None:
     before = plan_of(manifests, tiny_model).run_id
     worth = ScoringConfig(scorer=ScorerConfig(lead_weights=LeadWeights(weight_b=0.5)))
+    thresholds = ScoringConfig(conversation=ConversationConfig(min_customer_sec=2.0))
+    refusal = ScoringConfig(scorer=ScorerConfig(max_refusal_probability=0.6))
     speed = ScoringConfig(pipeline=PipelineConfig(batch_calls=3), scorer=ScorerConfig(samples_per_batch=1))
-    assert plan_of(manifests, tiny_model, worth).run_id != before
+    for changed in (worth, thresholds, refusal):
+        assert plan_of(manifests, tiny_model, changed).run_id != before
     assert plan_of(manifests, tiny_model, speed).run_id == before
 
 

@@ -27,6 +27,17 @@ def test_every_call_is_published_once_and_the_best_first(place: str) -> None:
     assert column(place, "lead_rank") == [1, 2, 3, None]
 
 
+def test_calls_without_a_rank_are_published_after_the_ranked_ones_and_counted_by_reason(place: str) -> None:
+    reasons = ("refused", "do_not_call", "refused")
+    unranked = [scored(number, 90.0 + number, unranked_reason=reason) for number, reason in enumerate(reasons)]
+    success = publish(place, [[*unranked, scored(3, 1.0), rejected(4), scored(5, 2.0)]])
+    assert column(place, "call_id") == ["c5", "c3", "c2", "c1", "c0", "c4"]
+    assert column(place, "lead_rank") == [1, 2, None, None, None, None]
+    assert column(place, "unranked_reason") == [None, None, "refused", "do_not_call", "refused", None]
+    assert (success.scored, success.unranked, success.rejected) == (5, 3, 1)
+    assert success.unranked_by_reason == {"refused": 2, "do_not_call": 1}
+
+
 def test_a_day_has_the_schema_of_the_leads_whatever_the_parts_held(place: str) -> None:
     publish(place, [[rejected(0)], [rejected(1)]])
     assert table(place).schema.equals(leads_schema(SCHEMA))

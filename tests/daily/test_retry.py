@@ -5,16 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import pytest
 
+from msmtfn import storage
+from msmtfn.calls.conversation import ConversationConfig
 from msmtfn.daily.day import DayPlan, count_done, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_leads, read_success
+from msmtfn.daily.retry import carry_over
 from msmtfn.daily.success import Success
+from msmtfn.leads.schema import leads_schema
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
 from msmtfn.scoring.pipeline import PipelineConfig
+from tests.daily.parts import SCHEMA, rejected, scored
 from tests.integration.job import DATE, write_manifest, write_short_calls
 
-CONFIG = ScoringConfig(pipeline=PipelineConfig(batch_calls=2, block_calls=2, progress_sec=0.1))
+NEW = ("facts", "unranked_reason")
+"""Columns that earlier versions did not have."""
+
+CONFIG = ScoringConfig(
+    pipeline=PipelineConfig(batch_calls=2, block_calls=2, progress_sec=0.1),
+    conversation=ConversationConfig(min_customer_sec=0.5),
+)
+TURNS = [
+    {"speaker": "agent", "start_sec": 0.0, "end_sec": 0.5, "text": "a"},
+    {"speaker": "customer", "start_sec": 0.5, "end_sec": 1.0, "text": "b"},
+]
 
 
 def plan_of(root: Path, model: Path, *, retry: bool = False) -> DayPlan:
@@ -42,8 +60,8 @@ def day(tmp_path: Path, tiny_model: Path, ray_address: str) -> Path:
     (calls / "call-001.wav").rename(tmp_path / "late-1.wav")
     (calls / "text.wav").write_text("no recording")
     uris = {f"call-00{number}": f"{calls}/call-00{number}.wav" for number in range(4)}
-    rows = [{"call_id": call_id, "uri": uri} for call_id, uri in uris.items()]
-    rows += [{"call_id": "text", "uri": f"{calls}/text.wav"}]
+    rows = [{"call_id": call_id, "uri": uri, "turns": TURNS} for call_id, uri in uris.items()]
+    rows += [{"call_id": "text", "uri": f"{calls}/text.wav", "turns": TURNS}]
     write_manifest(tmp_path / "manifests", rows)
     success = score(plan_of(tmp_path, tiny_model))
     assert success.rejected_by_reason == {"audio_not_found": 2, "audio_unreadable": 1}
@@ -92,3 +110,18 @@ def test_a_day_that_is_not_published_is_planned_whole(tmp_path: Path, tiny_model
     write_short_calls(tmp_path / "manifests", 1)
     plan = plan_of(tmp_path, tiny_model, retry=True)
     assert (plan.published, plan.retried) == (None, None)
+
+
+def test_columns_that_an_older_version_did_not_have_become_null(tmp_path: Path) -> None:
+    rows = [scored(0, 50.0, lead_rank=1), rejected(1, "audio_not_found"), rejected(2)]
+    leads = pa.Table.from_pylist(rows, schema=leads_schema(SCHEMA)).drop_columns(list(NEW))
+    pq.write_table(leads, tmp_path / "leads.parquet")
+    parts = str(tmp_path / "parts")
+    storage.make_folder(parts)
+    carry_over(pads.dataset(tmp_path / "leads.parquet"), parts, SCHEMA, first_id=1)
+    carried = pq.read_table(f"{parts}/carried-00000.parquet")
+    assert carried.schema.equals(SCHEMA)
+    assert carried.select(["row_id", "call_id", "lead_score", *NEW]).to_pylist() == [
+        {"row_id": 1, "call_id": "c0", "lead_score": 50.0, "facts": None, "unranked_reason": None},
+        {"row_id": 2, "call_id": "c2", "lead_score": None, "facts": None, "unranked_reason": None},
+    ]

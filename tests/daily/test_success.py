@@ -23,6 +23,7 @@ FULL = replace(
     scored=6,
     rejected=1,
     rejected_by_reason={"audio_unreadable": 1},
+    unranked_by_reason={"refused": 2},
     startup_seconds=1.5,
     stage_seconds={"prepare": 44.592, "score": 5.409},
     calls_per_sec=0.305,
@@ -98,7 +99,15 @@ def test_a_record_comes_back_as_it_was_written(record: Success) -> None:
 
 
 def test_fields_without_a_value_are_left_out_and_the_others_keep_their_order() -> None:
-    optional = {"startup_seconds", "stage_seconds", "calls_per_sec", "drift", "retried", "replaced"}
+    optional = {
+        "unranked_by_reason",
+        "startup_seconds",
+        "stage_seconds",
+        "calls_per_sec",
+        "drift",
+        "retried",
+        "replaced",
+    }
     assert set(FULL.as_dict()) - set(EMPTY.as_dict()) == optional
     assert list(FULL.as_dict())[-5:] == ["versions", "retried", "publication", "files", "replaced"]
 
@@ -134,6 +143,7 @@ def test_a_field_that_is_missing_is_named(name: str) -> None:
         ("calls_per_sec", "fast", "must be of type float"),
         ("rejected_by_reason", {"bad_row": "2"}, "must be of type int"),
         ("rejected_by_reason", [], "must be of type dict"),
+        ("unranked_by_reason", {"refused": "2"}, "must be of type int"),
         ("stage_seconds", {"score": None}, "must be of type float"),
         ("versions", {"ray": 2}, "must be of type str"),
         ("date", "yesterday", "is not a date"),

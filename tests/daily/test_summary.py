@@ -37,14 +37,16 @@ def test_a_call_without_an_id_has_no_rank_and_is_not_among_the_best(place: str) 
 
 
 def test_the_summary_tells_the_counts_the_model_and_the_place(place: str) -> None:
-    success = publish(place, [[scored(0, 87.25), rejected(1, "bad_row"), rejected(2, "audio_empty")]])
+    calls = [scored(0, 87.25), scored(3, 9.0, unranked_reason="no_consent"), scored(4, 5.0, unranked_reason="refused")]
+    success = publish(place, [[*calls, rejected(1, "bad_row"), rejected(2, "audio_empty")]])
     lines = [line.strip() for line in said_of(place, success).splitlines()]
     assert lines[0] == "Leads of 2026-03-02"
-    assert lines[1:8] == [
-        "calls     3",
-        "scored    1",
+    assert lines[1:9] == [
+        "calls     5",
+        "scored    3",
+        "unranked  2 (no_consent 1, refused 1)",
         "rejected  2 (audio_empty 1, bad_row 1)",
-        "audio     0.02 hours",
+        "audio     0.05 hours",
         "time      12.5 seconds",
         "model     tiny, version v1",
         f"leads     {place}/date=2026-03-02",
@@ -61,6 +63,10 @@ def test_a_day_without_leads_has_no_table(place: str) -> None:
     said = said_of(place, publish(place, [[rejected(0)]]))
     assert "rejected  1 (bad_row 1)" in said
     assert "best leads" not in said
+
+
+def test_a_day_of_which_no_call_has_a_rank_has_no_table(place: str) -> None:
+    assert "best leads" not in said_of(place, publish(place, [[scored(0, 90.0, unranked_reason="refused")]]))
 
 
 def test_a_day_without_calls_is_reported(place: str) -> None:
@@ -101,6 +107,7 @@ def test_a_long_id_is_shown_whole_on_a_narrow_terminal(tmp_path: Any) -> None:
 def publish_labelled(place: str, intents: str) -> Success:
     """Publish calls with these labels, best first."""
     rows = [scored(number, 100.0 - number, intent=intent) for number, intent in enumerate(intents)]
+    rows[-1]["unranked_reason"] = "refused"
     schema = parts_schema([pa.field("call_id", pa.string()), pa.field("intent", pa.string())])
     return publish(place, [[*rows, rejected(len(rows), intent="A")]], schema=schema)
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 
 from msmtfn import evaluate
-from msmtfn.errors import UsageError
+from msmtfn.errors import TrainingDataError, UsageError
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.labels import TASKS
 from msmtfn.model.checkpoint import model_version
@@ -44,8 +44,10 @@ def test_a_model_is_evaluated_without_a_command_line(tiny_model: Path, manifests
     assert (written["model_version"], written["dates"]) == (model_version(tiny_model), [str(DATE)])
     assert list(written) == [
         *("model", "model_version", "calls_from", "split", "dates", "shuffle", "seed", "labelled", "scored"),
-        *("rejected", "intents", "tasks", "ceilings"),
+        *("rejected", "intents", "tasks", "ranking", "ceilings"),
     ]
+    assert list(written["ranking"]) == ["model", "rules"]
+    assert written["ranking"]["rules"]["precision_at"] == {"0.01": 1.0, "0.05": 1.0, "0.1": 1.0}
     assert pq.read_table(out / "predictions.parquet").equals(result.evaluation.as_table())
     assert {path.suffix for path in out.iterdir()} == {".json", ".parquet", ".png"}
 
@@ -54,6 +56,12 @@ def test_nothing_is_written_without_a_folder(manifests: Path, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     assert evaluate("demo", manifests=manifests, first_date=DATE, device="cpu").model_version == "a10e3946856b"
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_bag_of_words_is_not_judged_on_the_calls_that_it_learns_from(manifests: Path) -> None:
+    pytest.importorskip("sklearn")
+    with pytest.raises(TrainingDataError, match=r"3 recordings of .* are evaluated, too"):
+        evaluate("demo", manifests=manifests, baseline_calls=manifests, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +74,7 @@ def test_nothing_is_written_without_a_folder(manifests: Path, tmp_path: Path, mo
         ({"manifests": "a", "seed": -1}, "--seed is -1"),
         ({"manifests": "a", "shuffle": "both"}, "--shuffle is 'both'; it must be one of none, audio, text"),
         ({"manifests": "a", "out": "a"}, "--out"),
+        ({"manifests": "a", "out": "b/c", "baseline_calls": "b"}, r"--out .* overlaps --baseline-calls"),
         ({"manifests": "a", "out": "b/c", "prepare": PrepareConfig(allowed_prefixes=("b",))}, "--out"),
     ],
 )

@@ -1,3 +1,4 @@
+import json
 import logging
 import math
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from transformers import BertTokenizer
 
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
 from msmtfn.calls.columns import INTERPRETED
+from msmtfn.calls.conversation import ConversationConfig
 from msmtfn.features import processor
 from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.features.sandbox import UNSETTLED
@@ -561,6 +563,84 @@ def test_a_call_without_turns_has_rounds_without_tokens(preparer: Preparer, tmp_
     write(tmp_path / "a.wav", 3.0)
     prepared = prepare_one(preparer, uri="a.wav")
     assert (prepared["tokens"], prepared["round_tokens"], prepared["round_samples"]) == ([], [0, 0], [16_000, 8_000])
+
+
+# ---- facts, and calls without a rank
+
+
+TWO_VOICES = [("agent", 0, 2, "a"), ("customer", 3, 5, "b")]
+
+
+def test_the_facts_of_a_call_are_those_of_its_turns(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 6.0)
+    prepared = prepare_one(preparer, uri="a.wav", turns=TWO_VOICES)
+    assert prepared["unranked_reason"] is None
+    assert prepared["facts"] == {
+        "agent_talk_share": 0.5,
+        "longest_monologue_sec": 2.0,
+        "customer_reply_delay_sec": 1.0,
+        "interruptions": 0,
+        "silence_share": pytest.approx(1 / 3),
+        "turns_per_min": 20.0,
+    }
+
+
+def test_the_facts_of_a_real_call_without_turns_are_much_like_those_of_its_turns(
+    make_preparer: MakePreparer, recordings: Path, tmp_path: Path
+) -> None:
+    preparer = Preparer(PrepareConfig(), make_preparer().processor, str(recordings))
+    turns = json.loads((recordings / "auto_repairs_40.turns.json").read_text())
+    named = [tuple(turn[name] for name in ("speaker", "start_sec", "end_sec", "text")) for turn in turns]
+    call = {"uri": "auto_repairs_40.flac", "agent_channel": 0}
+    by_turns, by_channels = (prepare_one(preparer, **call, turns=each)["facts"] for each in (named, None))
+    for name, tolerance in (("agent_talk_share", 0.05), ("silence_share", 0.1), ("customer_reply_delay_sec", 0.5)):
+        assert by_channels[name] == pytest.approx(by_turns[name], abs=tolerance), name
+    without_roles = prepare_one(preparer, uri=call["uri"])["facts"]
+    assert without_roles == {**by_channels, "agent_talk_share": None, "customer_reply_delay_sec": None}
+
+
+def test_one_channel_without_turns_has_no_facts(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 3.0)
+    assert prepare_one(preparer, uri="a.wav")["facts"] is None
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"turns": TWO_VOICES}, None),
+        ({"turns": TWO_VOICES, "Do_Not_Call": True}, "do_not_call"),
+        ({"turns": TWO_VOICES, "consent": "no"}, "no_consent"),
+        ({"turns": TWO_VOICES, "Do_Not_Call": False, "consent": "yes"}, None),
+        ({"turns": TWO_VOICES[:1], "consent": "no"}, "no_consent"),
+        ({"turns": TWO_VOICES[:1]}, "no_conversation"),
+        ({"turns": [("agent", 0, 2, "a"), ("customer", 3, 3.5, "b")]}, "too_little_evidence"),
+    ],
+)
+def test_a_call_without_a_rank_is_prepared_with_the_reason(
+    row: dict[str, Any], reason: str | None, preparer: Preparer, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.wav", 6.0)
+    flags = {"Do_Not_Call": row.pop("Do_Not_Call", None), "consent": row.pop("consent", None)}
+    batch = calls({"uri": "a.wav", **row})
+    batch = batch.append_column("Do_Not_Call", pa.array([flags["Do_Not_Call"]], pa.bool_()))
+    batch = batch.append_column("consent", pa.array([flags["consent"]], pa.string()))
+    [prepared] = preparer.prepare_batch(batch, PASSTHROUGH).to_pylist()
+    assert (prepared["status"], prepared["unranked_reason"]) == (None, reason)
+    assert sum(prepared["round_samples"]) > 0
+
+
+def test_a_consent_that_is_not_understood_rejects_the_call_before_anything_is_fetched(preparer: Preparer) -> None:
+    batch = calls({"uri": "missing.wav"}).append_column("consent", pa.array(["perhaps"]))
+    [prepared] = preparer.prepare_batch(batch, PASSTHROUGH).to_pylist()
+    assert (prepared["error_code"], prepared["unranked_reason"]) == ("bad_row", None)
+    assert prepared["error_detail"] == "consent cannot be understood; it must be true, false, 1, 0, yes, no or null"
+
+
+def test_the_thresholds_of_a_conversation_are_options(make_preparer: MakePreparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 6.0)
+    strict = ConversationConfig(min_customer_sec=2.5)
+    preparer = Preparer(PrepareConfig(), make_preparer().processor, str(tmp_path), strict)
+    assert prepare_one(preparer, uri="a.wav", turns=TWO_VOICES)["unranked_reason"] == "too_little_evidence"
 
 
 # ---- batches

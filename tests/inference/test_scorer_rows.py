@@ -6,12 +6,13 @@ import logging
 import weakref
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 
-from msmtfn.inference.scorer import Scorer
+from msmtfn.inference.scorer import Scorer, ScorerConfig
 from msmtfn.labels import TASKS
 from msmtfn.leads.schema import LINEAGE, OUTCOME
 from tests.inference.batches import (
@@ -95,6 +96,36 @@ def test_the_result_has_the_given_schema_without_the_inputs(scorer: Scorer) -> N
     assert scored.schema == SCHEMA
     assert scored.schema.names == ["row_id", "call_id", "tags", *OUTCOME.names]
     scored.validate(full=True)
+
+
+def test_a_likely_refusal_gets_no_rank_and_the_threshold_is_an_option(
+    make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, expected in ((0.5, ["refused", None]), (0.75, [None, None]), (0.2, ["refused", "refused"])):
+        scorer = make_scorer(max_refusal_probability=limit)
+        fix_probabilities(monkeypatch, scorer, (0.1, 0.1, 0.1, 0.6, 0.1), (0.3, 0.2, 0.1, 0.3, 0.1))
+        rows = score(scorer, batch_of(ready(CALLS[0], 0), ready(CALLS[1], 1)))
+        assert [row["unranked_reason"] for row in rows] == expected
+
+
+def test_what_the_preparation_found_comes_before_a_refusal(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    fix_probabilities(monkeypatch, scorer, (0.0, 0.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, 0.0, 0.0))
+    calls = [ready(CALLS[number], number) | {"unranked_reason": "do_not_call"} for number in range(2)]
+    rows = score(scorer, batch_of(*calls))
+    assert [(row["status"], row["unranked_reason"]) for row in rows] == [("scored", "do_not_call")] * 2
+
+
+def test_a_rejected_call_has_no_reason_to_be_unranked(fails_on_marked: Scorer) -> None:
+    marked = np.full(8000, MARK, np.int16)
+    row = ready([(marked, [])]) | {"unranked_reason": "no_conversation"}
+    [scored] = score(fails_on_marked, batch_of(row))
+    assert (scored["error_code"], scored["unranked_reason"]) == ("scoring_failed", None)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_probability_out_of_range_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=f"max_refusal_probability is {value}; it must be between 0 and 1"):
+        ScorerConfig(max_refusal_probability=value)
 
 
 @pytest.mark.parametrize("batch", [PREPARED_CALLS.empty_table(), batch_of(rejected()).slice(0, 0)])

@@ -9,15 +9,25 @@ import pytest
 from msmtfn.leads.ranking import LeadWeights, lead_scores, rank_leads
 
 KEYS = pa.schema(
-    [("row_id", pa.int64()), ("call_id", pa.string()), ("status", pa.string()), ("lead_score", pa.float32())]
+    [
+        ("row_id", pa.int64()),
+        ("call_id", pa.string()),
+        ("status", pa.string()),
+        ("lead_score", pa.float32()),
+        ("unranked_reason", pa.string()),
+    ]
 )
 
 
-def order(*rows: tuple[int, str | None, float | None]) -> tuple[list[int], int]:
-    """Row ids in order and how many are ranked, of calls given as row id, call id and score, none where rejected."""
+def order(*rows: tuple[int, str | None, float | None], unranked: dict[int, str] | None = None) -> tuple[list[int], int]:
+    """Row ids in order and how many are ranked, of calls given as row id, call id and score, none where rejected.
+
+    Calls are unranked for the reasons given by their row ids.
+    """
     columns: list[list[Any]] = [list(values) for values in zip(*rows, strict=True)] or [[], [], []]
     status = ["rejected" if score is None else "scored" for score in columns[2]]
-    ids, ranked = rank_leads(pa.table([columns[0], columns[1], status, columns[2]], schema=KEYS))
+    reasons = [(unranked or {}).get(row_id) for row_id in columns[0]]
+    ids, ranked = rank_leads(pa.table([columns[0], columns[1], status, columns[2], reasons], schema=KEYS))
     return ids.tolist(), ranked
 
 
@@ -58,6 +68,12 @@ def test_ties_are_in_the_order_of_their_call_ids() -> None:
 
 def test_rejected_calls_come_last_as_the_manifest_has_them() -> None:
     assert order((3, "a", None), (1, "b", 0.0), (0, "c", 5.0), (2, "d", None)) == ([0, 1, 2, 3], 2)
+
+
+def test_unranked_calls_come_between_the_ranked_and_the_rejected_ones_in_order_of_their_scores() -> None:
+    rows = ((0, "a", None), (1, "b", 99.0), (2, "c", 5.0), (3, "d", 70.0), (4, "e", 60.0))
+    reasons = {1: "refused", 3: "do_not_call"}
+    assert order(*rows, unranked=reasons) == ([4, 2, 1, 3, 0], 2)
 
 
 def test_rejected_calls_may_lack_an_id() -> None:

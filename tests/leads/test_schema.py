@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from msmtfn.leads.schema import OUTCOME, RESERVED, leads_schema, parts_schema
+from msmtfn.calls.facts import CallFacts
+from msmtfn.leads.schema import FACTS, OUTCOME, RESERVED, leads_schema, parts_schema
 
 PASSED = [pa.field("call_id", pa.string()), pa.field("price", pa.decimal128(9, 2))]
 CONTRACT = [
     *("status", "error_code", "error_detail", "five", "four", "three", "two", "intent_predicted", "lead_score"),
     *(
         "lead_rank",
+        "unranked_reason",
         "duration_sec",
         "num_rounds",
         "num_tokens",
         "loudness_dbfs",
         "rounds",
+        "facts",
         "model_version",
         "run_id",
         "scored_at",
@@ -43,6 +46,10 @@ def test_a_task_has_a_field_for_each_of_its_classes() -> None:
         "three": ["A", "BC", "DE"],
         "two": ["ABC", "DE"],
     }
+
+
+def test_the_leads_have_a_field_for_each_fact_of_a_call() -> None:
+    assert [field.name for field in FACTS] == list(CallFacts.__slots__)
 
 
 def test_every_column_of_the_contract_is_reserved_and_the_name_of_the_days_folders() -> None:
