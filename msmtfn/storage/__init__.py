@@ -1,26 +1,22 @@
 """The one package that talks to storage: local folders and S3, through fsspec and s3fs."""
 
 from msmtfn.storage.errors import FileTooLargeError, StorageOutageError
+from msmtfn.storage.folders import can_rename, fetch_folder, put_folder, remove_empty_folder, rename_folder
 from msmtfn.storage.io import (
     DAY_PREFIX,
     DELETIONS_AT_ONCE,
-    can_rename,
     create_text,
     delete,
     etag_of,
     exists,
-    fetch_folder,
     list_days,
     list_files,
     list_folders,
     make_folder,
     open_for_reading,
-    put_folder,
     read_at_most,
     read_bytes,
     read_text,
-    remove_empty_folder,
-    rename_folder,
     replace_text,
     size_of,
     write_bytes,
