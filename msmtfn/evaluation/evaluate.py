@@ -63,8 +63,13 @@ class EvaluationReport:
 
     @cached_property
     def metrics(self) -> dict[str, TaskMetrics]:
-        """Accuracy, macro F1, calibration error and confusion, by task."""
+        """Accuracy, macro F1, calibration error, log loss and confusion, by task."""
         return self.evaluation.metrics()
+
+    @cached_property
+    def head_metrics(self) -> dict[str, TaskMetrics]:
+        """The same of the four heads as they are, before calibration."""
+        return self.evaluation.head_metrics()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `metrics.json`."""
@@ -81,6 +86,7 @@ class EvaluationReport:
             "rejected": self.evaluation.rejected,
             "intents": self.split.counts,
             "tasks": {task: asdict(task_metrics) for task, task_metrics in self.metrics.items()},
+            "heads": {task: asdict(task_metrics) for task, task_metrics in self.head_metrics.items()},
             "ceilings": self.ceilings,
         }
 

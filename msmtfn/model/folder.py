@@ -58,7 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     try:
-        return _read_json(path)
+        return read_json(path)
     except (OSError, ValueError) as exc:
         reason = " ".join(str(exc).split())[:300]
         raise ModelError(f"{path} cannot be read; --model must name the folder of an MSMT-FN model: {reason}") from exc
@@ -79,9 +79,9 @@ def check_folder(folder: Path) -> None:
     try:
         shards = _shards(folder)
         path = folder / TOKENIZER_CONFIG_FILE
-        tokenizer = _read_json(path) if path.exists() else {}
+        tokenizer = read_json(path) if path.exists() else {}
         if (folder / PROCESSOR_NAME).exists():
-            _read_json(folder / PROCESSOR_NAME)
+            read_json(folder / PROCESSOR_NAME)
     except (OSError, ValueError) as exc:
         raise ModelError(f"the model in {folder} cannot be read: {printable(exc, 300)}") from exc
     for name in shards:
@@ -121,7 +121,7 @@ def _check_regular(path: Path) -> None:
         raise ModelError(f"{path} is not a regular file; copy the model's files into the folder")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
@@ -140,7 +140,7 @@ def _shards(folder: Path) -> list[str]:
     """Return the names of files that the index of the weights gives; none if there is no index."""
     if not (folder / INDEX_FILE).exists():
         return []
-    weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
+    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{INDEX_FILE} has no weight_map")
     return sorted({str(name) for name in weight_map.values()})

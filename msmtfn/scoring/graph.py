@@ -36,7 +36,12 @@ class ScoringConfig:
 
     def fingerprint(self) -> str:
         """Return the options that change a result, as JSON."""
-        scorer = {"lead_weights": asdict(self.scorer.lead_weights), "precision": self.scorer.precision}
+        scorer: dict[str, Any] = {
+            "lead_weights": asdict(self.scorer.lead_weights),
+            "precision": self.scorer.precision,
+        }
+        if not self.scorer.evidence:  # only then, so that days keep the run ids that older versions gave them
+            scorer["evidence"] = False
         return json.dumps({"prepare": asdict(self.prepare), **scorer}, sort_keys=True)
 
 
@@ -57,7 +62,7 @@ class ScoringPass:
     @cached_property
     def network(self) -> PackedNetwork:
         """The network, packed once for all passes."""
-        return pack_network(self.model.network)
+        return pack_network(self.model.network, self.model.calibration)
 
     def __call__(self, task: Task, report: Callable[[int, int], None], *, alone: bool, num_left: int) -> RunFigures:
         """Score the calls; see `daily.graph.RunPass`."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import pytest
 
 from msmtfn.daily.day import DayPlan, count_done, finish_run, open_run, plan_day
 from msmtfn.daily.publish import read_leads, read_success
+from msmtfn.daily.retry import carry_over
 from msmtfn.daily.success import Success
+from msmtfn.leads.schema import leads_schema, parts_schema
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
 from msmtfn.scoring.pipeline import PipelineConfig
 from tests.integration.job import DATE, write_manifest, write_short_calls
@@ -86,6 +91,20 @@ def test_rejects_that_can_succeed_are_scored_and_all_else_stays_as_it_was(day: P
     nothing_left = plan_of(day, tiny_model, retry=True)
     assert (nothing_left.retried, nothing_left.published is not None) == (None, True)
     assert leads_of(day)["text"]["error_code"] == "audio_unreadable"
+
+
+def test_a_day_of_an_older_version_is_carried_over_with_nulls_in_the_columns_that_it_lacks(tmp_path: Path) -> None:
+    schema = parts_schema([pa.field("call_id", pa.string())])
+    older = [field for field in leads_schema(schema) if field.name not in ("prediction_set", "evidence")]
+    rows = [{"call_id": "a", "status": "scored", "lead_score": 7.0}, {"call_id": "b", "error_code": "audio_not_found"}]
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(older)), tmp_path / "leads.parquet")
+    carry_over(pads.dataset(tmp_path / "leads.parquet"), str(tmp_path), schema, first_id=4)
+    (carried,) = tmp_path.glob("carried-*.parquet")
+    table = pq.read_table(carried)
+    assert table.schema == schema
+    [row] = table.to_pylist()
+    assert (row["row_id"], row["call_id"], row["lead_score"]) == (4, "a", 7.0)
+    assert (row["prediction_set"], row["evidence"]) == (None, None)
 
 
 def test_a_day_that_is_not_published_is_planned_whole(tmp_path: Path, tiny_model: Path) -> None:

@@ -23,6 +23,7 @@ from msmtfn.inference.scorer import CallRounds, Scorer, ScorerConfig, split_call
 from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.ranking import LeadWeights
 from msmtfn.leads.schema import LINEAGE, OUTCOME, parts_schema
+from msmtfn.model.calibration import Calibration
 from msmtfn.model.checkpoint import load_model
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.int8 import int8_matmul_is_exact
@@ -37,7 +38,7 @@ MARK = 32_767
 
 Rounds = list[tuple[npt.NDArray[np.int16], list[int]]]
 MakeScorer = Callable[..., Scorer]
-Encode = Callable[..., Tensor]
+Encode = Callable[..., tuple[Tensor, ...]]
 
 
 @pytest.fixture
@@ -54,6 +55,11 @@ def make_scorer(tiny_network: Callable[..., MsmtFn]) -> MakeScorer:
 @pytest.fixture
 def scorer(make_scorer: MakeScorer) -> Scorer:
     return make_scorer()
+
+
+@pytest.fixture
+def without_evidence(make_scorer: MakeScorer) -> Scorer:
+    return make_scorer(evidence=False)
 
 
 def noise(num_samples: int, seed: int) -> npt.NDArray[np.int16]:
@@ -108,26 +114,29 @@ def probabilities_of(row: dict[str, Any]) -> list[float]:
 
 
 def fix_probabilities(monkeypatch: pytest.MonkeyPatch, scorer: Scorer, *five: tuple[float, ...]) -> None:
-    """Make the network return these probabilities of the five intents, one tuple per call."""
-    classify = scorer.network.classify_calls
+    """Make all heads of the network agree on these probabilities of the five intents, one tuple per call."""
 
-    def fixed(vectors: Tensor, rounds_per_call: list[int]) -> dict[str, Tensor]:
-        return {**classify(vectors, rounds_per_call), "five": torch.log(torch.tensor(five))}
+    def fixed(_vectors: Tensor, _rounds_per_call: list[int]) -> dict[str, Tensor]:
+        return {task: torch.log(sums_of(five, classes)) for task, classes in TASKS.items()}
 
     monkeypatch.setattr(scorer.network, "classify_calls", fixed)
+
+
+def sums_of(five: tuple[tuple[float, ...], ...], classes: tuple[str, ...]) -> Tensor:
+    return torch.tensor([[sum(row[INTENTS.index(each)] for each in letters) for letters in classes] for row in five])
 
 
 @pytest.fixture
 def fails_on_marked(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> Scorer:
     """Make a scorer whose network raises, as PyTorch does, when it encodes a marked round."""
-    encode: Encode = scorer.network.encode_rounds
+    encode: Encode = scorer.network.embed_rounds
 
-    def encode_or_fail(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
+    def encode_or_fail(waveforms: Tensor, *rest: Tensor, padded: bool) -> tuple[Tensor, ...]:
         if (waveforms == 1.0).any():
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore of it")
         return encode(waveforms, *rest, padded=padded)
 
-    monkeypatch.setattr(scorer.network, "encode_rounds", encode_or_fail)
+    monkeypatch.setattr(scorer.network, "embed_rounds", encode_or_fail)
     return scorer
 
 
@@ -170,14 +179,14 @@ def test_no_more_rounds_are_encoded_at_once_than_the_budget_allows(
     samples_per_batch: int, expected: list[int], make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = make_scorer(samples_per_batch=samples_per_batch, encoding="padded")
-    encode: Encode = scorer.network.encode_rounds
+    encode: Encode = scorer.network.embed_rounds
     sizes = []
 
-    def count(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
+    def count(waveforms: Tensor, *rest: Tensor, padded: bool) -> tuple[Tensor, ...]:
         sizes.append(len(waveforms))
         return encode(waveforms, *rest, padded=padded)
 
-    monkeypatch.setattr(scorer.network, "encode_rounds", count)
+    monkeypatch.setattr(scorer.network, "embed_rounds", count)
     score(scorer, three_calls())
     assert sizes == expected
 
@@ -187,16 +196,16 @@ def test_each_cpu_thread_encodes_its_own_rounds(make_scorer: MakeScorer, monkeyp
     torch.set_num_threads(3)
     try:
         scorer = make_scorer(samples_per_batch=1)
-        encode: Encode = scorer.network.encode_rounds
+        encode: Encode = scorer.network.embed_rounds
         together = threading.Barrier(3)  # passed only when all three threads encode at the same time
         threads = []
 
-        def meet(*arguments: Tensor, padded: bool) -> Tensor:
+        def meet(*arguments: Tensor, padded: bool) -> tuple[Tensor, ...]:
             together.wait(timeout=60)
             threads.append((threading.get_ident(), torch.get_num_threads()))
             return encode(*arguments, padded=padded)
 
-        monkeypatch.setattr(scorer.network, "encode_rounds", meet)
+        monkeypatch.setattr(scorer.network, "embed_rounds", meet)
         shared = score(scorer, three_calls())
         assert torch.get_num_threads() == 3
     finally:
@@ -218,9 +227,11 @@ def test_a_score_equals_that_of_the_network_on_handmade_tensors(
     input_ids = torch.tensor([ids, [0] * 4])
     with torch.inference_mode():
         output = tiny_network()(waveforms, torch.tensor([12_000, 16_000]), input_ids, torch.tensor([4, 0]), [2])
-    [row] = score(scorer, batch_of(ready(CALLS[0])))
+    call = CallRounds([first, second], [np.array(ids, np.int32), np.zeros(0, np.int32)])
+    probabilities = scorer.probabilities([call])
     for task in TASKS:
-        assert list(row[task].values()) == pytest.approx(torch.softmax(output.logits[task][0], 0).tolist(), abs=1e-5)
+        expected = torch.softmax(output.logits[task][0], 0).tolist()
+        assert probabilities[task][0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_audio_text_and_the_order_of_rounds_change_the_score(scorer: Scorer) -> None:
@@ -256,10 +267,10 @@ def test_probabilities_are_arrays_with_one_row_per_call(scorer: Scorer) -> None:
 
 
 def test_the_lead_score_is_the_weighted_mean_of_the_five_probabilities(
-    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+    without_evidence: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fix_probabilities(monkeypatch, scorer, (0.5, 0.2, 0.1, 0.15, 0.05))
-    [row] = score(scorer, batch_of(ready(CALLS[1])))
+    fix_probabilities(monkeypatch, without_evidence, (0.5, 0.2, 0.1, 0.15, 0.05))
+    [row] = score(without_evidence, batch_of(ready(CALLS[1])))
     assert list(row["five"].values()) == pytest.approx([0.5, 0.2, 0.1, 0.15, 0.05], abs=1e-6)
     assert row["lead_score"] == pytest.approx(64.0, abs=1e-4)  # 100 (0.5 + 0.6 * 0.2 + 0.2 * 0.1)
 
@@ -268,17 +279,91 @@ def test_the_weights_of_the_lead_score_come_from_the_configuration(
     make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = LeadWeights(weight_a=0.0, weight_b=0.1, weight_c=0.2, weight_d=0.4, weight_e=1.0)
-    scorer = make_scorer(lead_weights=weights)
+    scorer = make_scorer(lead_weights=weights, evidence=False)
     fix_probabilities(monkeypatch, scorer, (0.5, 0.2, 0.1, 0.15, 0.05))
     [row] = score(scorer, batch_of(ready(CALLS[1])))
     assert row["lead_score"] == pytest.approx(15.0, abs=1e-4)  # 100 (0.02 + 0.02 + 0.06 + 0.05)
 
 
-def test_the_predicted_intent_is_the_most_likely_one(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_predicted_intent_is_the_most_likely_one(without_evidence: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     fix_probabilities(
-        monkeypatch, scorer, *(tuple(0.6 if intent == likely else 0.1 for intent in INTENTS) for likely in "CEA")
+        monkeypatch,
+        without_evidence,
+        *(tuple(0.6 if intent == likely else 0.1 for intent in INTENTS) for likely in "CEA"),
     )
-    assert [row["intent_predicted"] for row in score(scorer, three_calls())] == ["C", "E", "A"]
+    assert [row["intent_predicted"] for row in score(without_evidence, three_calls())] == ["C", "E", "A"]
+
+
+# ---- calibration
+
+
+def test_the_tasks_of_a_call_agree(scorer: Scorer) -> None:
+    for row in score(scorer, three_calls()):
+        for task, classes in TASKS.items():
+            sums = {letters: sum(row["five"][intent] for intent in letters) for letters in classes}
+            assert row[task] == pytest.approx(sums, abs=1e-6)
+
+
+def test_the_temperature_of_the_model_is_applied(
+    tiny_network: Callable[..., MsmtFn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ScorerConfig(device="cpu", evidence=False)
+    scorer = Scorer(tiny_network(), config, calibration=Calibration(temperature=2.0, set_threshold=0.5))
+    fix_probabilities(monkeypatch, scorer, (0.64, 0.16, 0.16, 0.04, 0.0))
+    [row] = score(scorer, batch_of(ready(CALLS[1])))
+    # The square roots 0.8, 0.4, 0.4, 0.2 and 0, divided by their sum of 1.8.
+    assert list(row["five"].values()) == pytest.approx([4 / 9, 2 / 9, 2 / 9, 1 / 9, 0], abs=1e-5)
+    assert row["lead_score"] == pytest.approx(100 * (4 / 9 + 0.6 * 2 / 9 + 0.2 * 2 / 9), abs=1e-3)
+    assert row["prediction_set"] == ["A", "B"]  # before B there are 0.44, before C 0.67
+
+
+def test_a_model_without_calibration_has_sets_of_90_percent(
+    without_evidence: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fix_probabilities(monkeypatch, without_evidence, (0.05, 0.6, 0.31, 0.04, 0.0))
+    [row] = score(without_evidence, batch_of(ready(CALLS[1])))
+    assert row["prediction_set"] == ["B", "C"]
+
+
+# ---- evidence
+
+
+def test_the_evidence_is_the_change_of_the_score_when_a_round_is_left_out(scorer: Scorer) -> None:
+    [whole] = score(scorer, batch_of(ready(CALLS[2])))
+    expected = {}
+    for number in range(3):
+        rest = [round_ for index, round_ in enumerate(CALLS[2]) if index != number]
+        [without] = score(scorer, batch_of(ready(rest)))
+        expected[float(number)] = whole["lead_score"] - without["lead_score"]
+    assert {each["start_sec"]: each["change"] for each in whole["evidence"]} == pytest.approx(expected, abs=1e-3)
+    changes = [abs(each["change"]) for each in whole["evidence"]]
+    assert changes == sorted(changes, reverse=True)
+    assert [each["end_sec"] - each["start_sec"] for each in whole["evidence"]] == [1.0] * 3
+
+
+def test_a_call_has_the_same_evidence_alone_and_in_a_batch(scorer: Scorer) -> None:
+    together = score(scorer, three_calls())
+    for number, rounds in enumerate(CALLS):
+        [alone] = score(scorer, batch_of(ready(rounds)))
+        for one, other in zip(alone["evidence"], together[number]["evidence"], strict=True):
+            assert one == other | {"change": pytest.approx(other["change"], abs=1e-3)}
+
+
+def test_the_evidence_of_a_round_without_words_is_its_sound_and_without_sound_its_words(scorer: Scorer) -> None:
+    rounds: Rounds = [(noise(9_000, 1), []), (noise(100, 2), [CLS, 5, SEP])]  # 100 samples make no frame
+    [row] = score(scorer, batch_of(ready(rounds)))
+    assert {each["start_sec"]: each["side"] for each in row["evidence"]} == {0.0: "sound", 1.0: "words"}
+
+
+def test_a_call_of_one_round_has_no_evidence_and_a_reject_has_null(scorer: Scorer) -> None:
+    one, reject = score(scorer, batch_of(ready(CALLS[1]), rejected(1)))
+    assert (one["evidence"], reject["evidence"], reject["prediction_set"]) == ([], None, None)
+
+
+def test_without_evidence_the_column_is_null_and_the_score_the_same(scorer: Scorer, without_evidence: Scorer) -> None:
+    for row, expected in zip(score(without_evidence, three_calls()), score(scorer, three_calls()), strict=True):
+        assert row["evidence"] is None
+        assert row["lead_score"] == pytest.approx(expected["lead_score"], abs=1e-3)
 
 
 # ---- rows
@@ -378,11 +463,11 @@ def test_the_memory_of_a_failed_batch_is_freed_before_its_calls_are_retried(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     scorer = make_scorer(samples_per_batch=samples_per_batch)
-    encode: Encode = scorer.network.encode_rounds
+    encode: Encode = scorer.network.embed_rounds
     held: list[weakref.ref[Tensor]] = []
     alive: list[bool] = []
 
-    def fail_at_first(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
+    def fail_at_first(waveforms: Tensor, *rest: Tensor, padded: bool) -> tuple[Tensor, ...]:
         if caplog.records:  # the warning that the calls are retried
             alive.extend(reference() is not None for reference in held)
         if not held:
@@ -391,7 +476,7 @@ def test_the_memory_of_a_failed_batch_is_freed_before_its_calls_are_retried(
             raise RuntimeError("CUDA out of memory")
         return encode(waveforms, *rest, padded=padded)
 
-    monkeypatch.setattr(scorer.network, "encode_rounds", fail_at_first)
+    monkeypatch.setattr(scorer.network, "embed_rounds", fail_at_first)
     assert [row["status"] for row in score(scorer, three_calls())] == ["scored"] * 3
     assert alive == [False] * len(alive) != []
 
@@ -404,10 +489,10 @@ def test_a_nan_weight_rejects_the_calls(scorer: Scorer) -> None:
     assert [row[name] for row in rows for name in (*TASKS, "lead_score")] == [None] * 15
 
 
-def test_a_nan_result_rejects_only_its_call(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nan_result_rejects_only_its_call(without_evidence: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     certain = (1.0, 0.0, 0.0, 0.0, 0.0)
-    fix_probabilities(monkeypatch, scorer, certain, (torch.nan,) * 5, certain)
-    rows = score(scorer, three_calls())
+    fix_probabilities(monkeypatch, without_evidence, certain, (torch.nan,) * 5, certain)
+    rows = score(without_evidence, three_calls())
     assert [row["status"] for row in rows] == ["scored", "rejected", "scored"]
     assert rows[1]["error_detail"] == "the network's result is not a number"
     assert [rows[0]["lead_score"], rows[2]["lead_score"]] == [100.0, 100.0]
@@ -498,6 +583,6 @@ def test_a_gpu_failure_is_raised_and_rejects_no_call(scorer: Scorer, monkeypatch
     def fail(*_: Any, **__: Any) -> Tensor:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(scorer.network, "encode_rounds", fail)
+    monkeypatch.setattr(scorer.network, "embed_rounds", fail)
     with pytest.raises(torch.AcceleratorError):
         score(scorer, three_calls())
