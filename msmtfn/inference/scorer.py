@@ -228,9 +228,12 @@ class Scorer:
         arguments = batch.samples.float() / FULL_SCALE, batch.num_samples, batch.input_ids, batch.num_tokens
         # Inference mode and autocast are thread-local, so each thread must enter them.
         with torch.inference_mode(), autocast(self.config.precision if is_padded else "fp32", self.device):
+            vectors: Tensor
             if self.config.evidence:
-                return self.network.encode_sides(*arguments, padded=is_padded).float()
-            return self.network.encode_rounds(*arguments, padded=is_padded).float()[:, None]
+                vectors = self.network.encode_sides(*arguments, padded=is_padded)
+            else:
+                vectors = self.network.encode_rounds(*arguments, padded=is_padded)[:, None]
+        return vectors.float()
 
     def score_calls(self, calls: Sequence[CallRounds]) -> list[ScoredCall | CallError]:
         """Return the score of each call, or why it has none.
@@ -265,7 +268,7 @@ class Scorer:
                 evidence = find_evidence(
                     sides.split(rounds_per_call),
                     scores,
-                    [np.array([len(ids) > 0 for ids in call.tokens]) for call in calls],
+                    [np.array([self._is_read(len(ids)) for ids in call.tokens]) for call in calls],
                     [np.array([self._is_heard(len(waveform)) for waveform in call.samples]) for call in calls],
                     self.score_vectors,
                 )
@@ -280,6 +283,9 @@ class Scorer:
         """Return the lead scores (C,) of calls from their rounds' vectors (R, D)."""
         probabilities = calibrate(self.classify(vectors, rounds_per_call), self.calibration)
         return lead_scores(probabilities["five"], self.config.lead_weights)
+
+    def _is_read(self, num_tokens: int) -> bool:
+        return self.network.config.modalities != "audio" and num_tokens > 0
 
     def _is_heard(self, num_samples: int) -> bool:
         return self.network.config.modalities != "text" and self.network.config.num_frames(num_samples) > 0
