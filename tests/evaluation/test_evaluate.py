@@ -44,7 +44,7 @@ def test_a_model_is_evaluated_without_a_command_line(tiny_model: Path, manifests
     assert (written["model_version"], written["dates"]) == (model_version(tiny_model), [str(DATE)])
     assert list(written) == [
         *("model", "model_version", "calls_from", "split", "dates", "shuffle", "seed", "labelled", "scored"),
-        *("rejected", "intents", "tasks", "ceilings"),
+        *("rejected", "intents", "tasks", "heads", "ceilings"),
     ]
     assert pq.read_table(out / "predictions.parquet").equals(result.evaluation.as_table())
     assert {path.suffix for path in out.iterdir()} == {".json", ".parquet", ".png"}
