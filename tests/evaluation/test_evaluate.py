@@ -52,7 +52,7 @@ def test_a_model_is_evaluated_without_a_command_line(tiny_model: Path, manifests
 
 def test_nothing_is_written_without_a_folder(manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert evaluate("demo", manifests=manifests, first_date=DATE, device="cpu").model_version == "a10e3946856b"
+    assert evaluate("demo", manifests=manifests, first_date=DATE, device="cpu").model_version == "af2a0a15034f"
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
