@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "score-daily": "score a day of recorded calls and publish the leads",
     "train": "train the network on labelled calls",
     "evaluate": "evaluate a model, or run the paper's ablations",
+    "calibrate": "calibrate a model on labelled calls",
     "models": "list, promote and roll back versions of a model",
     "simulate-calls": "generate a corpus of labelled sales calls",
 }

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 from rich.box import SIMPLE
@@ -28,7 +28,6 @@ from msmtfn.engine import start_engine
 from msmtfn.evaluation.ceilings import read_split_ceilings
 from msmtfn.evaluation.evaluate import DEFAULT_SPLIT, EvaluationReport, evaluate
 from msmtfn.evaluation.labelled import check_splits, read_labelled
-from msmtfn.evaluation.metrics import TaskMetrics
 from msmtfn.evaluation.ranking import TOP_SHARES, RankingMetrics
 from msmtfn.evaluation.shuffling import Shuffle
 from msmtfn.features.prepare import PrepareConfig
@@ -218,7 +217,7 @@ def _summarize(out: str, result: EvaluationReport, seconds: float) -> Renderable
         "folder": out,
     }
     lines = Text("\n".join(f"  {name:<9} {value}" for name, value in shown.items()))
-    tables = _make_metrics_table(result.metrics, result.ceilings), _make_ranking_table(result.ranking)
+    tables = _make_metrics_table(result), _make_ranking_table(result.ranking)
     return Group(Text("Evaluation", style="bold"), lines, *tables)
 
 
@@ -235,16 +234,20 @@ def _make_ranking_table(ranking: Mapping[str, RankingMetrics]) -> Table:
     return table
 
 
-def _make_metrics_table(metrics: Mapping[str, TaskMetrics], ceilings: Mapping[str, Any] | None) -> Table:
-    table = Table(title="Metrics of the model (%)", title_justify="left", caption_justify="left")
-    for column in ("task", "accuracy", "macro F1", "ECE"):
+def _make_metrics_table(result: EvaluationReport) -> Table:
+    table = Table(title="Metrics of the model (%; log loss in nats)", title_justify="left", caption_justify="left")
+    for column in ("task", "accuracy", "macro F1", "ECE", "ECE\nof heads", "log loss", "log loss\nof heads"):
         table.add_column(column, justify="left" if column == "task" else "right")
+    ceilings = result.ceilings
     if ceilings is not None:
         table.caption = "ceiling: accuracy of the best possible reader on these calls (on all possible calls)"
         for reader in SHOWN_READERS:
             table.add_column(f"ceiling\n{reader}", justify="right")
-    for task, result in metrics.items():
-        figures = [f"{100 * value:.1f}" for value in (result.accuracy, result.macro_f1, result.calibration_error)]
+    for task, metrics in result.metrics.items():
+        heads = result.head_metrics[task]
+        shares = (metrics.accuracy, metrics.macro_f1, metrics.calibration_error, heads.calibration_error)
+        figures = [f"{100 * value:.1f}" for value in shares]
+        figures += [f"{value:.3f}" for value in (metrics.log_loss, heads.log_loss)]
         if ceilings is not None:
             of_split, of_all = ceilings["best_reader_of_split"][task], ceilings["best_possible"][task]
             figures += [f"{100 * of_split[reader]:.1f} ({100 * of_all[reader]:.1f})" for reader in SHOWN_READERS]

@@ -47,7 +47,10 @@ def rows_to_retry(batches: Iterable[pa.RecordBatch], leads: pads.Dataset) -> Ite
 
 
 def carry_over(leads: pads.Dataset, parts: str, schema: pa.Schema, first_id: int) -> None:
-    """Write all other calls of a published day to a run's parts, numbered from `first_id` on."""
+    """Write all other calls of a published day to a run's parts, numbered from `first_id` on.
+
+    A column that the day lacks, because an older version has published it, is null in its calls.
+    """
     others = leads.to_batches(filter=~_IS_RETRYABLE, batch_size=ROWS_PER_FILE)
     for number, batch in enumerate(batch for batch in others if len(batch)):
         ids = pa.array(np.arange(first_id, first_id + len(batch)))

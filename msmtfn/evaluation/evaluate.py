@@ -69,7 +69,7 @@ class EvaluationReport:
 
     @cached_property
     def metrics(self) -> dict[str, TaskMetrics]:
-        """Accuracy, macro F1, calibration error and confusion, by task."""
+        """Accuracy, macro F1, calibration error, log loss and confusion, by task."""
         return self.evaluation.metrics()
 
     @cached_property
@@ -87,6 +87,11 @@ class EvaluationReport:
             for name, each in found.items()
         }
 
+    @cached_property
+    def head_metrics(self) -> dict[str, TaskMetrics]:
+        """The same of the four heads as they are, before calibration."""
+        return self.evaluation.head_metrics()
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `metrics.json`."""
         return {
@@ -103,6 +108,7 @@ class EvaluationReport:
             "intents": self.split.counts,
             "tasks": {task: asdict(task_metrics) for task, task_metrics in self.metrics.items()},
             "ranking": {reader: asdict(ranking) for reader, ranking in self.ranking.items()},
+            "heads": {task: asdict(task_metrics) for task, task_metrics in self.head_metrics.items()},
             "ceilings": self.ceilings,
         }
 

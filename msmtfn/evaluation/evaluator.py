@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -29,7 +29,7 @@ from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
 from msmtfn.features.sandbox import SandboxedPreparer
 from msmtfn.inference.scorer import BATCH_CALLS, Scorer, ScorerConfig
 from msmtfn.labels import INTENTS, TASKS
-from msmtfn.leads.schema import OUTCOME, SCORED, parts_schema
+from msmtfn.leads.schema import HEADS, HEADS_PREFIX, OUTCOME, SCORED, parts_schema
 from msmtfn.model.checkpoint import Model
 from msmtfn.rows import ROW_ID
 from msmtfn.scoring.graph import ScoringConfig
@@ -46,10 +46,12 @@ PREDICTIONS: Final = pa.schema(
     [
         pa.field("call_id", pa.string()),
         pa.field("intent", pa.string()),
-        *(OUTCOME.field(name) for name in (*TASKS, "intent_predicted")),
+        *(OUTCOME.field(name) for name in (*TASKS, "intent_predicted", "prediction_set")),
+        *HEADS,
     ]
 )
-"""One row per call: its label, its probabilities in each task, and the most probable of the five intents."""
+"""One row per call: its label, its calibrated probabilities in each task, the most probable of the five intents, its
+prediction set, and the probabilities of the heads as they are."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Evaluation:
     Attributes:
         root: root folder of the manifests that the calls come from.
         calls: one row per call, in the order of the manifests: its row id, id, label and language, and the columns
-            `leads.schema.OUTCOME`, which hold the predictions or the reason of the reject.
+            `leads.schema.OUTCOME`, which hold the predictions or the reason of the reject, and `leads.schema.HEADS`.
     """
 
     root: str
@@ -83,11 +85,13 @@ class Evaluation:
 
     @property
     def probabilities(self) -> dict[str, npt.NDArray[np.float32]]:
-        """(C, K) probabilities of the scored calls, by task."""
-        return {
-            task: np.stack([pc.struct_field(self.scored[task], k).to_numpy() for k in range(len(classes))], axis=1)
-            for task, classes in TASKS.items()
-        }
+        """(C, K) calibrated probabilities of the scored calls, by task."""
+        return self._arrays("")
+
+    @property
+    def heads(self) -> dict[str, npt.NDArray[np.float32]]:
+        """(C, K) probabilities of the scored calls before calibration, as the head of each task gives them."""
+        return self._arrays(HEADS_PREFIX)
 
     @property
     def rejected(self) -> dict[str, int]:
@@ -101,15 +105,34 @@ class Evaluation:
         Raises:
             TrainingDataError: no call was scored.
         """
-        if not len(self.scored):
-            raise TrainingDataError(
-                f"none of the {len(self.calls)} calls of {self.root} can be scored: {self.rejected}"
-            )
+        self._check_scored()
         return all_metrics(self.probabilities, self.intents)
+
+    def head_metrics(self) -> dict[str, TaskMetrics]:
+        """Compute the same metrics of the heads as they are, before calibration.
+
+        Raises:
+            TrainingDataError: no call was scored.
+        """
+        self._check_scored()
+        return all_metrics(self.heads, self.intents)
 
     def as_table(self) -> pa.Table:
         """Return the calls that were scored as rows of `PREDICTIONS`."""
         return self.scored.select(PREDICTIONS.names).cast(PREDICTIONS).combine_chunks()
+
+    def _check_scored(self) -> None:
+        if not len(self.scored):
+            raise TrainingDataError(
+                f"none of the {len(self.calls)} calls of {self.root} can be scored: {self.rejected}"
+            )
+
+    def _arrays(self, prefix: str) -> dict[str, npt.NDArray[np.float32]]:
+        columns = {task: self.scored[f"{prefix}{task}"] for task in TASKS}
+        return {
+            task: np.stack([pc.struct_field(columns[task], k).to_numpy() for k in range(len(classes))], axis=1)
+            for task, classes in TASKS.items()
+        }
 
 
 def evaluate_calls(
@@ -131,7 +154,7 @@ def evaluate_calls(
         model: the model to evaluate; it is not changed.
         split: the labelled calls.
         prepare: how recordings are turned into the network's inputs.
-        scorer: how the network is run.
+        scorer: how the network is run; evidence is never computed.
         work: folder for work in progress on the cluster, of its own for each split and model; Ray must be running. None
             scores in this process.
         shuffle: the modality of which every round receives that of another round of any call. The accuracy that
@@ -147,7 +170,8 @@ def evaluate_calls(
     if work is not None and shuffle != "none":
         raise ValueError(f"shuffle is {shuffle!r} and work is {work!r}; shuffling takes all rounds in this process")
     rows = split.rows.set_column(0, ROW_ID, pa.array(np.arange(len(split.rows))))
-    schema = parts_schema(rows.schema.field(name) for name in PASSED)
+    parts = parts_schema(rows.schema.field(name) for name in PASSED)
+    schema, scorer = pa.schema([*parts, *HEADS]), replace(scorer, evidence=False)
     root = storage.absolute(split.root)
     if work is None:
         preparer = Preparer(prepare, model.processor, root)
@@ -179,7 +203,7 @@ def _score_in_process(
     batches = _prepare(rows, sandboxed, report)
     if shuffle != "none":
         batches = shuffle_rounds(list(batches), shuffle, seed)
-    network_scorer = Scorer(model.network, scorer)
+    network_scorer = Scorer(model.network, scorer, calibration=model.calibration)
     scored: list[pa.Table] = []
     for batch in batches:
         scored.append(network_scorer.score_batch(batch, schema))

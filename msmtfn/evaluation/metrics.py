@@ -22,8 +22,8 @@ from torchmetrics.functional.classification import (
 
 from msmtfn.labels import INTENTS, TASKS, class_index
 
-NUM_BINS: Final = 10
-"""Number of equal bins of the largest probability, from 0 to 1."""
+NUM_BINS: Final = 15
+"""Number of equal bins of the largest probability, from 0 to 1, as in Guo et al. (2017)."""
 
 SMALLEST_PROBABILITY: Final = 1e-12
 """Added to a probability before its logarithm is taken, to keep that finite."""
@@ -42,6 +42,7 @@ class TaskMetrics:
             class that is predicted but never right counts as 0.
         calibration_error: expected calibration error (Guo et al. 2017): the absolute difference of confidence and
             accuracy in `NUM_BINS` equal bins of the largest probability, averaged with the number of calls as weight.
+        log_loss: mean of minus the logarithm of the true class's probability.
         confusion: (K, K) number of calls; a row is the true class, a column the predicted one.
         bins: mean confidence, accuracy and number of calls of each bin, in ascending order; empty bins are left out.
     """
@@ -49,6 +50,7 @@ class TaskMetrics:
     accuracy: float
     macro_f1: float
     calibration_error: float
+    log_loss: float
     confusion: list[list[int]]
     bins: list[tuple[float, float, int]]
 
@@ -76,6 +78,7 @@ def task_metrics(task: str, probabilities: npt.NDArray[np.float32], intents: npt
         accuracy=multiclass_accuracy(predictions, targets, num_classes, average="micro").item(),
         macro_f1=f1[torch.cat([targets, predictions]).unique()].mean().item(),
         calibration_error=multiclass_calibration_error(inside, targets, num_classes, NUM_BINS, norm="l1").item(),
+        log_loss=negative_log_likelihood(task, probabilities, intents) / len(intents),
         confusion=multiclass_confusion_matrix(predictions, targets, num_classes).tolist(),
         bins=_reliability_bins(inside.amax(dim=1), hits),
     )

@@ -16,12 +16,29 @@ from msmtfn.corpora import replace_demo
 from msmtfn.errors import CallError
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.features.processor import PreparedCall, RecordingLike, TurnLike
-from msmtfn.inference.scorer import BATCH_CALLS, CallRounds, Device, Scorer, ScorerConfig
-from msmtfn.labels import INTENTS, TASKS
-from msmtfn.leads.ranking import lead_scores
+from msmtfn.inference.evidence import Side
+from msmtfn.inference.scorer import BATCH_CALLS, CallRounds, Device, ScoredCall, Scorer, ScorerConfig
+from msmtfn.labels import TASKS
 from msmtfn.model.checkpoint import Model, fetch_model
 from msmtfn.model.checkpoint import load_model as load_folder
 from msmtfn.model.runtime.precision import ScoringPrecision
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundEvidence:
+    """A round that moved the score of its call.
+
+    Attributes:
+        start_sec: start of the round.
+        end_sec: its end; in a call of more than 64 rounds, that of the last of several rounds.
+        change: lead score with it minus lead score without it, in points.
+        side: whether its words moved the score, or its sound, or both.
+    """
+
+    start_sec: float
+    end_sec: float
+    change: float
+    side: Side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +48,11 @@ class CallScore:
     Attributes:
         intent: the most likely of the five intents, A to E; None where the call cannot be scored.
         lead_score: 0 to 100, the mean value of the intents under their probabilities; None as above.
-        probabilities: for each task the probability of each class, as in `probabilities["five"]["A"]`; each task sums
-            to 1. Empty where the call cannot be scored.
+        probabilities: for each task the calibrated probability of each class, as in `probabilities["five"]["A"]`; each
+            task sums to 1, and the tasks agree. Empty where the call cannot be scored.
+        prediction_set: the intents that the call may have, most likely first: for 90 % of all calls the true one is in
+            it. Empty where the call cannot be scored.
+        evidence: up to three rounds that moved the score most, largest change first; empty for a call of one round.
         rounds: start and end of each round in seconds, as the network was given them.
         duration_sec: length of the recording; None where it cannot be read.
         error_code: why the call cannot be scored, such as `audio_unreadable`; None where it is scored.
@@ -42,6 +62,8 @@ class CallScore:
     intent: str | None = None
     lead_score: float | None = None
     probabilities: Mapping[str, Mapping[str, float]]
+    prediction_set: Sequence[str] = ()
+    evidence: Sequence[RoundEvidence] = ()
     rounds: Sequence[tuple[float, float]] = ()
     duration_sec: float | None = None
     error_code: str | None = None
@@ -85,11 +107,11 @@ class CallClassifier:
             config: how the network is run; by default on a GPU where there is one.
             prepare: limits of a recording and its transcript, and options of the activity detector.
         """
-        self._config = config or ScorerConfig()
+        config = config or ScorerConfig()
         prepare = prepare or PrepareConfig()
         self._limits = prepare
         self.processor = model.processor.with_options(prepare.activity)
-        self._scorer = Scorer(model.network, self._config)
+        self._scorer = Scorer(model.network, config, calibration=model.calibration)
 
     @classmethod
     def from_pretrained(
@@ -192,23 +214,7 @@ class CallClassifier:
     def _score(self, calls: Sequence[PreparedCall | CallError]) -> list[CallScore]:
         ready = [call for call in calls if isinstance(call, PreparedCall)]
         outcomes = iter(self._scorer.score_calls([_as_rounds(call) for call in ready]))
-        return [
-            _failed(call) if isinstance(call, CallError) else self._as_score(call, next(outcomes)) for call in calls
-        ]
-
-    def _as_score(self, call: PreparedCall, outcome: dict[str, npt.NDArray[np.float32]] | CallError) -> CallScore:
-        if isinstance(outcome, CallError):
-            return _failed(outcome)
-        five = outcome["five"]
-        return CallScore(
-            intent=INTENTS[int(five.argmax())],
-            lead_score=float(lead_scores(five[None], self._config.lead_weights)[0]),
-            probabilities={
-                task: dict(zip(classes, outcome[task].tolist(), strict=True)) for task, classes in TASKS.items()
-            },
-            rounds=tuple((round_.start_sec, round_.end_sec) for round_ in call.rounds),
-            duration_sec=call.duration_sec,
-        )
+        return [_failed(call) if isinstance(call, CallError) else _as_score(call, next(outcomes)) for call in calls]
 
 
 def _batched(paths: Iterable[str | os.PathLike[str]], size: int) -> Iterator[list[str | os.PathLike[str]]]:
@@ -220,6 +226,31 @@ def _batched(paths: Iterable[str | os.PathLike[str]], size: int) -> Iterator[lis
 
 def _as_rounds(call: PreparedCall) -> CallRounds:
     return CallRounds(call.split_samples(), [np.asarray(ids, np.int32) for ids in call.input_ids])
+
+
+def _as_score(call: PreparedCall, outcome: ScoredCall | CallError) -> CallScore:
+    if isinstance(outcome, CallError):
+        return _failed(outcome)
+    return CallScore(
+        intent=outcome.intent,
+        lead_score=outcome.lead_score,
+        probabilities={
+            task: dict(zip(classes, outcome.probabilities[task].tolist(), strict=True))
+            for task, classes in TASKS.items()
+        },
+        prediction_set=tuple(outcome.prediction_set),
+        evidence=tuple(
+            RoundEvidence(
+                start_sec=call.rounds[each.first_round].start_sec,
+                end_sec=call.rounds[each.last_round].end_sec,
+                change=each.change,
+                side=each.side,
+            )
+            for each in outcome.evidence or ()
+        ),
+        rounds=tuple((round_.start_sec, round_.end_sec) for round_ in call.rounds),
+        duration_sec=call.duration_sec,
+    )
 
 
 def _failed(error: CallError) -> CallScore:

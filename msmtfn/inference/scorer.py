@@ -3,7 +3,8 @@
 Each actor of the graph holds one scorer, which knows nothing of runs.
 
 A batch of calls is split into rounds, the rounds go through the encoders and the fusion in groups of similar length
-under a budget of samples, and their vectors are put back together by call. On a CPU each thread computes its own group,
+under a budget of samples, and their vectors are put back together by call. The heads' probabilities are calibrated, and
+the rounds that moved the score are found from the same vectors. On a CPU each thread computes its own group,
 since threads that share one wait for each other at the end of every matrix product.
 
 Shapes: R rounds, C calls, D width of the fusion.
@@ -27,10 +28,13 @@ from torch import Tensor
 
 from msmtfn.errors import CallError, RejectCode, require
 from msmtfn.features.processor import FULL_SCALE
+from msmtfn.inference.calibration import calibrate, prediction_sets
+from msmtfn.inference.evidence import Evidence, find_evidence
 from msmtfn.inference.feed import RoundBatch, feed_rounds, group_rounds
 from msmtfn.labels import INTENTS, TASKS, UnrankedReason
 from msmtfn.leads.ranking import LeadWeights, lead_scores
-from msmtfn.leads.schema import REJECTED, SCORED
+from msmtfn.leads.schema import HEADS_PREFIX, REJECTED, SCORED
+from msmtfn.model.calibration import Calibration
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.precision import (
     ScoringPrecision,
@@ -81,6 +85,8 @@ class ScorerConfig:
     """Value of each intent in the lead score."""
     max_refusal_probability: float = 0.5
     """Maximum probability of class D, explicit refusal, of a call that gets a rank; one above it is refused."""
+    evidence: bool = True
+    """Whether to find the rounds that moved each score most."""
 
     def __post_init__(self) -> None:
         """Check the budget and the precision.
@@ -113,6 +119,30 @@ class CallRounds:
     tokens: list[npt.NDArray[np.int32]]
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredCall:
+    """The result of scoring one call.
+
+    Attributes:
+        heads: for each task the probabilities (number of classes,) of its head, as the network gives them.
+        probabilities: the same after calibration: sums of one distribution over the intents.
+        prediction_set: the intents that the call may have at 90 % coverage, most likely first.
+        lead_score: 0 to 100.
+        evidence: the rounds that moved the score most; None if they were not asked for.
+    """
+
+    heads: dict[str, npt.NDArray[np.float32]]
+    probabilities: dict[str, npt.NDArray[np.float32]]
+    prediction_set: list[str]
+    lead_score: float
+    evidence: list[Evidence] | None
+
+    @property
+    def intent(self) -> str:
+        """The most likely of the five intents."""
+        return INTENTS[int(self.probabilities["five"].argmax())]
+
+
 class Scorer:
     """Scorer of batches of prepared calls with a copy of one network."""
 
@@ -121,6 +151,7 @@ class Scorer:
         network: MsmtFn,
         config: ScorerConfig,
         *,
+        calibration: Calibration | None = None,
         owns_network: bool = False,
     ) -> None:
         """Lay a copy of the network's weights out for the device.
@@ -128,6 +159,7 @@ class Scorer:
         Args:
             network: stays as it is, unless `owns_network`.
             config: how it is run.
+            calibration: of the model that the network belongs to; by default that of a model that has none.
             owns_network: convert `network` itself, which saves a copy of its weights; nothing else may use it then.
         """
         if not owns_network:
@@ -136,6 +168,7 @@ class Scorer:
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.network = network.train(False).to(self.device)
         self.config = config
+        self.calibration = calibration or Calibration()
         if config.precision == "bf16" and not on_gpu and not cpu_has_bf16():
             logger.warning("this CPU has no instructions for bf16, which is slower here than fp32; choose fp32")
         max_samples = network.config.max_round_samples
@@ -164,53 +197,61 @@ class Scorer:
             The columns of `schema`, one row per row of the batch, in order.
         """
         ready = pc.is_null(batch["status"]).to_numpy(zero_copy_only=False)
-        calls = list(split_calls(batch, np.flatnonzero(ready)))
-        outcomes = iter(self.score_calls(calls))
-        rows = [self._scored_columns(next(outcomes)) if is_ready else {} for is_ready in ready]
+        ready_rows = np.flatnonzero(ready)
+        outcomes = self.score_calls(list(split_calls(batch, ready_rows)))
+        rows: list[dict[str, Any]] = [{} for _ in ready]
+        for row, outcome in zip(ready_rows.tolist(), outcomes, strict=True):
+            rows[row] = _scored_columns(outcome, batch["rounds"][row], self.config.max_refusal_probability)
         columns = batch.select([name for name in schema.names if name in batch.schema.names])
         return _merge_columns(columns, rows, schema)
 
     def probabilities(self, calls: Sequence[CallRounds]) -> dict[str, npt.NDArray[np.float32]]:
-        """Classify calls.
+        """Classify calls with the four heads as they are, without calibration.
 
         Returns:
             For each task an array (C, number of classes), whose rows sum to 1.
         """
         with torch.inference_mode():
-            samples = [waveform for call in calls for waveform in call.samples]
-            tokens = [ids for call in calls for ids in call.tokens]
-            groups = group_rounds(np.array([len(waveform) for waveform in samples]), self.budget, self.padded_length)
-            batches = feed_rounds(groups, samples, tokens, self.network.config.text.pad_token_id, self.device)
-            apply = self.threads.map if self.threads is not None and len(groups) > 1 else map
-            vectors = torch.cat(list(apply(self.encode, batches)))
-            order = torch.from_numpy(np.argsort(np.concatenate(groups))).to(self.device)
-            logits = self.network.classify_calls(vectors[order], [len(call.samples) for call in calls])
-            return {task: torch.softmax(logits[task].float(), dim=1).cpu().numpy() for task in TASKS}
+            sides = self.encode_calls(calls)
+            return self.classify(sides[:, 0], [len(call.samples) for call in calls])
+
+    def encode_calls(self, calls: Sequence[CallRounds]) -> Tensor:
+        """Return the vectors of all rounds in order: (R, 2, D) if evidence is asked for, else (R, 1, D)."""
+        samples = [waveform for call in calls for waveform in call.samples]
+        tokens = [ids for call in calls for ids in call.tokens]
+        groups = group_rounds(np.array([len(waveform) for waveform in samples]), self.budget, self.padded_length)
+        batches = feed_rounds(groups, samples, tokens, self.network.config.text.pad_token_id, self.device)
+        apply = self.threads.map if self.threads is not None and len(groups) > 1 else map
+        vectors = torch.cat(list(apply(self.encode, batches)))
+        return vectors[torch.from_numpy(np.argsort(np.concatenate(groups))).to(self.device)]
+
+    def classify(self, vectors: Tensor, rounds_per_call: list[int]) -> dict[str, npt.NDArray[np.float32]]:
+        """Return the heads' probabilities (C, number of classes) for each task."""
+        logits = self.network.classify_calls(vectors, rounds_per_call)
+        return {task: torch.softmax(logits[task].float(), dim=1).cpu().numpy() for task in TASKS}
 
     def encode(self, batch: RoundBatch) -> Tensor:
-        """Encode a batch of rounds as vectors (R, D), float32."""
+        """Encode a batch of rounds as float32 vectors: (R, 2, D) if evidence is asked for, else (R, 1, D)."""
         is_padded = self.padded_length is not None
+        arguments = batch.samples.float() / FULL_SCALE, batch.num_samples, batch.input_ids, batch.num_tokens
         # Inference mode and autocast are thread-local, so each thread must enter them.
         with torch.inference_mode(), autocast(self.config.precision if is_padded else "fp32", self.device):
-            vectors: Tensor = self.network.encode_rounds(
-                batch.samples.float() / FULL_SCALE,
-                batch.num_samples,
-                batch.input_ids,
-                batch.num_tokens,
-                padded=is_padded,
-            )
+            vectors: Tensor
+            if self.config.evidence:
+                vectors = self.network.encode_sides(*arguments, padded=is_padded)
+            else:
+                vectors = self.network.encode_rounds(*arguments, padded=is_padded)[:, None]
         return vectors.float()
 
-    def score_calls(self, calls: Sequence[CallRounds]) -> list[dict[str, npt.NDArray[np.float32]] | CallError]:
-        """Return the probabilities of each call, or why there are none.
+    def score_calls(self, calls: Sequence[CallRounds]) -> list[ScoredCall | CallError]:
+        """Return the score of each call, or why it has none.
 
         If a batch fails, its calls are tried one by one, to lose only the failing ones.
         """
         if not calls:
             return []
         try:
-            arrays = self.probabilities(calls)
-            return [_one_call(arrays, index) for index in range(len(calls))]
+            return self._score(calls)
         except torch.AcceleratorError:  # a RuntimeError, too, but retrying in this process cannot help
             raise
         except RuntimeError as exc:  # PyTorch: out of memory, or a kernel that fails
@@ -222,17 +263,40 @@ class Scorer:
         logger.warning("a batch of %d calls could not be scored (%s); trying them one by one", len(calls), reason)
         return [self.score_calls([call])[0] for call in calls]
 
-    def _scored_columns(self, outcome: dict[str, npt.NDArray[np.float32]] | CallError) -> dict[str, Any]:
-        if isinstance(outcome, CallError):
-            return {"status": REJECTED, "error_code": str(outcome.code), "error_detail": outcome.detail}
-        five = outcome["five"]
-        return {
-            "status": SCORED,
-            **{task: dict(zip(TASKS[task], outcome[task].tolist(), strict=True)) for task in TASKS},
-            "intent_predicted": INTENTS[int(five.argmax())],
-            "lead_score": float(lead_scores(five[None], self.config.lead_weights)[0]),
-            UNRANKED: UnrankedReason.REFUSED if five[REFUSAL] > self.config.max_refusal_probability else None,
-        }
+    def _score(self, calls: Sequence[CallRounds]) -> list[ScoredCall | CallError]:
+        rounds_per_call = [len(call.samples) for call in calls]
+        with torch.inference_mode():
+            sides = self.encode_calls(calls)
+            heads = self.classify(sides[:, 0], rounds_per_call)
+            probabilities = calibrate(heads, self.calibration)
+            sets = prediction_sets(probabilities["five"], self.calibration)
+            scores = lead_scores(probabilities["five"], self.config.lead_weights)
+            evidence: Sequence[list[Evidence] | None] = [None] * len(calls)
+            if self.config.evidence:
+                evidence = find_evidence(
+                    sides.split(rounds_per_call),
+                    scores,
+                    [np.array([self._is_read(len(ids)) for ids in call.tokens]) for call in calls],
+                    [np.array([self._is_heard(len(waveform)) for waveform in call.samples]) for call in calls],
+                    self.score_vectors,
+                )
+        return [
+            ScoredCall(_row(heads, index), _row(probabilities, index), sets[index], float(scores[index]), found)
+            if all(np.isfinite(array[index]).all() for array in heads.values())
+            else CallError(RejectCode.SCORING_FAILED, "the network's result is not a number")
+            for index, found in enumerate(evidence)
+        ]
+
+    def score_vectors(self, vectors: Tensor, rounds_per_call: list[int]) -> npt.NDArray[np.float32]:
+        """Return the lead scores (C,) of calls from their rounds' vectors (R, D)."""
+        probabilities = calibrate(self.classify(vectors, rounds_per_call), self.calibration)
+        return lead_scores(probabilities["five"], self.config.lead_weights)
+
+    def _is_read(self, num_tokens: int) -> bool:
+        return self.network.config.modalities != "audio" and num_tokens > 0
+
+    def _is_heard(self, num_samples: int) -> bool:
+        return self.network.config.modalities != "text" and self.network.config.num_frames(num_samples) > 0
 
 
 def split_calls(batch: pa.Table, rows: Iterable[int] | None = None) -> Iterator[CallRounds]:
@@ -257,11 +321,46 @@ def _split(values: pa.Array, lengths: pa.Array) -> list[npt.NDArray[Any]]:
     return np.split(values.to_numpy(), ends[:-1]) if len(ends) else []
 
 
-def _one_call(arrays: dict[str, npt.NDArray[np.float32]], index: int) -> dict[str, npt.NDArray[np.float32]] | CallError:
-    probabilities = {task: array[index] for task, array in arrays.items()}
-    if not all(np.isfinite(array).all() for array in probabilities.values()):
-        return CallError(RejectCode.SCORING_FAILED, "the network's result is not a number")
-    return probabilities
+def _row(arrays: dict[str, npt.NDArray[np.float32]], index: int) -> dict[str, npt.NDArray[np.float32]]:
+    return {task: array[index] for task, array in arrays.items()}
+
+
+def _scored_columns(
+    outcome: ScoredCall | CallError, rounds: pa.ListScalar, max_refusal_probability: float
+) -> dict[str, Any]:
+    """Return the columns of a call by name, the heads' own probabilities included.
+
+    Args:
+        outcome: the result of scoring the call.
+        rounds: start and end of its rounds, as prepared.
+        max_refusal_probability: maximum probability of class D of a call that gets a rank.
+    """
+    if isinstance(outcome, CallError):
+        return {"status": REJECTED, "error_code": str(outcome.code), "error_detail": outcome.detail}
+    return {
+        "status": SCORED,
+        **{task: _by_class(task, array) for task, array in outcome.probabilities.items()},
+        **{f"{HEADS_PREFIX}{task}": _by_class(task, array) for task, array in outcome.heads.items()},
+        "intent_predicted": outcome.intent,
+        "prediction_set": outcome.prediction_set,
+        "lead_score": outcome.lead_score,
+        UNRANKED: UnrankedReason.REFUSED if outcome.probabilities["five"][REFUSAL] > max_refusal_probability else None,
+        "evidence": None
+        if outcome.evidence is None
+        else [
+            {
+                "start_sec": rounds[each.first_round]["start_sec"].as_py(),
+                "end_sec": rounds[each.last_round]["end_sec"].as_py(),
+                "change": each.change,
+                "side": each.side,
+            }
+            for each in outcome.evidence
+        ],
+    }
+
+
+def _by_class(task: str, probabilities: npt.NDArray[np.float32]) -> dict[str, float]:
+    return dict(zip(TASKS[task], probabilities.tolist(), strict=True))
 
 
 def _merge_columns(earlier: pa.Table, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

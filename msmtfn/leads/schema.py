@@ -28,6 +28,11 @@ FACTS: Final = pa.struct(
 )
 """Facts of a call, as `calls.facts.CallFacts` defines them."""
 
+EVIDENCE: Final = pa.struct(
+    [("start_sec", pa.float64()), ("end_sec", pa.float64()), ("change", pa.float32()), ("side", pa.string())]
+)
+"""A round that moved the lead score by `change` points, by its `words`, its `sound` or `both`."""
+
 LINEAGE: Final = pa.schema(
     [
         ("model_version", pa.string()),
@@ -44,8 +49,10 @@ OUTCOME: Final = pa.schema(
         ("error_detail", pa.string()),
         *((task, pa.struct([(name, pa.float32()) for name in classes])) for task, classes in TASKS.items()),
         ("intent_predicted", pa.string()),
+        ("prediction_set", pa.list_(pa.string())),
         ("lead_score", pa.float32()),
         ("unranked_reason", pa.string()),
+        ("evidence", pa.list_(EVIDENCE)),
         ("duration_sec", pa.float64()),
         ("num_rounds", pa.int32()),
         ("num_tokens", pa.int32()),
@@ -56,6 +63,10 @@ OUTCOME: Final = pa.schema(
     ]
 )
 """Columns that scoring adds to a call."""
+
+HEADS_PREFIX: Final = "heads_"
+HEADS: Final = pa.schema([(f"{HEADS_PREFIX}{task}", OUTCOME.field(task).type) for task in TASKS])
+"""Columns with the probabilities of the four heads before calibration; evaluations have them, leads do not."""
 
 LEAD_RANK: Final = pa.field("lead_rank", pa.int32())
 RESERVED: Final = frozenset({*OUTCOME.names, LEAD_RANK.name, "date"})

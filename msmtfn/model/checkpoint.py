@@ -1,7 +1,7 @@
 """Save, fetch, load and pack models.
 
 A model's folder holds `config.json` and `model.safetensors` of the network, `processor_config.json` and the tokenizer's
-files of the processor, and a model card.
+files of the processor, and a model card. Of a calibrated model it holds `calibration.json`, too.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from msmtfn.calls.activity import ActivityConfig
 from msmtfn.errors import ModelError, StorageError
 from msmtfn.features.processor import CallProcessor
 from msmtfn.features.processor_config import ProcessorConfig, read_processor_config
+from msmtfn.model.calibration import Calibration, read_calibration
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.folder import CONFIG_FILE, FILE_PATTERNS, check_folder, check_vocabulary, model_files, read_config
 from msmtfn.model.location import resolve_model
@@ -49,11 +50,13 @@ class Model:
         network: the network, in evaluation mode.
         tokenizer: the tokenizer of the network's text encoder.
         activity: thresholds of the voice activity detector that the network was trained with.
+        calibration: what turns the network's probabilities into those of a lead.
     """
 
     network: MsmtFn
     tokenizer: PreTrainedTokenizerBase
     activity: ActivityConfig = field(default_factory=ActivityConfig)
+    calibration: Calibration = field(default_factory=Calibration)
 
     @property
     def processor(self) -> CallProcessor:
@@ -68,10 +71,12 @@ class PackedNetwork:
     Attributes:
         config: the network's configuration, as in `config.json`.
         weights: one array per entry of the network's `state_dict`.
+        calibration: the calibration of the model that the network belongs to.
     """
 
     config: dict[str, Any]
     weights: Mapping[str, npt.NDArray[np.generic]]
+    calibration: Calibration = field(default_factory=Calibration)
 
 
 def make_processor(
@@ -192,7 +197,7 @@ def load_model(folder: Path) -> Model:
             )
     check_vocabulary(folder, network.config.text.vocab_size, processor.tokenizer)
     _check_settings(folder, network.config, processor.config)
-    return Model(network.train(False), processor.tokenizer, processor.config.activity)
+    return Model(network.train(False), processor.tokenizer, processor.config.activity, read_calibration(folder))
 
 
 def build_model_from_encoders(audio_encoder: str, text_encoder: str, seed: int) -> Model:
@@ -241,10 +246,10 @@ def model_version(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def pack_network(network: MsmtFn) -> PackedNetwork:
-    """Convert a network to plain arrays."""
+def pack_network(network: MsmtFn, calibration: Calibration | None = None) -> PackedNetwork:
+    """Convert a network to plain arrays, with the calibration of its model if it is to score."""
     weights = {name: weight.detach().cpu().numpy() for name, weight in network.state_dict().items()}
-    return PackedNetwork(config=network.config.to_dict(), weights=weights)
+    return PackedNetwork(network.config.to_dict(), weights, calibration or Calibration())
 
 
 def weights_digest(module: nn.Module) -> str:

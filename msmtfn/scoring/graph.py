@@ -39,13 +39,15 @@ class ScoringConfig:
 
     def fingerprint(self) -> str:
         """Return the options that change a result, as JSON."""
-        options = {
+        options: dict[str, Any] = {
             "prepare": self.prepare.identity(),
             "conversation": asdict(self.conversation),
             "lead_weights": asdict(self.scorer.lead_weights),
             "max_refusal_probability": self.scorer.max_refusal_probability,
             "precision": self.scorer.precision,
         }
+        if not self.scorer.evidence:  # only then, so that days keep the run ids that older versions gave them
+            options["evidence"] = False
         return json.dumps(options, sort_keys=True)
 
 
@@ -66,7 +68,7 @@ class ScoringPass:
     @cached_property
     def network(self) -> PackedNetwork:
         """The network, packed once for all passes."""
-        return pack_network(self.model.network)
+        return pack_network(self.model.network, self.model.calibration)
 
     def __call__(self, task: Task, report: Callable[[int, int], None], *, alone: bool, num_left: int) -> RunFigures:
         """Score the calls; see `daily.graph.RunPass`."""

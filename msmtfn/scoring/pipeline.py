@@ -215,7 +215,8 @@ class ScoringActor:
             torch.set_num_threads(min(threads, os.cpu_count() or 1))  # Ray may be configured with more CPUs than exist
         self.task = task
         self.counter = counter
-        self.scorer = make_scorer(unpack_network(ray.get(network)), owns_network=True)
+        packed: PackedNetwork = ray.get(network)
+        self.scorer = make_scorer(unpack_network(packed), calibration=packed.calibration, owns_network=True)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score a batch of prepared calls and drop the unsettled ones."""

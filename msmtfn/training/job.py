@@ -19,6 +19,7 @@ from msmtfn.corpora import is_demo, replace_demo
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.errors import UsageError
+from msmtfn.evaluation.calibrate import calibrate_folder
 from msmtfn.evaluation.evaluator import evaluate_calls
 from msmtfn.evaluation.labelled import LabelledSplit, check_splits, read_labelled, split_by_customer
 from msmtfn.inference.scorer import ScorerConfig
@@ -303,11 +304,15 @@ def _start_fingerprint(job: TrainingJob, model: Model) -> str:
 
 
 def _describe_data(job: TrainingJob, run: TrainingRun, folder: Path) -> None:
-    """Write the distributions of the calls, and of their scores on the validation calls, to the model's folder."""
-    logger.info("scoring the %d validation calls to record their distribution", len(run.validation.rows))
+    """Calibrate the model on the validation calls, and write the distributions of the calls and of their scores."""
+    logger.info("scoring the %d validation calls to calibrate the model", len(run.validation.rows))
     work = storage.join(run.work, run.name)
     scoring = storage.join(work, "scored-validation")
     scored = evaluate_calls(load_model(folder), run.validation, job.training.prepare, ScorerConfig(), work=scoring)
+    if len(scored.scored):
+        scored = calibrate_folder(folder, scored)
+    else:
+        logger.warning("none of the validation calls can be scored, so the model is not calibrated")
     write_distribution(describe_calls(work, scored.calls), folder)
 
 

@@ -21,14 +21,18 @@ from rich.console import Console
 from rich.table import Table
 
 from msmtfn.cli.command import run_command
+from msmtfn.inference.classifier import load_model
 from msmtfn.inference.scorer import Device
 from msmtfn.model.checkpoint import Model
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
+from msmtfn.model.runtime.precision import ScoringPrecision
 from msmtfn.model.small import make_small_model, small_config
 from msmtfn.scoring.pipeline import PipelineConfig
 from tests.benchmarks.encode import measure_encode
+from tests.benchmarks.evidence import measure_evidence
 from tests.benchmarks.flops import matrix_rate
+from tests.benchmarks.leads import measure_leads
 from tests.benchmarks.mix import LONGEST_SEC, SHORTEST_SEC
 from tests.benchmarks.prepare import measure_prepare
 from tests.benchmarks.scale import measure_scale
@@ -133,6 +137,49 @@ class Encode(MixBenchmark):
             int8=self.int8,
             device=self.device,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence(MixBenchmark):
+    """Score the mix with and without evidence, in turn."""
+
+    network: Sizes = "base"
+    """Size of the network: base is that of HuBERT-base and RoBERTa-base, demo that of the demo model."""
+    num_calls: int = 16
+    """Number of calls in the mix."""
+    num_repeats: int = 3
+    """Number of times that the calls are scored in each way."""
+    precision: ScoringPrecision = "auto"
+    """Precision of the matrix products."""
+    device: Device = "auto"
+    """Device to measure on; auto uses a GPU if there is one."""
+
+    def measure(self) -> list[dict[str, Any]]:
+        """Measure both ways."""
+        network = _network(self.network, self.seed)
+        return measure_evidence(
+            network, self.num_calls, self.num_repeats, self.seed, precision=self.precision, device=self.device
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leads(Benchmark):
+    """Compare the leads of labelled calls with their labels: calibration, prediction sets, ranking and evidence."""
+
+    corpus: str
+    """Folder of a corpus that the model has seen nothing of, as simulate-calls writes it."""
+    split: str = "test"
+    """Split of the corpus."""
+    model: str = "demo"
+    """Model: demo, a folder, an s3:// address or a name on the Hugging Face hub."""
+    num_calls: int = 0
+    """Maximum number of calls; 0 takes all."""
+    seed: int = 0
+    """Random seed of the rounds that are removed at random."""
+
+    def measure(self) -> list[dict[str, Any]]:
+        """Score the calls and compute all figures."""
+        return measure_leads(load_model(self.model), self.corpus, self.split, self.num_calls, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,6 +313,8 @@ def _run() -> int:
     commands: Any = tyro.extras.subcommand_type_from_defaults(
         {
             "encode": Encode(),
+            "evidence": Evidence(),
+            "leads": Leads(corpus=tyro.MISSING),
             "prepare": Prepare(),
             "score": Score(),
             "scale": Scale(),

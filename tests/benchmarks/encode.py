@@ -18,10 +18,10 @@ from tests.benchmarks.flops import encoder_flops, matrix_rate
 from tests.benchmarks.mix import SAMPLE_RATE, draw_lengths, make_call
 
 VARIANTS: Final = {
-    "padded": ScorerConfig(encoding="padded", precision="fp32"),
-    "unpadded": ScorerConfig(precision="fp32"),
-    "bf16": ScorerConfig(precision="bf16"),
-    "int8": ScorerConfig(precision="int8", device="cpu"),
+    "padded": ScorerConfig(encoding="padded", precision="fp32", evidence=False),
+    "unpadded": ScorerConfig(precision="fp32", evidence=False),
+    "bf16": ScorerConfig(precision="bf16", evidence=False),
+    "int8": ScorerConfig(precision="int8", device="cpu", evidence=False),
 }
 MIB: Final = 2**20
 

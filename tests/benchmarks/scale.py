@@ -20,6 +20,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from msmtfn.daily.publish import read_success
 from msmtfn.engine import start_engine
@@ -94,13 +96,18 @@ def measure_scale(num_calls: Sequence[int], num_scorers: Sequence[int], job: Pat
 
 
 class WaitingScorer(Scorer):
-    """A scorer that sleeps and then gives all classes the same probability."""
+    """A scorer that sleeps instead of encoding, and gives all classes the same probability."""
 
-    def probabilities(self, calls: Sequence[CallRounds]) -> dict[str, npt.NDArray[np.float32]]:
-        """Sleep for the time of the calls and return uniform probabilities."""
+    def encode_calls(self, calls: Sequence[CallRounds]) -> Tensor:
+        """Sleep for the time of the calls and return vectors of zeros."""
         time.sleep(WAIT_SEC * len(calls))
+        return torch.zeros(sum(len(call.samples) for call in calls), 2, self.network.config.hidden_size)
+
+    def classify(self, vectors: Tensor, rounds_per_call: list[int]) -> dict[str, npt.NDArray[np.float32]]:
+        """Return uniform probabilities."""
+        num_calls = len(rounds_per_call)
         return {
-            task: np.full((len(calls), len(classes)), 1 / len(classes), np.float32) for task, classes in TASKS.items()
+            task: np.full((num_calls, len(classes)), 1 / len(classes), np.float32) for task, classes in TASKS.items()
         }
 
 

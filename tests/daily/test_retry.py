@@ -22,7 +22,7 @@ from msmtfn.scoring.pipeline import PipelineConfig
 from tests.daily.parts import SCHEMA, rejected, scored
 from tests.integration.job import DATE, write_manifest, write_short_calls
 
-NEW = ("facts", "unranked_reason")
+NEW = ("facts", "unranked_reason", "prediction_set", "evidence")
 """Columns that earlier versions did not have."""
 
 CONFIG = ScoringConfig(

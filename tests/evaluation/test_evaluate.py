@@ -44,7 +44,7 @@ def test_a_model_is_evaluated_without_a_command_line(tiny_model: Path, manifests
     assert (written["model_version"], written["dates"]) == (model_version(tiny_model), [str(DATE)])
     assert list(written) == [
         *("model", "model_version", "calls_from", "split", "dates", "shuffle", "seed", "labelled", "scored"),
-        *("rejected", "intents", "tasks", "ranking", "ceilings"),
+        *("rejected", "intents", "tasks", "heads", "ranking", "ceilings"),
     ]
     assert list(written["ranking"]) == ["model", "rules"]
     assert written["ranking"]["rules"]["precision_at"] == {"0.01": 1.0, "0.05": 1.0, "0.1": 1.0}
@@ -54,7 +54,7 @@ def test_a_model_is_evaluated_without_a_command_line(tiny_model: Path, manifests
 
 def test_nothing_is_written_without_a_folder(manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert evaluate("demo", manifests=manifests, first_date=DATE, device="cpu").model_version == "a10e3946856b"
+    assert evaluate("demo", manifests=manifests, first_date=DATE, device="cpu").model_version == "af2a0a15034f"
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +25,10 @@ from msmtfn.evaluation.evaluator import (
 from msmtfn.evaluation.labelled import LabelledSplit, read_labelled
 from msmtfn.evaluation.shuffling import Shuffle, shuffle_rounds
 from msmtfn.features.prepare import PREPARED, PrepareConfig, Preparer
-from msmtfn.inference.scorer import CallRounds, ScorerConfig, split_calls
+from msmtfn.inference.scorer import CallRounds, Scorer, ScorerConfig, split_calls
 from msmtfn.labels import INTENTS, TASKS
-from msmtfn.leads.schema import LINEAGE, parts_schema
+from msmtfn.leads.schema import HEADS, LINEAGE, parts_schema
+from msmtfn.model.calibration import Calibration
 from msmtfn.model.checkpoint import Model
 from msmtfn.model.network import MsmtFn
 
@@ -86,10 +88,15 @@ def certain(labels: str, predicted: str) -> Evaluation:
         row: dict[str, Any] = {"call_id": call_id, "intent": intent, "status": "rejected", "error_code": "audio_empty"}
         if guess != "-":
             row |= {"status": "scored", "error_code": None, "intent_predicted": guess}
-            row |= {task: {name: float(guess in name) for name in classes} for task, classes in TASKS.items()}
+            for prefix in ("", "heads_"):
+                row |= {f"{prefix}{task}": _certain_of(guess, classes) for task, classes in TASKS.items()}
         rows.append(row)
-    schema = parts_schema([pa.field("call_id", pa.string()), pa.field("intent", pa.string())])
-    return Evaluation("manifests", pa.Table.from_pylist(rows, schema))
+    parts = parts_schema([pa.field("call_id", pa.string()), pa.field("intent", pa.string())])
+    return Evaluation("manifests", pa.Table.from_pylist(rows, pa.schema([*parts, *HEADS])))
+
+
+def _certain_of(guess: str, classes: tuple[str, ...]) -> dict[str, float]:
+    return {name: float(guess in name) for name in classes}
 
 
 # ---- calls, labels and probabilities
@@ -108,6 +115,18 @@ def test_calls_have_labels_and_probabilities_in_the_order_of_the_manifest(model:
     for each in found.probabilities.values():
         np.testing.assert_allclose(each.sum(axis=1), 1, atol=1e-5)
     assert found.rejected == {}
+
+
+def test_the_heads_stay_available_as_the_network_gives_them(model: Model, tmp_path: Path) -> None:
+    split = labelled_calls(tmp_path, 3)
+    calibrated = replace(model, calibration=Calibration(temperature=3.0))
+    found, plain = evaluate(calibrated, split), evaluate(model, split)
+    calls = list(split_calls(pa.concat_tables(prepared(model, split))))
+    expected = Scorer(model.network, ON_CPU).probabilities(calls)
+    for task in TASKS:
+        np.testing.assert_allclose(found.heads[task], expected[task], atol=1e-5)
+        assert found.probabilities[task].max() < plain.probabilities[task].max()
+    assert found.head_metrics()["two"].log_loss == pytest.approx(plain.head_metrics()["two"].log_loss)
 
 
 def test_the_metrics_agree_with_counts_by_hand(model: Model, tmp_path: Path) -> None:
@@ -140,6 +159,11 @@ def test_the_table_has_labels_probabilities_and_predictions() -> None:
         "three": {"A": 0, "BC": 1, "DE": 0},
         "two": {"ABC": 1, "DE": 0},
         "intent_predicted": "B",
+        "prediction_set": None,
+        "heads_five": {"A": 0, "B": 1, "C": 0, "D": 0, "E": 0},
+        "heads_four": {"A": 0, "B": 1, "C": 0, "DE": 0},
+        "heads_three": {"A": 0, "BC": 1, "DE": 0},
+        "heads_two": {"ABC": 1, "DE": 0},
     }
     assert (table["intent"][1].as_py(), table["intent_predicted"][1].as_py()) == ("D", "D")
 

@@ -83,28 +83,33 @@ def test_a_class_that_is_only_predicted_has_an_f1_of_0() -> None:
 
 
 def test_calibration_error_is_the_gap_of_each_bin_weighted_by_its_calls() -> None:
-    # 0.65 twice, right once: gap 0.15; 0.93 and 0.97, both right: mean 0.95, gap 0.05.
-    found = task_metrics("two", two(0.65, 0.65, 0.93, 0.97), intents(A, D, A, A))
-    assert found.calibration_error == pytest.approx(0.5 * 0.15 + 0.5 * 0.05, abs=1e-6)
+    # 0.65 twice, right once: gap 0.15; 0.94 and 0.98, both right: mean 0.96, gap 0.04.
+    found = task_metrics("two", two(0.65, 0.65, 0.94, 0.98), intents(A, D, A, A))
+    assert found.calibration_error == pytest.approx(0.5 * 0.15 + 0.5 * 0.04, abs=1e-6)
+
+
+def test_log_loss_is_the_mean_of_minus_the_logarithm_of_the_true_probability() -> None:
+    found = task_metrics("two", two(0.5, 0.75), intents(A, D))
+    assert found.log_loss == pytest.approx((np.log(2) + np.log(4)) / 2, abs=1e-6)
 
 
 def test_bins_have_confidence_accuracy_and_calls_and_empty_ones_are_left_out() -> None:
-    found = task_metrics("two", two(0.93, 0.65, 0.97, 0.65), intents(A, D, A, A))
-    assert found.bins == [pytest.approx((0.65, 0.5, 2)), pytest.approx((0.95, 1, 2))]
+    found = task_metrics("two", two(0.94, 0.65, 0.98, 0.65), intents(A, D, A, A))
+    assert found.bins == [pytest.approx((0.65, 0.5, 2)), pytest.approx((0.96, 1, 2))]
 
 
 def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_upper_one() -> None:
-    # Both right, in the bin from 0.5 to 0.6: mean 0.54, gap 0.46.
-    found = task_metrics("two", two(0.5, 0.58), intents(A, A))
-    assert found.bins == [pytest.approx((0.54, 1, 2))]
-    assert found.calibration_error == pytest.approx(0.46, abs=1e-6)
+    # Both right, in the bin from 9/15 to 10/15: mean 0.62, gap 0.38.
+    found = task_metrics("two", two(0.6, 0.64), intents(A, A))
+    assert found.bins == [pytest.approx((0.62, 1, 2))]
+    assert found.calibration_error == pytest.approx(0.38, abs=1e-6)
 
 
 def test_a_certain_call_shares_the_bin_of_a_nearly_certain_one() -> None:
-    # Right at 0.92, wrong at 1: together 0.96 against 0.5; apart, the gaps of 0.08 and 1 would make 0.54.
-    found = task_metrics("two", two(0.92, 1.0), intents(A, D))
-    assert found.calibration_error == pytest.approx(0.46, abs=1e-6)
-    assert found.bins == [pytest.approx((0.96, 0.5, 2))]
+    # Right at 0.94, wrong at 1: together 0.97 against 0.5; apart, the gaps of 0.06 and 1 would make 0.53.
+    found = task_metrics("two", two(0.94, 1.0), intents(A, D))
+    assert found.calibration_error == pytest.approx(0.47, abs=1e-6)
+    assert found.bins == [pytest.approx((0.97, 0.5, 2))]
 
 
 def test_a_probability_rounded_above_one_is_not_mistaken_for_a_logit() -> None:

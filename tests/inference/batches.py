@@ -14,7 +14,7 @@ from torch import Tensor
 
 from msmtfn.features.prepare import PREPARED
 from msmtfn.inference.scorer import Scorer
-from msmtfn.labels import TASKS
+from msmtfn.labels import INTENTS, TASKS
 from msmtfn.leads.schema import parts_schema
 
 PASSTHROUGH = [pa.field("call_id", pa.string()), pa.field("tags", pa.list_(pa.string()))]
@@ -24,7 +24,7 @@ ROUND_SAMPLES = 16_000  # max_round_samples of the tiny network
 CLS, SEP = 2, 3
 Rounds = list[tuple[npt.NDArray[np.int16], list[int]]]
 MakeScorer = Callable[..., Scorer]
-Encode = Callable[..., Tensor]
+Encode = Callable[..., tuple[Tensor, ...]]
 
 
 def noise(num_samples: int, seed: int) -> npt.NDArray[np.int16]:
@@ -73,10 +73,13 @@ def probabilities_of(row: dict[str, Any]) -> list[float]:
 
 
 def fix_probabilities(monkeypatch: pytest.MonkeyPatch, scorer: Scorer, *five: tuple[float, ...]) -> None:
-    """Make the network return these probabilities of the five intents, one tuple per call."""
-    classify = scorer.network.classify_calls
+    """Make all heads of the network agree on these probabilities of the five intents, one tuple per call."""
 
-    def fixed(vectors: Tensor, rounds_per_call: list[int]) -> dict[str, Tensor]:
-        return {**classify(vectors, rounds_per_call), "five": torch.log(torch.tensor(five))}
+    def fixed(_vectors: Tensor, _rounds_per_call: list[int]) -> dict[str, Tensor]:
+        return {task: torch.log(sums_of(five, classes)) for task, classes in TASKS.items()}
 
     monkeypatch.setattr(scorer.network, "classify_calls", fixed)
+
+
+def sums_of(five: tuple[tuple[float, ...], ...], classes: tuple[str, ...]) -> Tensor:
+    return torch.tensor([[sum(row[INTENTS.index(each)] for each in letters) for letters in classes] for row in five])

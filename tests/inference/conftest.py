@@ -26,3 +26,8 @@ def make_scorer(tiny_network: Callable[..., MsmtFn]) -> MakeScorer:
 @pytest.fixture
 def scorer(make_scorer: MakeScorer) -> Scorer:
     return make_scorer()
+
+
+@pytest.fixture
+def without_evidence(make_scorer: MakeScorer) -> Scorer:
+    return make_scorer(evidence=False)

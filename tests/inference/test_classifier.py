@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from msmtfn.features.prepare import PrepareConfig, Preparer
 from msmtfn.inference.scorer import Scorer, ScorerConfig
 from msmtfn.labels import TASKS
 from msmtfn.leads.schema import parts_schema
+from msmtfn.model.calibration import Calibration
 from msmtfn.model.checkpoint import Model, save_model, weights_digest
 from tests.integration.job import DATE, write_manifest
 
@@ -62,6 +64,11 @@ def test_a_file_is_scored_as_the_nightly_job_scores_it(
     assert (score.intent, score.lead_score) == (row["intent_predicted"], row["lead_score"])
     assert score.probabilities == {task: row[task] for task in TASKS}
     assert [{"start_sec": start, "end_sec": end} for start, end in score.rounds] == row["rounds"]
+    assert list(score.prediction_set) == row["prediction_set"]
+    assert [asdict(each) for each in score.evidence] == [
+        each | {"change": pytest.approx(each["change"])} for each in row["evidence"]
+    ]
+    assert len(score.evidence) == len(score.rounds) == 2
     assert score.duration_sec == row["duration_sec"] == 3.0
     assert score.error_code is None
 
@@ -85,6 +92,16 @@ def test_files_are_scored_in_order_and_a_bad_one_says_why(classifier: CallClassi
     assert scores[0] == scores[3] == classifier.score_file(str(recording))
     assert (scores[1].intent, scores[1].lead_score, scores[1].probabilities, scores[1].rounds) == (None, None, {}, ())
     assert scores[1].error_detail
+
+
+def test_the_calibration_of_the_model_is_applied(model: Model, recording: Path) -> None:
+    config = ScorerConfig(device="cpu")
+    plain, flat = (
+        CallClassifier(replace(model, calibration=calibration), config=config).score_file(recording)
+        for calibration in (Calibration(), Calibration(temperature=20.0, set_threshold=1.0))
+    )
+    assert max(flat.probabilities["five"].values()) < max(plain.probabilities["five"].values())
+    assert sorted(flat.prediction_set) == list("ABCDE")
 
 
 def test_turns_that_break_the_contract_say_so(classifier: CallClassifier, recording: Path) -> None:

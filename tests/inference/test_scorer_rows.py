@@ -45,14 +45,14 @@ def rejected(number: int = 0) -> dict[str, Any]:
 @pytest.fixture
 def fails_on_marked(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> Scorer:
     """Make a scorer whose network raises, as PyTorch does, when it encodes a marked round."""
-    encode: Encode = scorer.network.encode_rounds
+    encode: Encode = scorer.network.embed_rounds
 
-    def encode_or_fail(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
+    def encode_or_fail(waveforms: Tensor, *rest: Tensor, padded: bool) -> tuple[Tensor, ...]:
         if (waveforms == 1.0).any():
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore of it")
         return encode(waveforms, *rest, padded=padded)
 
-    monkeypatch.setattr(scorer.network, "encode_rounds", encode_or_fail)
+    monkeypatch.setattr(scorer.network, "embed_rounds", encode_or_fail)
     return scorer
 
 
@@ -184,11 +184,11 @@ def test_the_memory_of_a_failed_batch_is_freed_before_its_calls_are_retried(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     scorer = make_scorer(samples_per_batch=samples_per_batch)
-    encode: Encode = scorer.network.encode_rounds
+    encode: Encode = scorer.network.embed_rounds
     held: list[weakref.ref[Tensor]] = []
     alive: list[bool] = []
 
-    def fail_at_first(waveforms: Tensor, *rest: Tensor, padded: bool) -> Tensor:
+    def fail_at_first(waveforms: Tensor, *rest: Tensor, padded: bool) -> tuple[Tensor, ...]:
         if caplog.records:  # the warning that the calls are retried
             alive.extend(reference() is not None for reference in held)
         if not held:
@@ -197,7 +197,7 @@ def test_the_memory_of_a_failed_batch_is_freed_before_its_calls_are_retried(
             raise RuntimeError("CUDA out of memory")
         return encode(waveforms, *rest, padded=padded)
 
-    monkeypatch.setattr(scorer.network, "encode_rounds", fail_at_first)
+    monkeypatch.setattr(scorer.network, "embed_rounds", fail_at_first)
     assert [row["status"] for row in score(scorer, three_calls())] == ["scored"] * 3
     assert alive == [False] * len(alive) != []
 
@@ -210,10 +210,10 @@ def test_a_nan_weight_rejects_the_calls(scorer: Scorer) -> None:
     assert [row[name] for row in rows for name in (*TASKS, "lead_score")] == [None] * 15
 
 
-def test_a_nan_result_rejects_only_its_call(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nan_result_rejects_only_its_call(without_evidence: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     certain = (1.0, 0.0, 0.0, 0.0, 0.0)
-    fix_probabilities(monkeypatch, scorer, certain, (torch.nan,) * 5, certain)
-    rows = score(scorer, three_calls())
+    fix_probabilities(monkeypatch, without_evidence, certain, (torch.nan,) * 5, certain)
+    rows = score(without_evidence, three_calls())
     assert [row["status"] for row in rows] == ["scored", "rejected", "scored"]
     assert rows[1]["error_detail"] == "the network's result is not a number"
     assert [rows[0]["lead_score"], rows[2]["lead_score"]] == [100.0, 100.0]
@@ -223,6 +223,11 @@ def test_a_gpu_failure_is_raised_and_rejects_no_call(scorer: Scorer, monkeypatch
     def fail(*_: Any, **__: Any) -> Tensor:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(scorer.network, "encode_rounds", fail)
+    monkeypatch.setattr(scorer.network, "embed_rounds", fail)
     with pytest.raises(torch.AcceleratorError):
         score(scorer, three_calls())
+
+
+def test_a_call_of_one_round_has_no_evidence_and_a_reject_has_null(scorer: Scorer) -> None:
+    one, reject = score(scorer, batch_of(ready(CALLS[1]), rejected(1)))
+    assert (one["evidence"], reject["evidence"], reject["prediction_set"]) == ([], None, None)

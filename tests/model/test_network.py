@@ -206,6 +206,18 @@ def test_an_unused_modality_has_a_single_masked_state(tiny_network: MakeNetwork,
     assert audio_mask.sum(dim=1).tolist() == [27, 15, 49]  # (samples - 400) // 320 + 1
 
 
+@pytest.mark.parametrize("padded", [True, False])
+@torch.no_grad()
+def test_the_sides_of_rounds_are_the_rounds_and_the_same_without_their_text(
+    network: MsmtFn, batch: Batch, padded: bool
+) -> None:
+    rounds = batch.rounds(0, 1, 2)
+    sides = network.encode_sides(**rounds, padded=padded)
+    no_text = rounds | {"num_tokens": torch.zeros(3, dtype=torch.long)}
+    torch.testing.assert_close(sides[:, 0], network.encode_rounds(**rounds, padded=padded), **TOLERANCE)
+    torch.testing.assert_close(sides[:, 1], network.encode_rounds(**no_text, padded=padded), **TOLERANCE)
+
+
 @torch.no_grad()
 def test_a_rounds_vector_is_the_fusion_of_its_encoder_states(network: MsmtFn, batch: Batch) -> None:
     rounds = batch.rounds(0, 1, 2)
