@@ -6,7 +6,7 @@ import datetime as dt
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -17,6 +17,7 @@ from rich.table import Table
 from msmtfn import storage
 from msmtfn.calls.days import find_days
 from msmtfn.cli.command import EXIT_DONE, SafeConsole, exit_code_of, run_command
+from msmtfn.cli.deliveries import describe_deliveries
 from msmtfn.corpora import DEMO
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, count_done
@@ -25,6 +26,7 @@ from msmtfn.daily.retry import count_retryable
 from msmtfn.daily.schedule import estimate_day, newest_unscored_day, other_unscored_days
 from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
+from msmtfn.delivery.deliver import DeliveryConfig
 from msmtfn.errors import JobError, LockedError, UsageError
 from msmtfn.model.checkpoint import is_trained
 from msmtfn.scoring.day import DayScorer, open_scorer, refuse_overlapping_leads
@@ -68,7 +70,8 @@ class Arguments:
     """Model: a folder, an s3:// address, a name on the Hugging Face hub, or "demo" for the small built-in model.
     For the current version among those of the train command's --register, pass <register>/current."""
     demo: bool = False
-    """Generate a small day of calls in a temporary folder and score it; replaces --date, --manifests and --leads."""
+    """Generate a small day of calls in a temporary folder and score it; replaces --date, --manifests and --leads.
+    The page and the customers of that day go to the same folder, and the page plays its recordings."""
     force: bool = False
     """Score the day again even if it is published."""
     retry_rejected: bool = False
@@ -80,6 +83,8 @@ class Arguments:
     """Maximum share (0 to 1) of a day's calls that may be rejected; the exit code is 3 if it is exceeded."""
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = field(default_factory=ScoringConfig)
     """Options of scoring."""
+    delivery: Annotated[DeliveryConfig, tyro.conf.arg(name="")] = field(default_factory=DeliveryConfig)
+    """What is made of a published day for the sales floor."""
 
     def __post_init__(self) -> None:
         """Check that the options are in range and go together.
@@ -127,21 +132,22 @@ def _score_days(program: str, arguments: Sequence[str], day_results: list[dict[s
 
 def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
     console = SafeConsole()
-    manifests, leads = _resolve_roots(arguments)
+    manifests, leads, delivery = _resolve_roots(arguments)
     prefixes = [] if arguments.demo else arguments.scoring.prepare.allowed_prefixes
-    refuse_overlapping_leads([manifests], leads, arguments.model, prefixes)
+    refuse_overlapping_leads([manifests], leads, arguments.model, prefixes, delivery)
     dates = _select_dates(arguments, manifests, leads)
     if not dates:
         console.print(f"every day of {manifests} is published in {leads}; nothing was done")
         return _exit_code_of_newest_day(arguments, manifests, leads)
     days = [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates]
-    refuse_overlapping_leads(days, leads, arguments.model, prefixes)
+    refuse_overlapping_leads(days, leads, arguments.model, prefixes, delivery)
     with open_scorer(
         manifests,
         leads,
         arguments.model,
         arguments.scoring,
         console,
+        delivery=delivery,
         force=arguments.force,
         retry_rejected=arguments.retry_rejected,
     ) as scorer:
@@ -176,6 +182,8 @@ def _score_day(scorer: DayScorer, date: dt.date, max_rejected_share: float, day_
         plan, success = scorer.score(date)
         trained = is_trained(scorer.graph.folder)
         scorer.console.print(summarize(plan.leads, date, success, is_trained=trained))
+        for line in describe_deliveries(scorer.delivery, date):
+            scorer.console.print(line, highlight=False, soft_wrap=True)
     except UsageError:
         raise
     except JobError as exc:
@@ -192,13 +200,21 @@ def _score_day(scorer: DayScorer, date: dt.date, max_rejected_share: float, day_
     return code
 
 
-def _resolve_roots(arguments: Arguments) -> tuple[str, str]:
-    """Return the roots of the manifests and of the leads."""
+def _resolve_roots(arguments: Arguments) -> tuple[str, str, DeliveryConfig]:
+    """Return the roots of the manifests and of the leads, and what to deliver."""
     if arguments.demo:
         folder = Path(tempfile.mkdtemp(prefix="msmtfn-demo-"))
         logger.info("generating a small day of calls in %s", folder)
-        return str(write_demo_day(folder, DEMO_DATE)), str(folder / "leads")
-    return str(arguments.manifests), str(arguments.leads)
+        manifests = write_demo_day(folder, DEMO_DATE)
+        given = arguments.delivery
+        delivery = replace(
+            given,
+            report=given.report or str(folder / "report"),
+            customers=given.customers or str(folder / "customers"),
+            recording_url_template=given.recording_url_template or f"{manifests.absolute().as_uri()}/{{path}}",
+        )
+        return str(manifests), str(folder / "leads"), delivery
+    return str(arguments.manifests), str(arguments.leads), arguments.delivery
 
 
 def _select_dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.date]:

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from msmtfn.daily.lock import lock_day
 from msmtfn.daily.progress import show_progress
 from msmtfn.daily.publish import RUNS_FOLDER
 from msmtfn.daily.success import Success
+from msmtfn.delivery.deliver import DeliveryConfig, deliver_day
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, UsageError
 from msmtfn.model.checkpoint import fetch_model, locate_model
@@ -40,6 +41,7 @@ def score_day(
     leads: str | os.PathLike[str],
     model: str | os.PathLike[str] = DEMO,
     config: ScoringConfig | None = None,
+    delivery: DeliveryConfig | None = None,
     force: bool = False,
     retry_rejected: bool = False,
     console: Console | None = None,
@@ -55,6 +57,7 @@ def score_day(
         leads: root of the leads, published as `<leads>/date=YYYY-MM-DD/`: a local folder or an `s3://` URI.
         model: `"demo"`, a folder, an `s3://` URI, a name on the Hugging Face hub, or `<root>/current` of a registry.
         config: how calls are prepared and scored, and how the work is spread.
+        delivery: the page and the table of customers to make of the published day; by default none.
         force: score the day again even if it is published.
         retry_rejected: of a published day, score again only the rejects that could succeed now.
         console: terminal for the progress bar; without a terminal the progress is logged.
@@ -77,11 +80,18 @@ def score_day(
     if force and retry_rejected:
         raise UsageError("force scores all calls again, retry_rejected only some; set one of the two")
     manifests, leads, model = os.fspath(manifests), os.fspath(leads), os.fspath(model)
-    config = config or ScoringConfig()
+    config, delivery = config or ScoringConfig(), delivery or DeliveryConfig()
     day = storage.join(manifests, f"{storage.DAY_PREFIX}{date}")
-    refuse_overlapping_leads([manifests, day], leads, model, config.prepare.allowed_prefixes)
+    refuse_overlapping_leads([manifests, day], leads, model, config.prepare.allowed_prefixes, delivery)
     with open_scorer(
-        manifests, leads, model, config, console or Console(), force=force, retry_rejected=retry_rejected
+        manifests,
+        leads,
+        model,
+        config,
+        console or Console(),
+        delivery=delivery,
+        force=force,
+        retry_rejected=retry_rejected,
     ) as scorer:
         scorer.check_storage()
         return scorer.score(date)[1]
@@ -99,6 +109,7 @@ class DayScorer:
         start_ray: function that starts Ray once; it takes seconds, so it is called only for days that need Ray.
         force: whether to score a published day again.
         retry_rejected: whether to score only the rejects of a published day that could succeed now.
+        delivery: what to make of a published day.
     """
 
     manifests: str
@@ -108,6 +119,7 @@ class DayScorer:
     start_ray: Callable[[], None]
     force: bool
     retry_rejected: bool
+    delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
 
     def check_storage(self) -> None:
         """Log a warning if the storage of the leads has no conditional writes."""
@@ -120,7 +132,7 @@ class DayScorer:
         )
 
     def score(self, date: dt.date) -> tuple[DayPlan, Success]:
-        """Score and publish a day, under its lock.
+        """Score and publish a day, and deliver what is made of it, under its lock.
 
         Returns:
             The plan, whose `published` is set if there was nothing to do, and the record of the day.
@@ -134,8 +146,12 @@ class DayScorer:
                 _refuse_retry(plan)
             if plan.published is not None:
                 tidy_up(plan, check_lock)
-                return plan, plan.published
-            return plan, self._finish(plan, check_lock)
+                success = plan.published
+            else:
+                success = self._finish(plan, check_lock)
+            # Also of a day that was published before: that run may have ended here.
+            deliver_day(plan.leads, date, self.delivery, check_lock)
+            return plan, success
 
     def _finish(self, plan: DayPlan, check_lock: Callable[[], None]) -> Success:
         run = open_run(plan)
@@ -161,6 +177,7 @@ def open_scorer(
     config: ScoringConfig,
     console: Console,
     *,
+    delivery: DeliveryConfig | None = None,
     force: bool = False,
     retry_rejected: bool = False,
 ) -> Iterator[DayScorer]:
@@ -177,17 +194,22 @@ def open_scorer(
             stack.enter_context(start_engine())
 
         graph = ScoringGraph(folder, config, name)
-        yield DayScorer(manifests, leads, graph, console, start_once, force, retry_rejected)
+        yield DayScorer(
+            manifests, leads, graph, console, start_once, force, retry_rejected, delivery or DeliveryConfig()
+        )
 
 
-def refuse_overlapping_leads(manifests: Sequence[str], leads: str, model: str, prefixes: Sequence[str]) -> None:
-    """Refuse leads that overlap what is read.
+def refuse_overlapping_leads(
+    manifests: Sequence[str], leads: str, model: str, prefixes: Sequence[str], delivery: DeliveryConfig | None = None
+) -> None:
+    """Refuse leads, pages and customers that overlap what is read, and the last two in or around the leads.
 
     Args:
         manifests: root of the manifests, and days in it that may lead elsewhere.
         leads: root of the leads.
         model: name of the model.
         prefixes: locations of recordings.
+        delivery: where the page and the customers go.
 
     Raises:
         UsageError: they overlap.
@@ -197,6 +219,8 @@ def refuse_overlapping_leads(manifests: Sequence[str], leads: str, model: str, p
     if not is_demo(model):
         inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
     refuse_overlaps(inputs, [NamedLocation("--leads", leads)])
+    if delivery is not None:
+        delivery.refuse_overlaps(leads, inputs)
 
 
 def _fetch_model(name: str, scratch: Path) -> tuple[str, Path]:
