@@ -144,8 +144,6 @@ def _data_of(view: DayView, options: PageOptions) -> dict[str, Any]:
         "language": options.language,
         "words": {language: dict(read_words(language)) for language in LANGUAGES},
         "day": {language: say_day(language, view.success.date) for language in LANGUAGES},
-        "ranked": view.counts.ranked - len(view.suppressed),
-        "has_player": options.template is not None,
         "intents": list(INTENTS),
         "url_start": start,
         "calls": {

@@ -164,6 +164,16 @@ class DayView:
     rejected: Sequence[Call] = ()
     before: Sequence[Success] = field(default_factory=tuple)
 
+    @property
+    def num_ranked(self) -> int:
+        """Number of ranked calls of customers who may be rung."""
+        return self.counts.ranked - len(self.suppressed)
+
+    @property
+    def num_wanted(self) -> int:
+        """Number of these that are most likely A or B."""
+        return self.counts.wanted - sum(call.intent in WANTED for call in self.suppressed)
+
 
 def read_view(day: PublishedDay, max_leads: int, num_days: int, template: str | None = None) -> DayView:
     """Read what the page of a day shows, without holding more of it in memory than is shown.

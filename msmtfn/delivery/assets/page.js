@@ -75,7 +75,8 @@
     rank: (row) => calls.rank[row], score: (row) => -(calls.score[row] ?? -1), customer: nameOf, agent: (row) => at(calls.agent, row),
     domain: (row) => at(calls.domain, row), intent: (row) => at(calls.intent, row), seconds: (row) => calls.seconds[row], started: (row) => calls.started[row],
   };
-  const compare = (a, b) => (a === b ? 0 : a === null ? 1 : b === null ? -1 : typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b);
+  const names = new Intl.Collator(undefined, { numeric: true });
+  const compare = (a, b) => (a === b ? 0 : a === null ? 1 : b === null ? -1 : typeof a === "string" ? names.compare(a, b) : a - b);
 
   const select = () => {
     const seen = new Set();
@@ -315,13 +316,13 @@
   const onKey = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || ["INPUT", "SELECT", "AUDIO"].includes(event.target.tagName)) return;
     if (event.key === "/") { event.preventDefault(); $("search").focus(); return; }
-    const names = [...document.querySelectorAll("#rows .who button")];
-    const place = names.findIndex((name) => name.closest("tr") === event.target.closest?.("tr"));
+    const buttons = [...document.querySelectorAll("#rows .who button")];
+    const place = buttons.findIndex((name) => name.closest("tr") === event.target.closest?.("tr"));
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-      const next = names[place + (event.key === "ArrowDown" ? 1 : -1)];
+      const next = buttons[place + (event.key === "ArrowDown" ? 1 : -1)];
       if (next) { event.preventDefault(); next.focus(); }
     } else if (event.key.toLowerCase() === "p" && place >= 0) {
-      const row = Number(names[place].dataset.row);
+      const row = Number(buttons[place].dataset.row);
       play(row, bestMoment(row));
     }
   };
