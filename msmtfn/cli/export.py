@@ -10,6 +10,7 @@ from functools import partial
 import tyro
 
 from msmtfn.cli.command import SafeConsole, run_command
+from msmtfn.delivery.deliver import check_customer_days
 from msmtfn.delivery.export import Product, export_calls, export_customers
 from msmtfn.delivery.published import open_day
 from msmtfn.errors import UsageError
@@ -40,6 +41,8 @@ class Arguments:
     """File to write, in place of what is there: a local path or an s3:// address."""
     customers: str | None = None
     """Root of the tables of customers; with it the rows are the customers, not the leads."""
+    customer_days: int = 14
+    """Number of days, the day itself included, in which a refusal holds; a table of customers has its own."""
     excel: bool = False
     """Begin the file with a byte order mark, by which Excel recognises UTF-8."""
     first: int | None = None
@@ -53,6 +56,7 @@ class Arguments:
         """
         if self.first is not None and self.first < 1:
             raise UsageError(f"--first is {self.first}; it must be 1 or more")
+        check_customer_days(self.customer_days)
         roots = {"--leads": self.leads, "--customers": self.customers}
         inputs = [NamedLocation(option, root) for option, root in roots.items() if root is not None]
         refuse_overlaps(inputs, [NamedLocation("--out", self.out)])
@@ -72,7 +76,9 @@ def _run(program: str, arguments: Sequence[str]) -> None:
     options = tyro.cli(Arguments, prog=program, args=arguments)
     day = open_day(options.customers or options.leads, options.date)
     if options.customers is None:
-        number = export_calls(day, options.product, options.out, for_excel=options.excel, first=options.first)
+        number = export_calls(
+            day, options.product, options.out, options.customer_days, for_excel=options.excel, first=options.first
+        )
         line = f"{number} leads of {options.date} are in {options.out}"
     else:
         number, nameless = export_customers(

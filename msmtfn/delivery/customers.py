@@ -21,11 +21,11 @@ from msmtfn.daily.publish import ROWS_PER_FILE, RUNS_FOLDER, publish_tables, rea
 from msmtfn.daily.success import Success
 from msmtfn.delivery.published import PublishedDay, open_days_before, read_batches
 from msmtfn.delivery.suppression import CUSTOMER_ID, UNRANKED_REASON, find_suppressed
-from msmtfn.leads.schema import LEAD_RANK, SCORED
+from msmtfn.leads.schema import LEAD_RANK, REJECTED, SCORED
 from msmtfn.storage.untrusted import inside
 
 UNRANKED: Final = np.iinfo(np.int32).max
-REJECTED_REASON: Final = "rejected"
+NOT_RANKED: Final = "unranked"
 NO_TIME: Final = np.iinfo(np.int64).min
 
 CALLS: Final = (
@@ -223,7 +223,7 @@ def _reasons(chosen: pa.Table, best_rank: Integers, suppressed: dict[str, str]) 
         elif rank != UNRANKED:
             reasons.append(None)
         else:
-            reasons.append(reason if status == SCORED and reason else REJECTED_REASON)
+            reasons.append(reason or NOT_RANKED if status == SCORED else REJECTED)
     return reasons
 
 

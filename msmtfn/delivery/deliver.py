@@ -50,8 +50,7 @@ class DeliveryConfig:
         Raises:
             UsageError: one is out of range.
         """
-        if not 1 <= self.customer_days <= MAX_DAYS:
-            raise UsageError(f"--customer-days is {self.customer_days}; it must be between 1 and {MAX_DAYS}")
+        check_customer_days(self.customer_days)
         if not 1 <= self.report_leads <= MAX_LEADS:
             raise UsageError(f"--report-leads is {self.report_leads}; it must be between 1 and {MAX_LEADS}")
         if self.recording_url_template is not None:
@@ -66,6 +65,16 @@ class DeliveryConfig:
         roots = {"--report": self.report, "--customers": self.customers}
         outputs = [NamedLocation(option, root) for option, root in roots.items() if root is not None]
         refuse_overlaps([*inputs, NamedLocation("--leads", leads)], outputs)
+
+
+def check_customer_days(number: int) -> None:
+    """Check a number of days.
+
+    Raises:
+        UsageError: it is out of range.
+    """
+    if not 1 <= number <= MAX_DAYS:
+        raise UsageError(f"--customer-days is {number}; it must be between 1 and {MAX_DAYS}")
 
 
 def deliver_day(

@@ -22,8 +22,9 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 
 from msmtfn import storage
-from msmtfn.delivery.customers import CUSTOMERS
-from msmtfn.delivery.published import PublishedDay, read_batches
+from msmtfn.delivery.customers import CUSTOMERS, NOT_RANKED
+from msmtfn.delivery.published import PublishedDay, open_days_before, read_batches
+from msmtfn.delivery.suppression import CUSTOMER_ID, find_suppressed
 from msmtfn.errors import UsageError
 from msmtfn.leads.schema import LEAD_RANK, SCORED
 from msmtfn.storage.untrusted import escape_controls
@@ -99,14 +100,17 @@ RULES: Final[Mapping[Product, ProductRules]] = {
 
 
 def export_calls(
-    day: PublishedDay, product: Product, out: str, *, for_excel: bool = False, first: int | None = None
+    day: PublishedDay, product: Product, out: str, num_days: int, *, for_excel: bool = False, first: int | None = None
 ) -> int:
     """Write the scored calls of a day, the best first, and return their number.
+
+    A call of a customer who is not to be rung has no rank, and the customer's reason for its status.
 
     Args:
         day: the published leads.
         product: product that imports the file.
         out: location of the file, which is replaced.
+        num_days: days to look at for refusals, the day included.
         for_excel: whether to begin with a byte order mark, by which Excel knows UTF-8.
         first: number of calls to write; None for all.
 
@@ -115,7 +119,7 @@ def export_calls(
         JobError: the leads cannot be read, or the file cannot be written.
     """
     columns = (*CALL_COLUMNS, *CALL_COLUMNS_PASSED)
-    return _write(out, product, columns, _limited(_call_rows(day), first), for_excel=for_excel)
+    return _write(out, product, columns, _limited(_call_rows(day, num_days), first), for_excel=for_excel)
 
 
 def export_customers(
@@ -153,16 +157,20 @@ def defuse(text: str) -> str:
     return f"'{shown}" if _FORMULA.match(text) else shown
 
 
-def _call_rows(day: PublishedDay) -> Iterator[Sequence[Value]]:
+def _call_rows(day: PublishedDay, num_days: int) -> Iterator[Sequence[Value]]:
+    ids = pa.chunked_array([table[0].unique() for table in read_batches(day, [CUSTOMER_ID])], pa.string()).unique()
+    suppressed = find_suppressed(day, open_days_before(day.root, day.date, num_days - 1), ids)
     for table in read_batches(day, _CALLS):
         for row in table.to_pylist():
             if row["status"] != SCORED:
                 continue
+            reason = suppressed.get(row["customer_id"]) or row["unranked_reason"]
+            is_ranked = reason is None and row["lead_rank"] is not None
             yield (
                 f"{day.date}/{row['call_id']}",
                 day.date.isoformat(),
-                row["unranked_reason"] or RANKED,
-                row["lead_rank"],
+                RANKED if is_ranked else reason or NOT_RANKED,
+                row["lead_rank"] if is_ranked else None,
                 _rounded(row["lead_score"]),
                 row["intent_predicted"],
                 _joined(row["prediction_set"]),

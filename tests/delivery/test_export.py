@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import io
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from msmtfn.delivery.export import Product, defuse, export_calls, export_custome
 from msmtfn.delivery.published import PublishedDay, open_day
 from msmtfn.errors import UsageError
 from tests.daily.parts import DATE
-from tests.delivery.days import lead, open_leads, reject
+from tests.delivery.days import lead, open_leads, publish_leads, reject
 
 MOMENTS = [
     {"start_sec": 17.5, "end_sec": 30.0, "change": 23.4, "side": "words"},
@@ -27,7 +28,7 @@ ROWS = [
 
 
 def exported(day: PublishedDay, product: Product, out: Path) -> list[dict[str, str]]:
-    export_calls(day, product, str(out))
+    export_calls(day, product, str(out), 1)
     return list(csv.DictReader(io.StringIO(out.read_text(encoding="utf-8"))))
 
 
@@ -61,6 +62,17 @@ def test_a_call_is_one_row_keyed_by_day_and_call(tmp_path: Path) -> None:
     assert [(row["status"], row["rank"]) for row in rows[1:]] == [("do_not_call", "")]
 
 
+def test_a_ranked_call_of_a_customer_who_refused_last_week_is_not_ranked(tmp_path: Path) -> None:
+    leads = str(tmp_path / "leads")
+    refused = lead("o1", None, 5.0, customer_id="x", unranked_reason="refused")
+    publish_leads(leads, [refused], DATE - dt.timedelta(days=7))
+    day = open_leads(leads, ROWS)
+    for num_days, expected in ((7, ("ranked", "1")), (8, ("refused", ""))):
+        export_calls(day, "csv", str(tmp_path / "out.csv"), num_days)
+        row = next(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+        assert (row["status"], row["rank"]) == expected
+
+
 def test_names_and_empty_cells_are_those_that_the_product_documents(tmp_path: Path) -> None:
     day = open_leads(str(tmp_path / "leads"), ROWS)
     hubspot = exported(day, "hubspot", tmp_path / "hubspot.csv")
@@ -73,10 +85,10 @@ def test_names_and_empty_cells_are_those_that_the_product_documents(tmp_path: Pa
 
 def test_excel_knows_utf_8_by_its_mark_which_salesforce_does_not_take(tmp_path: Path) -> None:
     day = open_leads(str(tmp_path / "leads"), ROWS)
-    export_calls(day, "csv", str(tmp_path / "out.csv"), for_excel=True)
+    export_calls(day, "csv", str(tmp_path / "out.csv"), 1, for_excel=True)
     assert (tmp_path / "out.csv").read_bytes().startswith(b"\xef\xbb\xbflead_id,")
     with pytest.raises(UsageError, match="--excel cannot be combined with salesforce"):
-        export_calls(day, "salesforce", str(tmp_path / "out.csv"), for_excel=True)
+        export_calls(day, "salesforce", str(tmp_path / "out.csv"), 1, for_excel=True)
 
 
 def test_customers_are_keyed_by_their_id_and_calls_without_one_are_counted(place: str) -> None:
@@ -92,7 +104,7 @@ def test_customers_are_keyed_by_their_id_and_calls_without_one_are_counted(place
 def test_the_same_day_gives_the_same_file(tmp_path: Path) -> None:
     day = open_leads(str(tmp_path / "leads"), ROWS)
     for name in ("first.csv", "second.csv"):
-        export_calls(day, "hubspot", str(tmp_path / name))
+        export_calls(day, "hubspot", str(tmp_path / name), 1)
     assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "second.csv").read_bytes()
 
 
@@ -101,6 +113,6 @@ def test_a_file_beyond_the_products_limit_is_not_written(tmp_path: Path, monkeyp
     rules = module.ProductRules(max_rows=2)
     monkeypatch.setitem(module.RULES, "hubspot", rules)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="would have 3 rows, and hubspot takes 2"):
-        export_calls(day, "hubspot", str(tmp_path / "out.csv"))
+        export_calls(day, "hubspot", str(tmp_path / "out.csv"), 1)
     assert not (tmp_path / "out.csv").exists()
-    assert export_calls(day, "hubspot", str(tmp_path / "out.csv"), first=1) == 1
+    assert export_calls(day, "hubspot", str(tmp_path / "out.csv"), 1, first=1) == 1
