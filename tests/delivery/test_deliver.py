@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_an_option_out_of_range_is_refused(options: dict[str, object], message: 
 @pytest.mark.parametrize("option", ["report", "customers"])
 @pytest.mark.parametrize("root", ["/data/leads", "/data/leads/x", "/data", "/data/calls/x"])
 def test_nothing_is_delivered_into_or_around_the_leads_or_what_is_read(option: str, root: str) -> None:
-    config = DeliveryConfig(**{option: root})
+    config = replace(DeliveryConfig(), **{option: root})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=f"--{option} {root} overlaps"):
         config.refuse_overlaps("/data/leads", [NamedLocation("--manifests", "/data/calls")])
 

@@ -111,7 +111,7 @@ def test_the_same_day_gives_the_same_file(tmp_path: Path) -> None:
 def test_a_file_beyond_the_products_limit_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day = open_leads(str(tmp_path / "leads"), ROWS)
     rules = module.ProductRules(max_rows=2)
-    monkeypatch.setitem(module.RULES, "hubspot", rules)  # type: ignore[arg-type]
+    monkeypatch.setitem(module.RULES, "hubspot", rules)
     with pytest.raises(UsageError, match="would have 3 rows, and hubspot takes 2"):
         export_calls(day, "hubspot", str(tmp_path / "out.csv"), 1)
     assert not (tmp_path / "out.csv").exists()

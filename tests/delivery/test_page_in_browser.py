@@ -112,9 +112,13 @@ class Reader:
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.problems.append(message.text))
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.problems.append("dialog"), dialog.dismiss()))
+        self.page.on("dialog", self._dismiss)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(address)
+
+    def _dismiss(self, dialog: Any) -> None:
+        self.problems.append("a dialog opened")
+        dialog.dismiss()
 
     @property
     def names(self) -> list[str]:
