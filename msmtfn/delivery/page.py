@@ -22,7 +22,7 @@ from msmtfn import storage
 from msmtfn.daily.publish import read_success
 from msmtfn.delivery.published import PublishedDay, open_day
 from msmtfn.delivery.recordings import scheme_of
-from msmtfn.delivery.view import MAX_LISTED, SIDES, Call, DayView, read_view
+from msmtfn.delivery.view import MAX_LISTED, MAX_TEXT, SIDES, Call, DayView, read_view
 from msmtfn.delivery.words import LANGUAGES, Language, read_words, say, say_day
 from msmtfn.errors import PublishError
 from msmtfn.labels import INTENTS
@@ -115,11 +115,15 @@ def _render(view: DayView, options: PageOptions) -> str:
         hours=f"{success.audio_hours:,.1f}",
         rows=view.leads[:STATIC_ROWS],
         moved=list(_moved(success.drift or NO_DRIFT, tell)),
-        drift_error=(success.drift or {}).get("error"),
+        drift_error=_printable((success.drift or {}).get("error")),
+        reasons=_sorted_counts(view.counts.unranked),
+        codes=_sorted_counts(success.rejected_by_reason),
         unranked=[*view.suppressed, *view.unranked][:MAX_LISTED],
         num_unranked=sum(view.counts.unranked.values()) + len(view.suppressed),
-        before=[(day, describe_drift(day.drift or NO_DRIFT)) for day in reversed(view.before)],
+        before=[(day, _printable(describe_drift(day.drift or NO_DRIFT))) for day in reversed(view.before)],
         model=printable(success.model),
+        version=printable(success.model_version),
+        published=printable(success.published_at),
         policy=_policy(style, script, options.template),
         style=Markup(style),  # noqa: S704 - the package's own files
         script=Markup(script),  # noqa: S704
@@ -193,8 +197,16 @@ def _moved(drift: Mapping[str, Any], tell: Callable[..., Markup]) -> list[tuple[
         else:
             figure = drift["figures"][name]
             how = tell("moved.psi", psi=f"{figure['psi']:.2f}", threshold=f"{figure['threshold']:.2f}")
-        found.append((tell(f"figure.{name}"), how))
+        found.append((tell(f"figure.{printable(name)}"), how))
     return found
+
+
+def _sorted_counts(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted((printable(name), number) for name, number in counts.items())
+
+
+def _printable(text: str | None) -> str | None:
+    return None if text is None else printable(text, MAX_TEXT)
 
 
 def _policy(style: str, script: str, template: str | None) -> str:

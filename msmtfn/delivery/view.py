@@ -258,14 +258,14 @@ def _call_of(row: Mapping[str, Any], template: str | None = None, date: str = ""
         url=None if template is None else address_of(template, date, row),
         started=None if started is None else started.strftime("%H:%M"),
         score=_number(row.get("lead_score"), 1),
-        intent=row.get("intent_predicted"),
+        intent=_shown(row.get("intent_predicted")),
         five=tuple(_number(value, 3) or 0.0 for value in five.values()),
         prediction_set=tuple(name for name in row.get("prediction_set") or () if name in INTENTS),
         evidence=tuple(_moments(row.get("evidence") or ())),
         facts=tuple(_number(value, 3) for value in (row.get("facts") or {}).values()),
         seconds=_number(row.get("duration_sec"), 1),
         rounds=row.get("num_rounds"),
-        reason=reason or row.get("unranked_reason") or _shown(row.get("error_code")),
+        reason=reason or _shown(row.get("unranked_reason")) or _shown(row.get("error_code")),
         detail=_shown(row.get("error_detail")),
     )
 
