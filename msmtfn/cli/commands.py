@@ -16,6 +16,8 @@ from msmtfn.errors import JobError
 
 COMMANDS: Final = {
     "score-daily": "score a day of recorded calls and publish the leads",
+    "report": "make the page and the customers of a published day again",
+    "export": "export a published day for HubSpot, Salesforce or as CSV",
     "train": "train the network on labelled calls",
     "evaluate": "evaluate a model, or run the paper's ablations",
     "calibrate": "calibrate a model on labelled calls",

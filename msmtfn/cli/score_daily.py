@@ -6,7 +6,7 @@ import datetime as dt
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -19,6 +19,7 @@ from rich.text import Text
 from msmtfn import storage
 from msmtfn.calls.days import find_days
 from msmtfn.cli.command import EXIT_DONE, SafeConsole, describe_error, run_command
+from msmtfn.cli.deliveries import describe_deliveries
 from msmtfn.corpora import DEMO
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan, count_done
@@ -31,6 +32,7 @@ from msmtfn.daily.state import RunState, open_folder
 from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
 from msmtfn.daily.work import default_work
+from msmtfn.delivery.deliver import DeliveryConfig
 from msmtfn.errors import JobError, LockedError, UsageError
 from msmtfn.model.checkpoint import is_trained
 from msmtfn.scoring.day import DayScorer, open_scorer, refuse_overlapping_leads
@@ -84,7 +86,8 @@ class Arguments:
     """Model: a folder, an s3:// address, a name on the Hugging Face hub, or "demo" for the small built-in model.
     For the current version among those of the train command's --register, pass <register>/current."""
     demo: bool = False
-    """Generate a small day of calls in a temporary folder and score it; replaces --date, --manifests and --leads."""
+    """Generate a small day of calls in a temporary folder and score it; replaces --date, --manifests and --leads.
+    The page and the customers of that day go to the same folder, and the page plays its recordings."""
     force: bool = False
     """Score the day again even if it is published."""
     retry_rejected: bool = False
@@ -101,6 +104,8 @@ class Arguments:
     """Maximum share (0 to 1) of a day's calls that may be rejected; the exit code is 3 if it is exceeded."""
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = field(default_factory=ScoringConfig)
     """Options of scoring."""
+    delivery: Annotated[DeliveryConfig, tyro.conf.arg(name="")] = field(default_factory=DeliveryConfig)
+    """What is made of a published day for the sales floor."""
 
     def __post_init__(self) -> None:
         """Check that the options are in range and go together.
@@ -149,14 +154,14 @@ def _score_days(program: str, arguments: Sequence[str], day_results: list[dict[s
 
 def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
     console = SafeConsole()
-    manifests, leads = _resolve_roots(arguments)
+    manifests, leads, delivery = _resolve_roots(arguments)
     work = arguments.work or default_work(leads)
     prefixes = [] if arguments.demo else arguments.scoring.prepare.allowed_prefixes
-    refuse_overlapping_leads([manifests], leads, work, arguments.model, prefixes)
+    refuse_overlapping_leads([manifests], leads, work, arguments.model, prefixes, delivery)
     table = open_table(leads, arguments.table, arguments.table_retention_days)
     dates = _select_dates(arguments, manifests, leads)
     days = [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates]
-    refuse_overlapping_leads(days, leads, work, arguments.model, prefixes)
+    refuse_overlapping_leads(days, leads, work, arguments.model, prefixes, delivery)
     if not dates:
         if table is not None and not arguments.dry_run:
             table.repair()
@@ -170,6 +175,7 @@ def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
         console,
         work=work,
         table=table,
+        delivery=delivery,
         force=arguments.force,
         retry_rejected=arguments.retry_rejected,
     ) as scorer:
@@ -204,6 +210,8 @@ def _score_day(scorer: DayScorer, date: dt.date, max_rejected_share: float, day_
         plan, success = scorer.score(date)
         trained = is_trained(scorer.graph.folder)
         scorer.console.print(summarize(plan.leads, date, success, is_trained=trained))
+        for line in describe_deliveries(scorer.delivery, date):
+            scorer.console.print(line, highlight=False, soft_wrap=True)
     except UsageError:
         raise
     # Whatever a day runs into, a bug included, the others are scored.
@@ -221,13 +229,21 @@ def _score_day(scorer: DayScorer, date: dt.date, max_rejected_share: float, day_
     return code
 
 
-def _resolve_roots(arguments: Arguments) -> tuple[str, str]:
-    """Return the roots of the manifests and of the leads."""
+def _resolve_roots(arguments: Arguments) -> tuple[str, str, DeliveryConfig]:
+    """Return the roots of the manifests and of the leads, and what to deliver."""
     if arguments.demo:
         folder = Path(tempfile.mkdtemp(prefix="msmtfn-demo-"))
         logger.info("generating a small day of calls in %s", folder)
-        return str(write_demo_day(folder, DEMO_DATE)), str(folder / "leads")
-    return str(arguments.manifests), str(arguments.leads)
+        manifests = write_demo_day(folder, DEMO_DATE)
+        given = arguments.delivery
+        delivery = replace(
+            given,
+            report=given.report or str(folder / "report"),
+            customers=given.customers or str(folder / "customers"),
+            recording_url_template=given.recording_url_template or f"{manifests.absolute().as_uri()}/{{path}}",
+        )
+        return str(manifests), str(folder / "leads"), delivery
+    return str(arguments.manifests), str(arguments.leads), arguments.delivery
 
 
 def _select_dates(arguments: Arguments, manifests: str, leads: str) -> list[dt.date]:

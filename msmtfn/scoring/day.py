@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +23,7 @@ from msmtfn.daily.lock import lock_day
 from msmtfn.daily.progress import show_progress
 from msmtfn.daily.success import Success
 from msmtfn.daily.work import default_work
+from msmtfn.delivery.deliver import DeliveryConfig, deliver_day
 from msmtfn.engine import start_engine
 from msmtfn.errors import JobError, UsageError
 from msmtfn.features.processor_config import read_processor_config
@@ -48,6 +49,7 @@ def score_day(
     work: str | os.PathLike[str] | None = None,
     table: Literal["delta"] | None = None,
     table_retention_days: int = RETENTION_DAYS,
+    delivery: DeliveryConfig | None = None,
     force: bool = False,
     retry_rejected: bool = False,
     console: Console | None = None,
@@ -66,6 +68,7 @@ def score_day(
         work: root of the work in progress, by default `<leads>.work`; a location outside the leads.
         table: `"delta"` keeps a Delta Lake log over the published files; needs the extra `delta`.
         table_retention_days: days for which the files of a replaced publication are kept for the table's readers.
+        delivery: the page and the table of customers to make of the published day; by default none.
         force: score the day again even if it is published.
         retry_rejected: of a published day, score again only the rejects that could succeed now.
         console: terminal for the progress bar; without a terminal the progress is logged.
@@ -88,13 +91,22 @@ def score_day(
     if type(date) is not dt.date:  # a datetime would name another folder
         raise UsageError(f"date is {date!r}; it must be a datetime.date, such as datetime.date(2026, 1, 5)")
     manifests, leads, model = os.fspath(manifests), os.fspath(leads), os.fspath(model)
-    config = config or ScoringConfig()
+    config, delivery = config or ScoringConfig(), delivery or DeliveryConfig()
     day = storage.join(manifests, f"{storage.DAY_PREFIX}{date}")
     work = default_work(leads) if work is None else os.fspath(work)
-    refuse_overlapping_leads([manifests, day], leads, work, model, config.prepare.allowed_prefixes)
+    refuse_overlapping_leads([manifests, day], leads, work, model, config.prepare.allowed_prefixes, delivery)
     kept = open_table(leads, table, table_retention_days)
     with open_scorer(
-        manifests, leads, model, config, console, work=work, table=kept, force=force, retry_rejected=retry_rejected
+        manifests,
+        leads,
+        model,
+        config,
+        console,
+        work=work,
+        table=kept,
+        delivery=delivery,
+        force=force,
+        retry_rejected=retry_rejected,
     ) as scorer:
         scorer.prepare_storage()
         return scorer.score(date)[1]
@@ -114,6 +126,7 @@ class DayScorer:
         start_ray: function that starts Ray once; it takes seconds, so it is called only for days that need Ray.
         force: whether to score a published day again.
         retry_rejected: whether to score only the rejects of a published day that could succeed now.
+        delivery: what to make of a published day.
     """
 
     manifests: str
@@ -125,6 +138,7 @@ class DayScorer:
     start_ray: Callable[[], None]
     force: bool
     retry_rejected: bool
+    delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
 
     def prepare_storage(self) -> None:
         """Log a warning if the storage of the leads has no conditional writes; finish what earlier runs left undone.
@@ -150,7 +164,7 @@ class DayScorer:
         )
 
     def score(self, date: dt.date) -> tuple[DayPlan, Success]:
-        """Score and publish a day, under its lock.
+        """Score and publish a day, and deliver what is made of it, under its lock.
 
         Returns:
             The plan, whose `published` is set if there was nothing to do, and the record of the day.
@@ -164,8 +178,12 @@ class DayScorer:
                 _refuse_retry(plan)
             if plan.published is not None:
                 tidy_up(plan, check_lock)
-                return plan, plan.published
-            return plan, self._finish(plan, check_lock)
+                success = plan.published
+            else:
+                success = self._finish(plan, check_lock)
+            # Also of a day that was published before: that run may have ended here.
+            deliver_day(plan.leads, date, self.delivery, check_lock)
+            return plan, success
 
     def _finish(self, plan: DayPlan, check_lock: Callable[[], None]) -> Success:
         run = open_run(plan)
@@ -193,6 +211,7 @@ def open_scorer(
     *,
     work: str,
     table: LeadsTable | None = None,
+    delivery: DeliveryConfig | None = None,
     force: bool = False,
     retry_rejected: bool = False,
 ) -> Iterator[DayScorer]:
@@ -216,13 +235,29 @@ def open_scorer(
             stack.enter_context(start_engine())
 
         graph = ScoringGraph(folder, config, name)
-        yield DayScorer(manifests, leads, work, table, graph, console or Console(), start_once, force, retry_rejected)
+        yield DayScorer(
+            manifests,
+            leads,
+            work,
+            table,
+            graph,
+            console or Console(),
+            start_once,
+            force,
+            retry_rejected,
+            delivery or DeliveryConfig(),
+        )
 
 
 def refuse_overlapping_leads(
-    manifests: Sequence[str], leads: str, work: str, model: str, prefixes: Sequence[str]
+    manifests: Sequence[str],
+    leads: str,
+    work: str,
+    model: str,
+    prefixes: Sequence[str],
+    delivery: DeliveryConfig | None = None,
 ) -> None:
-    """Refuse leads and work in progress that overlap what is read, or each other.
+    """Refuse leads, work in progress, pages and customers that overlap what is read, or each other.
 
     Args:
         manifests: root of the manifests, and days in it that may lead elsewhere.
@@ -230,6 +265,7 @@ def refuse_overlapping_leads(
         work: root of the work in progress.
         model: name of the model.
         prefixes: locations of recordings.
+        delivery: where the page and the customers go.
 
     Raises:
         UsageError: they overlap.
@@ -240,9 +276,9 @@ def refuse_overlapping_leads(
         inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
     outputs = [NamedLocation("--leads", leads), NamedLocation("--work", work)]
     refuse_overlaps(inputs, outputs)
-    refuse_overlaps(
-        outputs[:1], outputs[1:]
-    )  # neither inside the other: readers list the one, operators empty the other
+    refuse_overlaps(outputs[:1], outputs[1:])  # readers list the one, operators empty the other
+    if delivery is not None:
+        delivery.refuse_overlaps(leads, [*inputs, outputs[1]])
 
 
 def _refuse_retry(plan: DayPlan) -> None:

@@ -193,8 +193,13 @@ def read_text(location: str) -> str | None:
             raise StorageError(f"{location} is not UTF-8 text; find out what wrote it, or remove it") from exc
 
 
-def write_text(location: str, text: str) -> None:
+def write_text(location: str, text: str, content_type: str | None = None) -> None:
     """Write a small file, whole or not at all: readers never see a partial file.
+
+    Args:
+        location: location of the file.
+        text: its content.
+        content_type: media type that S3 tells a browser.
 
     Raises:
         StorageError: the storage refused; the message says what to do.
@@ -202,7 +207,8 @@ def write_text(location: str, text: str) -> None:
     filesystem, path = filesystem_of(location)
     with explained(f"{location} cannot be written"):
         if protocol_of(location) == "s3":
-            filesystem.pipe_file(path, text.encode())
+            options = {} if content_type is None else {"ContentType": content_type}
+            filesystem.pipe_file(path, text.encode(), **options)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(path).with_name(f".{posixpath.basename(path)}.{uuid.uuid4().hex}")
