@@ -163,9 +163,7 @@ def evaluate(
         >>> report.metrics["five"].accuracy
         0.784
     """
-    if shuffle not in get_args(Shuffle):
-        raise UsageError(f"--shuffle is {shuffle!r}; it must be one of {', '.join(get_args(Shuffle))}")
-    given = _check_arguments({"--corpus": corpus, "--manifests": manifests}, split, first_date or last_date, seed)
+    given = _check_given({"--corpus": corpus, "--manifests": manifests}, split, first_date or last_date, shuffle, seed)
     model, prepare = os.fspath(model), prepare or PrepareConfig()
     learned_from = {} if baseline_calls is None else {"--baseline-calls": os.fspath(baseline_calls)}
     target = None if out is None else _check_target(os.fspath(out), model, given | learned_from, prepare)
@@ -216,8 +214,12 @@ def _score(
         return score(loaded, labelled, prepare), model_version(folder)
 
 
-def _check_arguments(
-    named: Mapping[str, str | os.PathLike[str] | None], split: str | None, date: dt.date | None, seed: int
+def _check_given(
+    named: Mapping[str, str | os.PathLike[str] | None],
+    split: str | None,
+    date: dt.date | None,
+    shuffle: Shuffle,
+    seed: int,
 ) -> dict[str, str]:
     """Check that the arguments go together; return the location of the calls by the name of its option."""
     given = {option: os.fspath(location) for option, location in named.items() if location is not None}
@@ -227,6 +229,8 @@ def _check_arguments(
         raise UsageError("--from and --to select days of --manifests; a split of a corpus is always used as a whole")
     if "--manifests" in given and split is not None:
         raise UsageError("--split selects a split of --corpus; use --from and --to to select days of --manifests")
+    if shuffle not in get_args(Shuffle):
+        raise UsageError(f"--shuffle is {shuffle!r}; it must be one of {', '.join(get_args(Shuffle))}")
     if seed < 0:
         raise UsageError(f"--seed is {seed}; it must be at least 0")
     return given

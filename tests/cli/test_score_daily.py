@@ -18,6 +18,8 @@ from msmtfn.scoring.day import DayScorer
 from tests.daily.parts import DATE
 from tests.daily.plain_graph import PlainGraph, commit, plan, write_manifest
 
+TRANSCRIPT = "a transcript"
+
 
 @pytest.fixture
 def manifests(tmp_path: Path) -> Path:
@@ -60,7 +62,7 @@ class BuggyGraph(PlainGraph):
 
     def load(self, manifests: str) -> Any:
         self.load = super().load  # type: ignore[method-assign]
-        raise KeyError("a transcript")
+        raise KeyError(TRANSCRIPT)
 
 
 def test_a_bug_in_one_day_does_not_keep_the_other_days_from_being_scored(
@@ -77,7 +79,7 @@ def test_a_bug_in_one_day_does_not_keep_the_other_days_from_being_scored(
     assert results[0] == {"date": str(DATE), "exit_code": 1, "error": error}
     assert (results[1]["date"], results[1]["scored"]) == (str(next_day), 3)
     assert "in load" in caplog.text
-    assert "a transcript" not in caplog.text
+    assert TRANSCRIPT not in caplog.text
 
 
 def test_a_dry_run_names_the_process_that_works_on_the_day(manifests: Path, leads: str) -> None:
