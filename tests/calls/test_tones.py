@@ -20,7 +20,8 @@ def ringing(frequencies: tuple[int, ...], on_sec: float, off_sec: float) -> NDAr
     heard = tone * (seconds % (on_sec + off_sec) < on_sec)
     heard += 10 ** (-45 / 20) * np.random.default_rng(0).standard_normal(len(seconds))
     code = np.rint(127 * np.sign(heard) * np.log1p(255 * np.abs(heard)) / np.log(256)) / 127
-    return (np.sign(code) * (256 ** np.abs(code) - 1) / 255).astype(np.float32)
+    sound: NDArray[np.float32] = (np.sign(code) * (256 ** np.abs(code) - 1) / 255).astype(np.float32)
+    return sound
 
 
 @pytest.mark.parametrize(
