@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from msmtfn.daily.publish import publish_tables, run_folder
+from msmtfn.daily.publish import publish_tables
 from msmtfn.daily.success import Success
+from msmtfn.daily.work import default_work, run_folder
 from msmtfn.delivery.published import PublishedDay, open_day
 from msmtfn.labels import INTENTS
 from msmtfn.leads.schema import REJECTED, SCORED
@@ -101,7 +102,7 @@ def publish_leads(
         **record,
     )
     table = pa.Table.from_pylist(rows, schema=schema)
-    return publish_tables(root, date, run_folder(root, "run-1"), [table], success)
+    return publish_tables(root, date, run_folder(default_work(root), "run-1"), [table], success)
 
 
 def open_leads(root: str, rows: list[Row], date: dt.date = DATE, schema: pa.Schema = SCHEMA) -> PublishedDay:
