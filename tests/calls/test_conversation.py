@@ -66,7 +66,7 @@ def test_without_roles_whoever_speaks_less_counts() -> None:
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_a_threshold_out_of_range_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} is {value}; give a number, 0 or more"):
-        ConversationConfig(**{name: value})
+        ConversationConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def test_the_turns_come_before_the_channels() -> None:
