@@ -22,8 +22,8 @@ def sides_of(*rounds: tuple[float, float]) -> Tensor:
 
 def find(*calls: Tensor, words: bool = True, sound: bool = True) -> list[list[Evidence]]:
     scores = np.array([float(call[:, 0].sum()) for call in calls], np.float32)
-    present = ([np.full(len(call), flag) for call in calls] for flag in (words, sound))
-    return find_evidence(calls, scores, *present, sum_of_first)
+    has_words, has_sound = ([np.full(len(call), flag) for call in calls] for flag in (words, sound))
+    return find_evidence(calls, scores, has_words, has_sound, sum_of_first)
 
 
 def test_the_rounds_that_move_a_score_most_come_first() -> None:
