@@ -40,10 +40,12 @@ def reconcile(heads: Probabilities) -> npt.NDArray[np.float64]:
     tell them apart. Where the heads agree already, it is theirs.
     """
     num_calls = len(heads["five"])
-    coarser, parent = ("".join(INTENTS),), np.ones((num_calls, 1))
+    coarser: tuple[str, ...] = ("".join(INTENTS),)
+    parent = np.ones((num_calls, 1))
     for level, task in enumerate(COARSE_TO_FINE):
-        finer = COARSE_TO_FINE[level:]
-        of_class = sum(heads[other].astype(np.float64) @ _membership(TASKS[other], TASKS[task]) for other in finer)
+        of_class = np.zeros((num_calls, len(TASKS[task])))
+        for finer in COARSE_TO_FINE[level:]:
+            of_class += heads[finer].astype(np.float64) @ _membership(TASKS[finer], TASKS[task])
         splits = _membership(TASKS[task], coarser)
         of_parent = of_class @ splits @ splits.T
         # Where all heads give the parent nothing, its classes share the nothing that it has.

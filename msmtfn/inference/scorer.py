@@ -35,6 +35,7 @@ from msmtfn.labels import INTENTS, TASKS, UnrankedReason
 from msmtfn.leads.ranking import LeadWeights, lead_scores
 from msmtfn.leads.schema import HEADS_PREFIX, REJECTED, SCORED
 from msmtfn.model.calibration import Calibration
+from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.precision import (
     ScoringPrecision,
@@ -293,10 +294,12 @@ class Scorer:
         return lead_scores(probabilities["five"], self.config.lead_weights)
 
     def _is_read(self, num_tokens: int) -> bool:
-        return self.network.config.modalities != "audio" and num_tokens > 0
+        config: MsmtFnConfig = self.network.config
+        return config.modalities != "audio" and num_tokens > 0
 
     def _is_heard(self, num_samples: int) -> bool:
-        return self.network.config.modalities != "text" and self.network.config.num_frames(num_samples) > 0
+        config: MsmtFnConfig = self.network.config
+        return config.modalities != "text" and config.num_frames(num_samples) > 0
 
 
 def split_calls(batch: pa.Table, rows: Iterable[int] | None = None) -> Iterator[CallRounds]:

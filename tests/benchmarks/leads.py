@@ -96,9 +96,9 @@ def describe_leads(scorer: Scorer, calls: Sequence[EncodedCall], seed: int) -> l
         rows.append(_row(f"{task}: ECE, %", *(100 * each.calibration_error for each in both)))
         rows.append(_row(f"{task}: log loss", *(each.log_loss for each in both)))
     sets = prediction_sets(after["five"], scorer.calibration)
-    covered = np.mean([INTENTS[label] in each for label, each in zip(labels, sets, strict=True)])
+    covered = float(np.mean([INTENTS[label] in each for label, each in zip(labels, sets, strict=True)]))
     rows.append(_row("prediction sets that hold the intent, %", None, 100 * covered))
-    rows.append(_row("intents in a set, mean", None, np.mean([len(each) for each in sets])))
+    rows.append(_row("intents in a set, mean", None, float(np.mean([len(each) for each in sets]))))
     rows.append(
         _row("A or B among the first tenth, %", *(_good_first(scorer, each, labels) for each in (heads, after)))
     )

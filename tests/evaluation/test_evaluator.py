@@ -125,7 +125,7 @@ def test_the_heads_stay_available_as_the_network_gives_them(model: Model, tmp_pa
     expected = Scorer(model.network, ON_CPU).probabilities(calls)
     for task in TASKS:
         np.testing.assert_allclose(found.heads[task], expected[task], atol=1e-5)
-        assert found.probabilities[task].max() < plain.probabilities[task].max()
+    assert found.probabilities["five"].max() < plain.probabilities["five"].max()
     assert found.head_metrics()["two"].log_loss == pytest.approx(plain.head_metrics()["two"].log_loss)
 
 

@@ -58,9 +58,11 @@ def test_the_shares_of_two_heads_are_averaged_where_both_tell_the_classes_apart(
 def test_no_other_distribution_is_closer_to_the_heads() -> None:
     heads = contradicting(4)
     for call, found in enumerate(reconcile(heads)):
-        best = minimize(
-            lambda logits, call=call: divergence(heads, call, softmax(logits)), np.zeros(5), method="BFGS", tol=1e-10
-        )
+
+        def objective(logits: npt.NDArray[np.float64], call: int = call) -> float:
+            return divergence(heads, call, softmax(logits))
+
+        best = minimize(objective, np.zeros(5), method="BFGS", tol=1e-10)
         assert divergence(heads, call, found) <= best.fun + 1e-9
         np.testing.assert_allclose(found, softmax(best.x), atol=1e-4)
 
