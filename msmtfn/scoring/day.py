@@ -74,8 +74,8 @@ def score_day(
         >>> import datetime
         >>> from msmtfn import score_day
         >>> success = score_day(datetime.date(2026, 1, 5), manifests="calls", leads="leads")
-        >>> success.scored, success.rejected
-        (47, 1)
+        >>> success.scored
+        47
     """
     if force and retry_rejected:
         raise UsageError("force scores all calls again, retry_rejected only some; set one of the two")
@@ -84,11 +84,7 @@ def score_day(
     day = storage.join(manifests, f"{storage.DAY_PREFIX}{date}")
     refuse_overlapping_leads([manifests, day], leads, model, config.prepare.allowed_prefixes, delivery)
     with open_scorer(
-        manifests,
-        leads,
-        model,
-        config,
-        console or Console(),
+        *(manifests, leads, model, config, console or Console()),
         delivery=delivery,
         force=force,
         retry_rejected=retry_rejected,
