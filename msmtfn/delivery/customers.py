@@ -158,8 +158,7 @@ def roll_up(day: PublishedDay, num_days: int) -> pa.Table:
 
 def _group(customers: pa.ChunkedArray) -> tuple[Integers, pa.Array]:
     """Return the customer of each call and the ids; a call without an id is a customer of its own, after the others."""
-    known = pc.if_else(pc.equal(customers, ""), None, customers).combine_chunks()
-    encoded = known.dictionary_encode()
+    encoded = customers.combine_chunks().dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     is_unknown = codes < 0
     codes[is_unknown] = len(encoded.dictionary) + np.arange(int(is_unknown.sum()))

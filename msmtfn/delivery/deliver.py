@@ -27,7 +27,7 @@ MAX_DAYS: Final = 366
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeliveryConfig:
-    """What is made of a published day for people, and where it goes."""
+    """Options of what is made of a published day for people, and where it goes."""
 
     report: str | None = None
     """Root of the pages, one per day at <report>/date=YYYY-MM-DD/index.html: a local folder or an s3:// address."""

@@ -57,7 +57,7 @@ _CALLS: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProductRules:
-    """How a product wants its file.
+    """Rules of a product for its file.
 
     Attributes:
         prefix: what the names of the columns begin with.

@@ -39,7 +39,7 @@ NO_DRIFT: Final[Mapping[str, Any]] = {"moved": []}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageOptions:
-    """What a page shows of a day.
+    """Options of a page.
 
     Attributes:
         language: language in which it opens.

@@ -79,7 +79,7 @@ def read_batches(
 ) -> Iterator[pa.Table]:
     """Yield columns of a day in pieces, in the order of the leads, cast to the given types.
 
-    A column that the day lacks, or has in a type that cannot be cast, is null.
+    A column that the day lacks, or has in a type that cannot be cast, is null, and so is an empty `customer_id`.
 
     Raises:
         PublishError: a file cannot be read.
@@ -88,17 +88,18 @@ def read_batches(
     try:
         for batch in day.rows.to_batches(columns=names, filter=condition, cache_metadata=False):
             table = pa.Table.from_batches([batch])
-            columns = [
-                as_type(table[field.name].combine_chunks(), field.type)
-                if field.name in names
-                else pa.nulls(len(table), field.type)
-                for field in fields
-            ]
-            yield pa.table(columns, schema=pa.schema(fields))
+            yield pa.table([_column_of(table, field) for field in fields], schema=pa.schema(fields))
     except (OSError, pa.ArrowException) as exc:
         raise PublishError(
             f"the leads of {day.date} in {day.root} cannot be read ({exc}); score the day again with --force"
         ) from exc
+
+
+def _column_of(table: pa.Table, field: pa.Field) -> pa.Array:
+    if field.name not in table.schema.names:
+        return pa.nulls(len(table), field.type)
+    column = as_type(table[field.name].combine_chunks(), field.type)
+    return pc.if_else(pc.equal(column, ""), None, column) if field.name == "customer_id" else column
 
 
 def as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:

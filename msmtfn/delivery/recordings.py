@@ -35,11 +35,12 @@ def check_template(template: str) -> None:
     if not template.isascii() or not template.isprintable() or " " in template:
         raise UsageError(f"{option} characters other than visible ASCII must be percent-encoded")
     try:
-        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-        template.format_map(dict.fromkeys(FIELDS, ""))
-    except (ValueError, KeyError, IndexError, AttributeError) as exc:
-        raise UsageError(f"{option} braces may hold {', '.join(FIELDS)} only") from exc
-    if not names - {"date"}:
+        parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
+    except ValueError as exc:
+        raise UsageError(f"{option} a brace is not closed") from exc
+    if any(part not in [(name, "", None) for name in FIELDS] for part in parts):
+        raise UsageError(f"{option} braces may hold {', '.join(FIELDS)} only")
+    if not {name for name, *_ in parts} - {"date"}:
         raise UsageError(f"{option} it must name the call by one of {{call_id}}, {{uri}}, {{path}} and {{file}}")
 
 

@@ -29,6 +29,7 @@ def find_suppressed(day: PublishedDay, before: Iterable[PublishedDay], customers
         customers: ids of the customers to look for, so that memory depends on these alone.
     """
     reasons: dict[str, str] = {}
+    customers = customers.drop_null()  # a call without a customer says nothing of another one
     _collect(reasons, day, SUPPRESSING, customers)
     for earlier in before:
         _collect(reasons, earlier, (REFUSED,), customers)

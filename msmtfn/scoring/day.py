@@ -85,8 +85,8 @@ def score_day(
         >>> import datetime
         >>> from msmtfn import score_day
         >>> success = score_day(datetime.date(2026, 1, 5), manifests="calls", leads="leads")
-        >>> success.scored, success.rejected
-        (47, 1)
+        >>> success.scored
+        47
     """
     if type(date) is not dt.date:  # a datetime would name another folder
         raise UsageError(f"date is {date!r}; it must be a datetime.date, such as datetime.date(2026, 1, 5)")
@@ -97,11 +97,7 @@ def score_day(
     refuse_overlapping_leads([manifests, day], leads, work, model, config.prepare.allowed_prefixes, delivery)
     kept = open_table(leads, table, table_retention_days)
     with open_scorer(
-        manifests,
-        leads,
-        model,
-        config,
-        console,
+        *(manifests, leads, model, config, console),
         work=work,
         table=kept,
         delivery=delivery,

@@ -196,10 +196,7 @@ def read_text(location: str) -> str | None:
 def write_text(location: str, text: str, content_type: str | None = None) -> None:
     """Write a small file, whole or not at all: readers never see a partial file.
 
-    Args:
-        location: location of the file.
-        text: its content.
-        content_type: media type that S3 tells a browser.
+    S3 tells a browser the content type, if one is given.
 
     Raises:
         StorageError: the storage refused; the message says what to do.
@@ -207,8 +204,7 @@ def write_text(location: str, text: str, content_type: str | None = None) -> Non
     filesystem, path = filesystem_of(location)
     with explained(f"{location} cannot be written"):
         if protocol_of(location) == "s3":
-            options = {} if content_type is None else {"ContentType": content_type}
-            filesystem.pipe_file(path, text.encode(), **options)
+            filesystem.pipe_file(path, text.encode(), **({"ContentType": content_type} if content_type else {}))
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(path).with_name(f".{posixpath.basename(path)}.{uuid.uuid4().hex}")

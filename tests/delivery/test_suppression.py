@@ -37,3 +37,12 @@ def test_of_earlier_days_only_a_refusal_holds(tmp_path: Path) -> None:
 def test_customers_who_are_not_looked_for_are_left_out(tmp_path: Path) -> None:
     day = open_leads(str(tmp_path), [lead("c1", None, 9.0, customer_id="x", unranked_reason="refused")])
     assert find_suppressed(day, [], pa.array(["y"])) == {}
+
+
+def test_a_refusal_by_nobody_known_says_nothing_of_other_calls(tmp_path: Path) -> None:
+    rows = [
+        lead("c1", None, 9.0, unranked_reason="refused"),
+        lead("c2", None, 9.0, customer_id="", unranked_reason="refused"),
+    ]
+    day = open_leads(str(tmp_path), rows)
+    assert find_suppressed(day, [], pa.array([None, "", "x"])) == {}
