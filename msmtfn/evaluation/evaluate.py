@@ -148,19 +148,14 @@ def evaluate(
         last_date: last day of the manifests; by default the last one.
         out: folder or `s3://` address for the report's files, which are replaced; None writes nothing.
         shuffle: the modality of which every round receives that of a random other round.
-        seed: seed of the shuffling.
-        baseline_calls: root of the manifests whose labelled calls the bag of words learns from, such as the folder
-            `training` of a corpus; None leaves that baseline out.
-        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        baseline_calls: root of labelled calls from which the bag of words learns; None leaves that baseline out.
         prepare: limits of recordings, and folders that may contain them.
-        report: receives the progress.
 
     Raises:
         JobError: the arguments do not go together, something cannot be read, or no call can be scored.
 
     Example:
-        >>> report = evaluate("demo", corpus="corpus", out="report")
-        >>> report.metrics["five"].accuracy
+        >>> evaluate("demo", corpus="corpus", out="report").metrics["five"].accuracy
         0.784
     """
     given = _check_given({"--corpus": corpus, "--manifests": manifests}, split, first_date or last_date, shuffle, seed)

@@ -60,11 +60,9 @@ def score_day(
     process is connected to, else on the cluster at `RAY_ADDRESS`, else it starts Ray on this machine while it works.
 
     Args:
-        date: the day.
         manifests: root of the manifests, `<manifests>/date=YYYY-MM-DD/*.parquet`: a local folder or an `s3://` URI.
         leads: root of the leads, published as `<leads>/date=YYYY-MM-DD/`: a local folder or an `s3://` URI.
         model: `"demo"`, a folder, an `s3://` URI, a name on the Hugging Face hub, or `<root>/current` of a registry.
-        config: how calls are prepared and scored, and how the work is spread.
         work: root of the work in progress, by default `<leads>.work`; a location outside the leads.
         table: `"delta"` keeps a Delta Lake log over the published files; needs the extra `delta`.
         table_retention_days: days for which the files of a replaced publication are kept for the table's readers.
@@ -73,17 +71,12 @@ def score_day(
         retry_rejected: of a published day, score again only the rejects that could succeed now.
         console: terminal for the progress bar; without a terminal the progress is logged.
 
-    Returns:
-        The record of the published day.
-
     Raises:
         UsageError: the leads overlap what is read, `date` is no plain date, or options do not go together.
         LockedError: another run is working on the day, or has taken it over.
         JobError: the day could not be published; the same call resumes where this one stopped.
 
     Example:
-        >>> import datetime
-        >>> from msmtfn import score_day
         >>> success = score_day(datetime.date(2026, 1, 5), manifests="calls", leads="leads")
         >>> success.scored
         47
