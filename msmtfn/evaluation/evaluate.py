@@ -40,7 +40,7 @@ METRICS_NAME, PREDICTIONS_NAME = "metrics.json", "predictions.parquet"
 CONFUSIONS_NAME, RELIABILITY_NAME = "confusions.png", "reliability.png"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EvaluationReport:
     """Evaluation of a model, with what it was made of.
 
@@ -148,8 +148,11 @@ def evaluate(
         last_date: last day of the manifests; by default the last one.
         out: folder or `s3://` address for the report's files, which are replaced; None writes nothing.
         shuffle: the modality of which every round receives that of a random other round.
+        seed: seed of the shuffling.
         baseline_calls: root of labelled calls from which the bag of words learns; None leaves that baseline out.
+        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
         prepare: limits of recordings, and folders that may contain them.
+        report: receives the progress.
 
     Raises:
         JobError: the arguments do not go together, something cannot be read, or no call can be scored.
@@ -167,16 +170,9 @@ def evaluate(
     ceilings = read_split_ceilings(given["--corpus"], labelled.name) if corpus is not None else None
     score = partial(evaluate_calls, scorer=ScorerConfig(device=device), shuffle=shuffle, seed=seed, report=report)
     evaluation, version = _score(model, labelled, prepare, shuffle, score)
+    of_corpus = corpus is not None
     result = EvaluationReport(
-        model=model,
-        model_version=version,
-        split=labelled,
-        of_corpus=corpus is not None,
-        shuffle=shuffle,
-        seed=seed,
-        evaluation=evaluation,
-        ceilings=ceilings,
-        baseline_calls=learned,
+        model, version, labelled, of_corpus, shuffle, seed, evaluation, ceilings, baseline_calls=learned
     )
     _ = result.metrics  # raises if no call was scored
     if target is not None:

@@ -60,9 +60,11 @@ def score_day(
     process is connected to, else on the cluster at `RAY_ADDRESS`, else it starts Ray on this machine while it works.
 
     Args:
+        date: the day.
         manifests: root of the manifests, `<manifests>/date=YYYY-MM-DD/*.parquet`: a local folder or an `s3://` URI.
         leads: root of the leads, published as `<leads>/date=YYYY-MM-DD/`: a local folder or an `s3://` URI.
         model: `"demo"`, a folder, an `s3://` URI, a name on the Hugging Face hub, or `<root>/current` of a registry.
+        config: how calls are prepared and scored, and how the work is spread.
         work: root of the work in progress, by default `<leads>.work`; a location outside the leads.
         table: `"delta"` keeps a Delta Lake log over the published files; needs the extra `delta`.
         table_retention_days: days for which the files of a replaced publication are kept for the table's readers.
@@ -89,14 +91,8 @@ def score_day(
     work = default_work(leads) if work is None else os.fspath(work)
     refuse_overlapping_leads([manifests, day], leads, work, model, config.prepare.allowed_prefixes, delivery)
     kept = open_table(leads, table, table_retention_days)
-    with open_scorer(
-        *(manifests, leads, model, config, console),
-        work=work,
-        table=kept,
-        delivery=delivery,
-        force=force,
-        retry_rejected=retry_rejected,
-    ) as scorer:
+    roots, options = (manifests, leads, model), {"force": force, "retry_rejected": retry_rejected}
+    with open_scorer(*roots, config, console, work=work, table=kept, delivery=delivery, **options) as scorer:
         scorer.prepare_storage()
         return scorer.score(date)[1]
 
