@@ -16,6 +16,7 @@ from msmtfn.errors import JobError
 
 COMMANDS: Final = {
     "score-daily": "score a day of recorded calls and publish the leads",
+    "transcribe-daily": "transcribe a day of recorded calls and publish the transcripts",
     "train": "train the network on labelled calls",
     "evaluate": "evaluate a model, or run the paper's ablations",
     "models": "list, promote and roll back versions of a model",
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: name of the command and its options; by default those of the process.
     """
-    listed = "\n".join(f"  {name:<16}{summary}" for name, summary in COMMANDS.items())
+    listed = "\n".join(f"  {name:<18}{summary}" for name, summary in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="msmtfn",
         usage="msmtfn [-h] [--version] COMMAND ...",

@@ -38,6 +38,7 @@ from msmtfn.daily.publish import (
 from msmtfn.daily.retry import carry_over, count_retryable, rows_to_retry
 from msmtfn.daily.state import RunFolder, RunState, find_state, open_folder
 from msmtfn.daily.success import Success
+from msmtfn.daily.transcripts import DayTranscripts, Transcripts
 from msmtfn.errors import LockedError, format_trace
 from msmtfn.leads.drift import describe_drift
 from msmtfn.rows import ROW_ID
@@ -61,6 +62,7 @@ class DayPlan:
         work: name of the folder that holds the run's work in progress.
         published: record of the day if this run has published it and nothing is left to do; else None.
         retried: record of the day whose rejects are tried again; None to process the whole day.
+        transcripts: turns for the calls whose manifest has none; None to leave these without.
     """
 
     manifest: Manifest
@@ -70,6 +72,7 @@ class DayPlan:
     work: str
     published: Success | None
     retried: Success | None = None
+    transcripts: DayTranscripts | None = None
 
     def find_state(self) -> RunState:
         """Return the state that the run is in."""
@@ -99,7 +102,14 @@ class Run:
 
 
 def plan_day(
-    date: dt.date, manifests: str, leads: str, graph: Graph, *, force: bool = False, retry_rejected: bool = False
+    date: dt.date,
+    manifests: str,
+    leads: str,
+    graph: Graph,
+    *,
+    force: bool = False,
+    retry_rejected: bool = False,
+    transcripts: Transcripts | None = None,
 ) -> DayPlan:
     """Plan a day's run from its manifest, graph and leads, without writing anything.
 
@@ -111,13 +121,16 @@ def plan_day(
         force: process the day again even if it is published; the plan stays the same until that is done.
         retry_rejected: try the rejects of a published day again that could succeed now; the plan stays the same until
             that is done.
+        transcripts: transcripts for the calls whose manifest has no turns.
 
     Raises:
-        JobError: the manifest, the model or the leads folder cannot be used.
+        JobError: the transcripts are not published, or the manifest, the model or the leads folder cannot be used.
     """
     leads = storage.absolute(leads)
     manifest = open_manifest(manifests, date, reserved=graph.reserved)
-    identity = json.dumps([manifest.fingerprint, manifest.root, graph.version, graph.options, msmtfn.__version__])
+    heard = None if transcripts is None else transcripts.open_day(date)
+    parts = [manifest.fingerprint, manifest.root, graph.version, graph.options, msmtfn.__version__]
+    identity = json.dumps(parts if heard is None else [*parts, heard.fingerprint])
     run_id = f"{date.isoformat()}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     success = read_success(leads, date)
     published = success if success is not None and success.run_id == run_id else None
@@ -126,7 +139,7 @@ def plan_day(
         work, published = f"{run_id}-after-{published.publication}", None
     elif retry_rejected and published is not None and count_retryable(published):
         work, published, retried = f"{run_id}-retry-{published.publication}", None, published
-    return DayPlan(manifest, leads, graph, run_id, work, published, retried)
+    return DayPlan(manifest, leads, graph, run_id, work, published, retried, heard)
 
 
 def count_done(plan: DayPlan) -> int:
@@ -199,7 +212,9 @@ def finish_run(run: Run, report: Reporter, check: Callable[[], None] = lambda: N
         logger.warning("%s: drift: %s", plan.run_id, moved)
     check()
     num_rows = plan.manifest.num_rows
-    success = publish_day(plan.leads, plan.manifest.date, run.folder.path, task.schema, num_rows, record, check)
+    success = publish_day(
+        plan.leads, plan.manifest.date, run.folder.path, task.schema, num_rows, record, check, plan.graph.table
+    )
     delete_runs(plan, check)
     report(task.num_calls, success.rejected, run.resumed)
     logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
@@ -275,12 +290,14 @@ def _copy_manifest(plan: DayPlan, folder: RunFolder) -> int:
     if plan.retried is not None:
         leads = read_leads(plan.leads, plan.manifest.date)
         batches = rows_to_retry(batches, leads)
+    if plan.transcripts is not None:
+        batches = plan.transcripts.fill(batches)
     num_calls = 0
     for number, batch in enumerate(batches):
         num_calls += len(batch)
         storage.write_parquet(storage.join(folder.calls, f"calls-{number:06d}.parquet"), pa.Table.from_batches([batch]))
     if plan.retried is not None:
-        carry_over(leads, folder.parts, _schema_of(plan), num_calls)
+        carry_over(leads, folder.parts, _schema_of(plan), num_calls, plan.graph.table.rows_per_file)
     folder.write_num_calls(num_calls)
     return num_calls
 

@@ -19,7 +19,7 @@ from msmtfn import storage
 from msmtfn.calls.activity import ActivityConfig
 from msmtfn.calls.audio import AudioConfig
 from msmtfn.calls.checks import TranscriptConfig, check_call, check_transcript, parse_turns
-from msmtfn.calls.fetch import fetch_recording
+from msmtfn.calls.fetch import check_prefixes, fetch_recording
 from msmtfn.errors import CallError, RejectCode, format_trace
 from msmtfn.features.processor import CallProcessor, PreparedCall
 from msmtfn.features.sandbox import UNSETTLED, SandboxConfig
@@ -78,10 +78,7 @@ class PrepareConfig:
         Raises:
             ValueError: a prefix is neither a folder nor an s3:// address with a bucket.
         """
-        for prefix in self.allowed_prefixes:
-            scheme, _, path = prefix.rpartition("://")
-            if scheme not in ("", *storage.PROTOCOLS) or not (path.strip("/") or (path and scheme != "s3")):
-                raise ValueError(f"allowed_prefixes has {prefix!r}; give folders, or s3:// addresses with a bucket")
+        check_prefixes(self.allowed_prefixes)
 
 
 class Preparer:

@@ -5,32 +5,24 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from msmtfn import storage
 from msmtfn.corpora import DEMO, demo_model, is_demo
-from msmtfn.daily.day import DayPlan, finish_run, open_run, plan_day, tidy_up
-from msmtfn.daily.lock import lock_day
-from msmtfn.daily.progress import show_progress
-from msmtfn.daily.publish import RUNS_FOLDER
+from msmtfn.daily.runner import DayRunner
 from msmtfn.daily.success import Success
+from msmtfn.daily.transcripts import Transcripts
 from msmtfn.engine import start_engine
-from msmtfn.errors import JobError, UsageError
+from msmtfn.errors import UsageError
 from msmtfn.model.checkpoint import fetch_model, locate_model
 from msmtfn.model.location import locations_of_model
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
-from msmtfn.storage.conditional import warn_unless_conditional
 from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
-from msmtfn.storage.untrusted import inside
-
-logger = logging.getLogger(__name__)
 
 
 def score_day(
@@ -42,6 +34,7 @@ def score_day(
     config: ScoringConfig | None = None,
     force: bool = False,
     retry_rejected: bool = False,
+    transcripts: str | os.PathLike[str] | None = None,
     console: Console | None = None,
 ) -> Success:
     """Score a day of recorded calls and publish its leads, as the command `score-daily` does.
@@ -57,6 +50,7 @@ def score_day(
         config: how calls are prepared and scored, and how the work is spread.
         force: score the day again even if it is published.
         retry_rejected: of a published day, score again only the rejects that could succeed now.
+        transcripts: root of the transcripts that `transcribe_day` publishes, for calls without turns.
         console: terminal for the progress bar; without a terminal the progress is logged.
 
     Returns:
@@ -79,78 +73,12 @@ def score_day(
     manifests, leads, model = os.fspath(manifests), os.fspath(leads), os.fspath(model)
     config = config or ScoringConfig()
     day = storage.join(manifests, f"{storage.DAY_PREFIX}{date}")
-    refuse_overlapping_leads([manifests, day], leads, model, config.prepare.allowed_prefixes)
-    with open_scorer(
-        manifests, leads, model, config, console or Console(), force=force, retry_rejected=retry_rejected
-    ) as scorer:
+    heard = None if transcripts is None else os.fspath(transcripts)
+    refuse_overlapping_leads([manifests, day], leads, model, config.prepare.allowed_prefixes, heard)
+    options = {"force": force, "retry_rejected": retry_rejected}
+    with open_scorer(manifests, leads, model, config, console or Console(), transcripts=heard, **options) as scorer:
         scorer.check_storage()
-        return scorer.score(date)[1]
-
-
-@dataclass(frozen=True, slots=True)
-class DayScorer:
-    """Scorer of days with the same roots, model and options.
-
-    Attributes:
-        manifests: root of all manifests.
-        leads: root of all leads.
-        graph: scoring graph with the model.
-        console: terminal for the progress bar.
-        start_ray: function that starts Ray once; it takes seconds, so it is called only for days that need Ray.
-        force: whether to score a published day again.
-        retry_rejected: whether to score only the rejects of a published day that could succeed now.
-    """
-
-    manifests: str
-    leads: str
-    graph: ScoringGraph
-    console: Console
-    start_ray: Callable[[], None]
-    force: bool
-    retry_rejected: bool
-
-    def check_storage(self) -> None:
-        """Log a warning if the storage of the leads has no conditional writes."""
-        warn_unless_conditional(inside(storage.absolute(self.leads), RUNS_FOLDER))
-
-    def plan(self, date: dt.date) -> DayPlan:
-        """Plan a day without writing anything."""
-        return plan_day(
-            date, self.manifests, self.leads, self.graph, force=self.force, retry_rejected=self.retry_rejected
-        )
-
-    def score(self, date: dt.date) -> tuple[DayPlan, Success]:
-        """Score and publish a day, under its lock.
-
-        Returns:
-            The plan, whose `published` is set if there was nothing to do, and the record of the day.
-
-        Raises:
-            JobError: the day could not be published.
-        """
-        with lock_day(storage.absolute(self.leads), date) as check_lock:
-            plan = self.plan(date)
-            if self.retry_rejected and plan.retried is None:
-                _refuse_retry(plan)
-            if plan.published is not None:
-                tidy_up(plan, check_lock)
-                return plan, plan.published
-            return plan, self._finish(plan, check_lock)
-
-    def _finish(self, plan: DayPlan, check_lock: Callable[[], None]) -> Success:
-        run = open_run(plan)
-        logger.info(
-            "%s: %d of %d calls in %d files, model %s",
-            plan.run_id,
-            run.task.num_calls,
-            plan.manifest.num_rows,
-            len(plan.manifest.files),
-            plan.graph.version,
-        )
-        if run.run_pass is not None:
-            self.start_ray()
-        with show_progress(self.console, run.task.num_calls) as report:
-            return finish_run(run, report, check_lock)
+        return scorer.run(date)[1]
 
 
 @contextlib.contextmanager
@@ -163,8 +91,9 @@ def open_scorer(
     *,
     force: bool = False,
     retry_rejected: bool = False,
-) -> Iterator[DayScorer]:
-    """Fetch the model and yield a scorer of days; Ray, if it was started, and the model's copy are gone afterwards.
+    transcripts: str | None = None,
+) -> Iterator[DayRunner[ScoringGraph]]:
+    """Fetch the model and yield a runner of days; Ray, if it was started, and the model's copy are gone afterwards.
 
     Raises:
         ModelError: there is no such model, or it cannot be fetched.
@@ -177,10 +106,13 @@ def open_scorer(
             stack.enter_context(start_engine())
 
         graph = ScoringGraph(folder, config, name)
-        yield DayScorer(manifests, leads, graph, console, start_once, force, retry_rejected)
+        heard = None if transcripts is None else Transcripts(transcripts)
+        yield DayRunner(manifests, leads, graph, console, start_once, "scoring", force, retry_rejected, heard)
 
 
-def refuse_overlapping_leads(manifests: Sequence[str], leads: str, model: str, prefixes: Sequence[str]) -> None:
+def refuse_overlapping_leads(
+    manifests: Sequence[str], leads: str, model: str, prefixes: Sequence[str], transcripts: str | None = None
+) -> None:
     """Refuse leads that overlap what is read.
 
     Args:
@@ -188,12 +120,15 @@ def refuse_overlapping_leads(manifests: Sequence[str], leads: str, model: str, p
         leads: root of the leads.
         model: name of the model.
         prefixes: locations of recordings.
+        transcripts: root of the transcripts.
 
     Raises:
         UsageError: they overlap.
     """
     inputs = [NamedLocation("--manifests", folder) for folder in manifests]
     inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in prefixes]
+    if transcripts is not None:
+        inputs.append(NamedLocation("--transcripts", transcripts))
     if not is_demo(model):
         inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
     refuse_overlaps(inputs, [NamedLocation("--leads", leads)])
@@ -205,12 +140,3 @@ def _fetch_model(name: str, scratch: Path) -> tuple[str, Path]:
         return name, demo_model()
     location = locate_model(name)
     return location, fetch_model(location, scratch)
-
-
-def _refuse_retry(plan: DayPlan) -> None:
-    if plan.published is None:
-        raise JobError(
-            f"{plan.manifest.date} is not published with this manifest, model and options, so it has no rejects to "
-            "retry; run the same command without --retry-rejected"
-        )
-    logger.info("%s: none of the rejects of %s could succeed now", plan.run_id, plan.manifest.date)

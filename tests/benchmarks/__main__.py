@@ -21,12 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from msmtfn.cli.command import run_command
+from msmtfn.errors import UsageError
 from msmtfn.inference.scorer import Device
 from msmtfn.model.checkpoint import Model
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.small import make_small_model, small_config
 from msmtfn.scoring.pipeline import PipelineConfig
+from msmtfn.transcription.graph import TranscriptionConfig
 from tests.benchmarks.encode import measure_encode
 from tests.benchmarks.flops import matrix_rate
 from tests.benchmarks.mix import LONGEST_SEC, SHORTEST_SEC
@@ -34,6 +36,7 @@ from tests.benchmarks.prepare import measure_prepare
 from tests.benchmarks.scale import measure_scale
 from tests.benchmarks.score import measure_score
 from tests.benchmarks.train import measure_train
+from tests.benchmarks.transcribe import measure_transcribe
 from tests.faults.trial import FaultsConfig, run_faults
 
 logger = logging.getLogger("msmtfn.benchmark")
@@ -234,6 +237,44 @@ class Faults(Benchmark):
         return run_faults(self.trial, ROOT / "jobs" / "score_daily.py", logs)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transcribe(Benchmark):
+    """Transcribe stretches of real recordings with the job, and with a bare loop over the same recogniser.
+
+    Needs the extra asr.
+    """
+
+    recogniser: Path | None = None
+    """Folder of the recogniser, such as Whisper in CTranslate2's form; required."""
+    recordings: tuple[Path, ...] = ()
+    """Real recordings, of which stretches are the calls; required."""
+    num_calls: int = 24
+    """Number of calls."""
+    call_sec: float = 120.0
+    """Length of a call in seconds."""
+    transcription: Annotated[TranscriptionConfig, tyro.conf.arg(name="")] = field(default_factory=TranscriptionConfig)
+    """Options of transcription."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        if self.num_calls < 1 or self.call_sec <= 0:
+            raise ValueError("num_calls and call_sec must be positive")
+
+    def measure(self) -> list[dict[str, Any]]:
+        """Measure the loop and the job.
+
+        Raises:
+            UsageError: there is no recogniser, or no recording.
+        """
+        if self.recogniser is None or not self.recordings:
+            raise UsageError("give --recogniser and --recordings")
+        return measure_transcribe(self.recogniser, self.recordings, self.num_calls, self.call_sec, self.transcription)
+
+
 def main() -> int:
     """Run a benchmark and return the exit code."""
     return run_command(_run)
@@ -248,6 +289,7 @@ def _run() -> int:
             "scale": Scale(),
             "train": Train(),
             "faults": Faults(),
+            "transcribe": Transcribe(),
         }
     )
     options: Benchmark = tyro.cli(commands, config=(tyro.conf.OmitArgPrefixes,))
