@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 
 from msmtfn import storage
 from msmtfn.daily.lock import lock_day
-from msmtfn.daily.publish import ROWS_PER_FILE, RUNS_FOLDER, publish_tables, read_success, tidy_day
+from msmtfn.daily.publish import ROWS_PER_FILE, publish_tables, read_success, tidy_day
 from msmtfn.daily.success import Success
+from msmtfn.daily.work import CONTROL_FOLDER
 from msmtfn.delivery.published import PublishedDay, open_days_before, read_batches
 from msmtfn.delivery.suppression import CUSTOMER_ID, UNRANKED_REASON, find_suppressed
 from msmtfn.leads.schema import LEAD_RANK, REJECTED, SCORED
@@ -109,7 +110,7 @@ def publish_customers(
         if known is not None and not again and _is_made_of(known, day, num_days):
             return known
         table = roll_up(day, num_days)
-        run = inside(root, RUNS_FOLDER, f"customers-{day.date}")
+        run = inside(root, CONTROL_FOLDER, f"customers-{day.date}")
         storage.delete(run)
         success = publish_tables(root, day.date, run, _slices(table), _record(day, table, num_days), check_both)
         storage.remove_empty_folder(run)

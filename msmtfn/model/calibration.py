@@ -15,9 +15,8 @@ from typing import Any, Final
 from msmtfn import storage
 from msmtfn.errors import ModelError
 from msmtfn.labels import TASKS
-from msmtfn.model.folder import read_json
 from msmtfn.storage.fields import read_field, read_optional, read_values
-from msmtfn.storage.untrusted import printable
+from msmtfn.storage.untrusted import printable, read_object
 
 CALIBRATION_FILE: Final = "calibration.json"
 FORMAT_VERSION: Final = 1
@@ -121,7 +120,7 @@ def read_calibration(folder: Path) -> Calibration:
     if not path.exists():
         return Calibration()
     try:
-        return Calibration.from_json(read_json(path))
+        return Calibration.from_json(read_object(path))
     except (OSError, ValueError) as exc:
         raise ModelError(
             f"{path} cannot be understood ({printable(exc, 300)}); copy it again, or remove it and calibrate the model"
