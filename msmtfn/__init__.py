@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from msmtfn.scoring.graph import ScoringConfig
     from msmtfn.training.job import TrainingResult, train
     from msmtfn.training.trainer import TrainingConfig
+    from msmtfn.transcription.day import transcribe_day
+    from msmtfn.transcription.graph import TranscriptionConfig
 
 __all__ = [
     "CallClassifier",
@@ -43,12 +45,14 @@ __all__ = [
     "Success",
     "TrainingConfig",
     "TrainingResult",
+    "TranscriptionConfig",
     "Turn",
     "__version__",
     "evaluate",
     "load_model",
     "score_day",
     "train",
+    "transcribe_day",
 ]
 
 _MODULES: Final = {
@@ -62,11 +66,13 @@ _MODULES: Final = {
     "Success": "msmtfn.daily.success",
     "TrainingConfig": "msmtfn.training.trainer",
     "TrainingResult": "msmtfn.training.job",
+    "TranscriptionConfig": "msmtfn.transcription.graph",
     "Turn": "msmtfn.calls.rounds",
     "evaluate": "msmtfn.evaluation.evaluate",
     "load_model": "msmtfn.inference.classifier",
     "score_day": "msmtfn.scoring.day",
     "train": "msmtfn.training.job",
+    "transcribe_day": "msmtfn.transcription.day",
 }
 
 

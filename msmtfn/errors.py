@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class RejectCode(StrEnum):
-    """Reason why a call could not be scored; its value is written to the column `error_code`."""
+    """Reason why a call could not be scored or transcribed; its value is written to the column `error_code`."""
 
     BAD_ROW = "bad_row"
     FILE_OUTSIDE_ALLOWED_PREFIXES = "file_outside_allowed_prefixes"
@@ -25,6 +25,8 @@ class RejectCode(StrEnum):
     AUDIO_OUT_OF_MEMORY = "audio_out_of_memory"
     STORAGE_UNAVAILABLE = "storage_unavailable"  # never published: the call is retried
     WORKER_CRASHED = "worker_crashed"
+    ASR_TIMEOUT = "asr_timeout"
+    ASR_FAILED = "asr_failed"
     SCORING_FAILED = "scoring_failed"
     INTERNAL_ERROR = "internal_error"
 
@@ -92,7 +94,7 @@ class StorageError(JobError):
 
 
 class ScoringError(JobError):
-    """Error of a day whose scoring failed in spite of retries."""
+    """Error of a day whose graph failed in spite of retries."""
 
 
 class PublishError(JobError):

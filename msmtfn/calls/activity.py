@@ -99,14 +99,37 @@ def detect_channel_activity(
     frame_sec = frame_samples / sample_rate
     levels_db = [_frame_levels_db(waveform, frame_samples) for waveform in channels]
     segments = []
-    for channel, level_db in enumerate(levels_db):
-        speech_db = level_db
-        for other_db in levels_db[:channel] + levels_db[channel + 1 :]:
-            loudest_db = _hold_peaks(other_db, round(config.crosstalk_tail_sec / frame_sec))
-            speech_db = np.where(loudest_db - level_db > config.crosstalk_db, -np.inf, speech_db)
-        frames = _find_segments(level_db, speech_db, frame_sec, config)
+    for level_db, is_crosstalk in zip(levels_db, _find_crosstalk(levels_db, frame_sec, config), strict=True):
+        frames = _find_segments(level_db, np.where(is_crosstalk, -np.inf, level_db), frame_sec, config)
         segments.append(_to_seconds(frames, frame_samples, channels.shape[1], sample_rate))
     return segments
+
+
+def detect_crosstalk(
+    channels: NDArray[np.float32], sample_rate: int, config: ActivityConfig
+) -> list[NDArray[np.float64]]:
+    """Return the segments of every channel of a call in which it carries no more than another channel's sound.
+
+    Arguments, result and errors are those of `detect_channel_activity`.
+    """
+    frame_samples = _frame_samples(sample_rate, config)
+    levels_db = [_frame_levels_db(waveform, frame_samples) for waveform in channels]
+    masks = _find_crosstalk(levels_db, frame_samples / sample_rate, config)
+    return [_to_seconds(_runs_of_true(mask), frame_samples, channels.shape[1], sample_rate) for mask in masks]
+
+
+def _find_crosstalk(
+    levels_db: list[NDArray[np.float64]], frame_sec: float, config: ActivityConfig
+) -> list[NDArray[np.bool_]]:
+    """Return for every channel a mask (F,) of the frames that are far below another channel."""
+    masks = []
+    for channel, level_db in enumerate(levels_db):
+        is_crosstalk = np.zeros(len(level_db), np.bool_)
+        for other_db in levels_db[:channel] + levels_db[channel + 1 :]:
+            loudest_db = _hold_peaks(other_db, round(config.crosstalk_tail_sec / frame_sec))
+            is_crosstalk |= loudest_db - level_db > config.crosstalk_db
+        masks.append(is_crosstalk)
+    return masks
 
 
 def _frame_samples(sample_rate: int, config: ActivityConfig) -> int:

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from msmtfn.calls.rounds import Turn
+from msmtfn.calls.rounds import AGENT, CUSTOMER, UNKNOWN_ROLE, Turn
 from msmtfn.errors import CallError, RejectCode, require
 from msmtfn.labels import INTENTS
 
-SPEAKERS: Final = ("agent", "customer")
+SPEAKERS: Final = (AGENT, CUSTOMER)
 MAX_QUOTED_CHARS: Final = 2
 MAX_URI_CHARS: Final = 4096  # no file system has longer paths, and resolving one takes quadratic time
 FREE_TURNS: Final = 100
@@ -125,7 +125,7 @@ def _parse_turn(number: int, turn: Mapping[str, Any] | None) -> Turn:
     if turn is None:
         raise CallError(RejectCode.BAD_ROW, f"turn {number} is null")
     speaker, start_sec, end_sec = turn["speaker"], turn["start_sec"], turn["end_sec"]
-    if speaker not in SPEAKERS:
+    if speaker not in SPEAKERS and not (speaker and UNKNOWN_ROLE.fullmatch(speaker)):
         # The value may be a person's name, a phone number or text in the wrong field, so it is not quoted.
         problem = "no speaker" if speaker is None else "another speaker"
         raise CallError(RejectCode.BAD_ROW, f"turn {number} has {problem}; it must be agent or customer")

@@ -54,6 +54,9 @@ def find_timeline(
 ) -> Timeline:
     """Return who speaks when, from the turns where there are any, else from the voices on the channels.
 
+    Turns of two speakers whose roles are unknown tell two voices apart; other turns without roles only say that
+    somebody speaks.
+
     Args:
         channels: (C, S) samples in [-1, 1].
         sample_rate: sample rate of `channels` in Hz.
@@ -63,8 +66,7 @@ def find_timeline(
     """
     duration_sec = channels.shape[1] / sample_rate
     if turns:
-        spans = np.array([(turn.start_sec, turn.end_sec) for turn in turns], np.float64)
-        return Timeline(np.array([_VOICE_OF[turn.speaker] for turn in turns], np.int8), spans, duration_sec)
+        return _timeline_of_turns(turns, duration_sec)
     spoken = [
         drop_tones(waveform, sample_rate, segments) for waveform, segments in zip(channels, activity, strict=True)
     ]
@@ -73,6 +75,17 @@ def find_timeline(
     if len(channels) < NUM_SPEAKERS:
         return Timeline(voices, np.concatenate(spoken), duration_sec, "speech")
     return Timeline(voices, np.concatenate(spoken), duration_sec, "voices" if agent_channel is None else "roles")
+
+
+def _timeline_of_turns(turns: Sequence[Turn], duration_sec: float) -> Timeline:
+    spans = np.array([(turn.start_sec, turn.end_sec) for turn in turns], np.float64)
+    speakers = [turn.speaker for turn in turns]
+    if _VOICE_OF.keys() >= set(speakers):
+        return Timeline(np.array([_VOICE_OF[speaker] for speaker in speakers], np.int8), spans, duration_sec)
+    names = sorted(set(speakers))
+    if len(names) != NUM_SPEAKERS:
+        return Timeline(np.zeros(len(turns), np.int8), spans, duration_sec, "speech")
+    return Timeline(np.array([names.index(speaker) for speaker in speakers], np.int8), spans, duration_sec, "voices")
 
 
 def judge_conversation(timeline: Timeline, config: ConversationConfig) -> UnrankedReason | None:

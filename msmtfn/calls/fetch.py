@@ -12,6 +12,18 @@ from msmtfn import storage
 from msmtfn.errors import CallError, RejectCode, UsageError
 
 
+def check_prefixes(prefixes: Sequence[str]) -> None:
+    """Check the form of folders that recordings may come from.
+
+    Raises:
+        ValueError: one is neither a folder nor an s3:// address with a bucket.
+    """
+    for prefix in prefixes:
+        scheme, _, path = prefix.rpartition("://")
+        if scheme not in ("", *storage.PROTOCOLS) or not (path.strip("/") or (path and scheme != "s3")):
+            raise ValueError(f"allowed_prefixes has {prefix!r}; give folders, or s3:// addresses with a bucket")
+
+
 def fetch_recording(uri: str, root: str, allowed_prefixes: Sequence[str], max_file_bytes: int) -> bytes:
     """Return a recording's bytes if it lies in an allowed folder and is not too large.
 

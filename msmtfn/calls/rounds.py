@@ -8,6 +8,7 @@ Shapes: C channels, S samples.
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,8 +20,12 @@ from numpy.typing import NDArray
 from msmtfn.calls.activity import ActivityConfig, detect_channel_activity
 from msmtfn.errors import CallError, RejectCode, require
 
-Speaker = Literal["agent", "customer"]
+Speaker = str
+"""Speaker of a turn: `agent` or `customer`; where it is not known who is who, `speaker_1`, `speaker_2` and so on."""
 
+AGENT: Final = "agent"
+CUSTOMER: Final = "customer"
+UNKNOWN_ROLE: Final = re.compile("speaker_[1-9]")
 NUM_SPEAKERS: Final = 2
 SMALLEST_MAX_ROUND_SEC: Final = 0.1  # a few frames of the audio encoder; no real answer is shorter
 SHORTEST_PIECE_SEC: Final = 0.05
@@ -74,6 +79,11 @@ class RoundsConfig:
         is_possible = SMALLEST_MAX_ROUND_SEC <= seconds < math.inf
         require(is_possible, "max_round_sec", seconds, f"finite and at least {SMALLEST_MAX_ROUND_SEC}")
         require(overlong in ("truncate", "split"), "overlong_rounds", overlong, "'truncate' or 'split'")
+
+
+def speaker_name(number: int) -> Speaker:
+    """Return the name of a speaker whose role is unknown; the first one heard has the number 1."""
+    return f"speaker_{number}"
 
 
 def find_rounds(
@@ -138,7 +148,7 @@ def _rounds_or_windows(
     turns: Sequence[Turn], duration_sec: float, config: RoundsConfig, *, shortest_sec: float = ZERO_LENGTH_SEC
 ) -> list[Round]:
     """Group the turns of two speakers into rounds; those of one speaker have none, so the whole call is cut."""
-    if len({turn.speaker for turn in turns}) == NUM_SPEAKERS:
+    if len({turn.speaker for turn in turns}) >= NUM_SPEAKERS:
         return rounds_from_turns(turns, duration_sec, config, shortest_sec=shortest_sec)
     in_order = sorted(turns, key=lambda turn: turn.start_sec)
     return _split_span(0.0, duration_sec, in_order, config.max_round_sec) if duration_sec > 0 else []
@@ -226,17 +236,22 @@ def detect_turns(
         activity = detect_channel_activity(channels, sample_rate, config)
     turns = []
     for channel, segments in enumerate(activity):
-        speaker: Speaker = "agent" if channel == agent_channel else "customer"
+        speaker = AGENT if channel == agent_channel else CUSTOMER
         turns += [Turn(speaker, start_sec, end_sec, "") for start_sec, end_sec in segments.tolist()]
     return sorted(turns, key=lambda turn: turn.start_sec)
 
 
 def _group_exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
-    """Group turns into exchanges; a new one starts whenever the agent takes over from the customer."""
+    """Group turns into exchanges; a new one starts whenever the agent takes over from somebody else.
+
+    Where the roles are unknown, whoever speaks first is taken for the agent: the other choice would cut the call into
+    as many rounds, or one more.
+    """
     exchanges: list[list[Turn]] = []
     previous: Speaker | None = None
+    opener = AGENT if any(turn.speaker == AGENT for turn in turns) else turns[0].speaker
     for turn in turns:
-        if previous is None or (turn.speaker == "agent" and previous == "customer"):
+        if previous is None or (turn.speaker == opener and previous != opener):
             exchanges.append([])
         exchanges[-1].append(turn)
         previous = turn.speaker

@@ -16,6 +16,7 @@ from msmtfn.errors import JobError
 
 COMMANDS: Final = {
     "score-daily": "score a day of recorded calls and publish the leads",
+    "transcribe-daily": "transcribe a day of recorded calls and publish the transcripts",
     "report": "make the page and the customers of a published day again",
     "export": "export a published day for HubSpot, Salesforce or as CSV",
     "train": "train the network on labelled calls",
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: name of the command and its options; by default those of the process.
     """
-    listed = "\n".join(f"  {name:<16}{summary}" for name, summary in COMMANDS.items())
+    listed = "\n".join(f"  {name:<18}{summary}" for name, summary in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="msmtfn",
         usage="msmtfn [-h] [--version] COMMAND ...",

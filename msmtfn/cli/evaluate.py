@@ -76,6 +76,9 @@ class Arguments:
     """First day of --manifests; by default the first one that has a manifest."""
     last_date: Annotated[dt.date | None, tyro.conf.arg(name="to")] = None
     """Last day of --manifests; by default the last one that has a manifest."""
+    transcripts: str | None = None
+    """Root of the transcripts that transcribe-daily publishes, for calls whose manifest has no turns.
+    With --corpus, the folder above those of its splits, such as test/."""
     shuffle: Shuffle = "none"
     """Give every round the audio or the text of a random other round, to measure how much the network relies on it.
     This keeps the samples of all calls in memory, about 1 MB per minute of speech at 8 kHz."""
@@ -157,6 +160,7 @@ def _run(arguments: Arguments, console: Console) -> None:
         manifests=arguments.manifests,
         first_date=arguments.first_date,
         last_date=arguments.last_date,
+        transcripts=arguments.transcripts,
         out=arguments.out,
         shuffle=arguments.shuffle,
         seed=arguments.seed,

@@ -37,10 +37,10 @@ from msmtfn.daily.publish import (
 from msmtfn.daily.retry import carry_over, count_retryable, rows_to_retry
 from msmtfn.daily.state import RunFolder, RunState, find_state, open_folder
 from msmtfn.daily.success import Success
+from msmtfn.daily.transcripts import DayTranscripts, Transcripts
 from msmtfn.daily.work import default_work, work_roots
 from msmtfn.errors import LockedError, format_trace
 from msmtfn.leads.drift import describe_drift
-from msmtfn.leads.schema import leads_schema
 from msmtfn.rows import ROW_ID
 from msmtfn.storage.untrusted import escape_controls, inside
 
@@ -67,6 +67,7 @@ class DayPlan:
         published: record of the day if this run has published it and nothing is left to do; else None.
         retried: record of the day whose rejects are tried again; None to process the whole day.
         table: table of the leads in which the day is to be registered.
+        transcripts: turns for the calls whose manifest has none; None to leave these without.
     """
 
     manifest: Manifest
@@ -78,6 +79,7 @@ class DayPlan:
     published: Success | None
     retried: Success | None = None
     table: LeadsTable | None = None
+    transcripts: DayTranscripts | None = None
 
     def find_state(self) -> RunState:
         """Return the state that the run is in."""
@@ -124,6 +126,7 @@ def plan_day(
     table: LeadsTable | None = None,
     force: bool = False,
     retry_rejected: bool = False,
+    transcripts: Transcripts | None = None,
 ) -> DayPlan:
     """Plan a day's run from its manifest, graph and leads, without writing anything.
 
@@ -137,13 +140,16 @@ def plan_day(
         force: process the day again even if it is published; the plan stays the same until that is done.
         retry_rejected: try the rejects of a published day again that could succeed now; the plan stays the same until
             that is done.
+        transcripts: transcripts for the calls whose manifest has no turns.
 
     Raises:
-        JobError: the manifest, the model or the leads folder cannot be used.
+        JobError: the transcripts are not published, or the manifest, the model or the leads folder cannot be used.
     """
     leads = storage.absolute(leads)
     manifest = open_manifest(manifests, date, reserved=graph.reserved)
-    identity = json.dumps([manifest.fingerprint, manifest.root, graph.version, graph.options, msmtfn.__version__])
+    heard = None if transcripts is None else transcripts.open_day(date)
+    parts = [manifest.fingerprint, manifest.root, graph.version, graph.options, msmtfn.__version__]
+    identity = json.dumps(parts if heard is None else [*parts, heard.fingerprint])
     run_id = f"{date.isoformat()}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     success = read_success(leads, date)
     published = success if success is not None and success.run_id == run_id else None
@@ -153,7 +159,7 @@ def plan_day(
     elif retry_rejected and published is not None and count_retryable(published):
         name, published, retried = f"{run_id}-retry-{published.publication}", None, published
     work = default_work(leads) if work is None else storage.absolute(work)
-    return DayPlan(manifest, leads, graph, run_id, work, name, published, retried, table)
+    return DayPlan(manifest, leads, graph, run_id, work, name, published, retried, table, heard)
 
 
 def count_done(plan: DayPlan) -> int:
@@ -171,7 +177,9 @@ def open_run(plan: DayPlan) -> Run:
     """
     folder = plan.open_folder()
     if plan.table is not None:
-        plan.table.fit(leads_schema(_schema_of(plan)))  # so that a column without a place shows before the scoring
+        plan.table.fit(
+            plan.graph.table.schema(_schema_of(plan))
+        )  # so that a column without a place shows before the scoring
     num_calls = folder.read_num_calls()
     if num_calls is None:
         num_calls = _copy_manifest(plan, folder)
@@ -227,9 +235,16 @@ def finish_run(run: Run, report: Reporter, check: Callable[[], None] = lambda: N
     if (moved := describe_drift(drift)) is not None:
         logger.warning("%s: drift: %s", plan.run_id, moved)
     check()
-    num_rows = plan.manifest.num_rows
     success = publish_day(
-        plan.leads, plan.manifest.date, run.folder.path, task.schema, num_rows, record, check, plan.table
+        plan.leads,
+        plan.manifest.date,
+        run.folder.path,
+        task.schema,
+        plan.manifest.num_rows,
+        record,
+        check,
+        table=plan.table,
+        kind=plan.graph.table,
     )
     delete_runs(plan, check)
     report(task.num_calls, success.rejected, run.resumed)
@@ -309,12 +324,14 @@ def _copy_manifest(plan: DayPlan, folder: RunFolder) -> int:
     if plan.retried is not None:
         leads = read_leads(plan.leads, plan.manifest.date)
         batches = rows_to_retry(batches, leads)
+    if plan.transcripts is not None:
+        batches = plan.transcripts.fill(batches)
     num_calls = 0
     for number, batch in enumerate(batches):
         num_calls += len(batch)
         storage.write_parquet(storage.join(folder.calls, f"calls-{number:06d}.parquet"), pa.Table.from_batches([batch]))
     if plan.retried is not None:
-        carry_over(leads, folder.parts, _schema_of(plan), num_calls)
+        carry_over(leads, folder.parts, _schema_of(plan), num_calls, plan.graph.table.rows_per_file)
     folder.write_num_calls(num_calls)
     return num_calls
 

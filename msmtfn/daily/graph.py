@@ -1,4 +1,4 @@
-"""What a day needs of the graph that its calls go through; `scoring` plugs its own in."""
+"""What a day needs of the graph that its calls go through; `scoring` and `transcription` plug their own in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pyarrow.dataset as pads
 
 from msmtfn.daily.state import RunFolder
 from msmtfn.daily.success import Success
+from msmtfn.daily.tables import DayTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,10 @@ class Graph(Protocol):
     @property
     def reserved(self) -> frozenset[str]:
         """Names of the graph's own columns, which a column of the manifest must not have."""
+
+    @property
+    def table(self) -> DayTable:
+        """Leads or transcripts: the rows that the days publish."""
 
     @property
     def max_crashed_share(self) -> float:

@@ -89,11 +89,12 @@ def reject_crashed(task: Task, row_ids: npt.NDArray[np.int64]) -> None:
         "error_detail": DETAIL,
         "model_version": task.model_version,
         "run_id": task.run_id,
-        "scored_at": dt.datetime.now(dt.UTC),
+        **dict.fromkeys(("scored_at", "transcribed_at"), dt.datetime.now(dt.UTC)),
     }
+    passed = task.schema.names[: task.schema.names.index("status")]
     columns = [
         rows[field.name].cast(field.type)
-        if field.name in rows.schema.names
+        if field.name in passed
         else pa.array([outcome.get(field.name)] * len(rows), field.type)
         for field in task.schema
     ]

@@ -23,13 +23,19 @@ class Reporter(Protocol):
 
 
 @contextmanager
-def show_progress(console: Console, num_calls: int) -> Iterator[Reporter]:
-    """Show a run's progress on a terminal, or log it if there is none."""
+def show_progress(console: Console, num_calls: int, verb: str = "scoring") -> Iterator[Reporter]:
+    """Show a run's progress on a terminal, or log it if there is none.
+
+    Args:
+        console: the terminal.
+        num_calls: number of calls of the run.
+        verb: what is done with them.
+    """
     pace = Pace(num_calls)
     if not console.is_terminal:
         yield _log_reporter(pace)
         return
-    with show_bar(console, "scoring", num_calls, MofNCompleteColumn()) as show:
+    with show_bar(console, verb, num_calls, MofNCompleteColumn()) as show:
         yield lambda done, rejected, resumed: show(pace.describe(done, rejected, resumed), done)
 
 

@@ -9,6 +9,7 @@ new day on a local disk appears by one rename, whole.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -31,10 +32,10 @@ from msmtfn.daily.publication import (
     publications_in,
 )
 from msmtfn.daily.success import Success
+from msmtfn.daily.tables import LEADS, DayTable
 from msmtfn.daily.work import CONTROL_FOLDER
 from msmtfn.errors import LockedError, PublishError, StorageError
-from msmtfn.leads.ranking import rank_leads
-from msmtfn.leads.schema import LEAD_RANK, REJECTED, SCORED, leads_schema
+from msmtfn.leads.schema import LEAD_RANK, REJECTED
 from msmtfn.rows import ROW_ID
 from msmtfn.storage import conditional
 from msmtfn.storage.untrusted import LinkError, inside, read_text
@@ -44,15 +45,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ROWS_PER_FILE: Final = 200_000
+"""Rows of a published file of leads, about 100 MB in memory, so that memory does not grow with the size of the day."""
 SUCCESS_FILE: Final = "_SUCCESS"
 PARTS_FOLDER: Final = "parts"
-ROWS_PER_FILE: Final = 200_000
-"""Rows of a published file, about 100 MB in memory, so that memory does not grow with the size of the day."""
 MAX_SWAPS: Final = 10
 """Number of swaps to try before giving up; the holder of a day normally needs one."""
 NUM_EARLIER: Final = 14
 """Number of earlier days that a day is compared with."""
-KEYS: Final = (ROW_ID, "call_id", "status", "lead_score", "unranked_reason", "error_code", "duration_sec")
+KEYS: Final = (ROW_ID, "call_id", "status", "error_code", "duration_sec")
 
 
 def day_folder(leads: str, date: dt.date) -> str:
@@ -132,8 +133,9 @@ def publish_day(
     record: Success,
     check: Callable[[], None] = lambda: None,
     table: LeadsTable | None = None,
+    kind: DayTable = LEADS,
 ) -> Success:
-    """Rank the scored calls of a run and publish the day, in place of what was published of it before.
+    """Order the calls of a run and publish the day, in place of what was published of it before.
 
     Keeps the keys of the day in memory (about 60 MB a million calls) and one published file at a time.
 
@@ -146,6 +148,7 @@ def publish_day(
         record: what the run knows of itself; the counts and the names of the publication are filled in.
         check: raises `LockedError` if another run has taken the day over.
         table: table in which the day is registered once it is published.
+        kind: what is published.
 
     Returns:
         The record that was written.
@@ -155,13 +158,14 @@ def publish_day(
         LockedError: another run has taken the day over; nothing of this one is left.
         StorageError: a folder cannot be written, or the day is published and the table cannot be.
     """
-    published = leads_schema(schema) if table is None else table.fit(leads_schema(schema))
+    published = kind.schema(schema) if table is None else table.fit(kind.schema(schema))
     scored_parts = open_parts(storage.join(run, PARTS_FOLDER), schema)
-    keys = _read_keys(scored_parts, run)
+    keys = _read_keys(scored_parts, run, [*KEYS, *kind.keys])
     _check_complete(keys, num_calls)
-    order, num_ranked = rank_leads(keys)
-    tables = _ranked_tables(scored_parts, order, num_ranked, published)
-    return publish_tables(leads, date, run, tables, _with_counts(record, keys), check, table)
+    order, num_ranked = kind.order(keys)
+    tables = _ordered_tables(scored_parts, order, num_ranked, published, kind.rows_per_file or ROWS_PER_FILE)
+    counted = _with_counts(record, keys, kind.done_status)
+    return publish_tables(leads, date, run, tables, counted, check, table, kind.name)
 
 
 def publish_tables(
@@ -172,6 +176,7 @@ def publish_tables(
     record: Success,
     check: Callable[[], None] = lambda: None,
     table: LeadsTable | None = None,
+    name: str = LEADS.name,
 ) -> Success:
     """Publish tables as the files of a day; arguments, result and errors are those of `publish_day`."""
     publication = new_publication()
@@ -179,7 +184,8 @@ def publish_tables(
     begin(runs, date, publication)
     target, staged = _target_folder(folder, storage.join(run, f"day-{publication}"), run, runs)
     try:
-        files = _write_files(target, publication, tables, run, check)
+        names = (file_name(publication, number, name) for number in itertools.count())
+        files = _write_files(target, names, tables, run, check)
         record = replace(record, publication=publication, files=tuple(files))
         installed = _install(leads, date, target if staged else None, record, check)
     except LockedError:
@@ -269,16 +275,16 @@ def _rename_day(staged: str, folder: str, record: Success, check: Callable[[], N
 
 
 def _write_files(
-    target: str, publication: str, tables: Iterable[pa.Table], run: str, check: Callable[[], None]
+    target: str, names: Iterable[str], tables: Iterable[pa.Table], run: str, check: Callable[[], None]
 ) -> list[str]:
     """Write the published files and return their names."""
     files = []
     storage.make_folder(target)
     try:
-        for number, table in enumerate(tables):
+        for table, name in zip(tables, names, strict=False):
             check()  # a run that slept stops here, before it writes another file
-            files.append(file_name(publication, number))
-            storage.write_parquet(storage.join(target, files[-1]), table)
+            files.append(name)
+            storage.write_parquet(storage.join(target, name), table)
     except (pa.ArrowException, OSError) as exc:
         check()  # who took the day over has cleared this run's parts away
         raise _unreadable(run, exc) from exc
@@ -294,9 +300,9 @@ def open_parts(folder: str, schema: pa.Schema) -> pads.Dataset:
     )
 
 
-def _read_keys(parts: pads.Dataset, run: str) -> pa.Table:
+def _read_keys(parts: pads.Dataset, run: str, columns: list[str]) -> pa.Table:
     try:
-        return parts.to_table(columns=list(KEYS), cache_metadata=False)
+        return parts.to_table(columns=columns, cache_metadata=False)
     except (pa.ArrowException, OSError) as exc:
         raise _unreadable(run, exc) from exc
 
@@ -328,31 +334,34 @@ def _target_folder(folder: str, staging: str, run: str, runs: str) -> tuple[str,
     return folder, False
 
 
-def _ranked_tables(
-    parts: pads.Dataset, order: npt.NDArray[np.int64], num_ranked: int, schema: pa.Schema
+def _ordered_tables(
+    parts: pads.Dataset, order: npt.NDArray[np.int64], num_ranked: int, schema: pa.Schema, rows_per_file: int
 ) -> Iterator[pa.Table]:
-    """Yield the leads in order, one table per published file; an empty table for a day without calls.
+    """Yield the rows in order, one table per published file; an empty table for a day without calls.
 
-    The schema is that of the leads. Where a table needs other types, the casts lose nothing but nanoseconds.
+    The schema is that of what is published. Where a table needs other types, the casts lose nothing but nanoseconds.
     """
-    for start in range(0, max(len(order), 1), ROWS_PER_FILE):
-        ids = pa.array(order[start : start + ROWS_PER_FILE])
+    for start in range(0, max(len(order), 1), rows_per_file):
+        ids = pa.array(order[start : start + rows_per_file])
         rows = parts.to_table(filter=pc.field(ROW_ID).isin(ids), cache_metadata=False)
         rows = rows.take(pc.index_in(ids, rows[ROW_ID].combine_chunks()))
-        ranks = np.arange(start + 1, start + 1 + len(rows))
-        rank = pa.array(ranks, LEAD_RANK.type, mask=ranks > num_ranked)
-        yield rows.append_column(LEAD_RANK, rank).select(schema.names).cast(schema, safe=False)
+        if LEAD_RANK.name in schema.names:
+            ranks = np.arange(start + 1, start + 1 + len(rows))
+            rows = rows.append_column(LEAD_RANK, pa.array(ranks, LEAD_RANK.type, mask=ranks > num_ranked))
+        yield rows.select(schema.names).cast(schema, safe=False)
 
 
-def _with_counts(record: Success, keys: pa.Table) -> Success:
+def _with_counts(record: Success, keys: pa.Table, done_status: str) -> Success:
     rejected, unranked = (
         {str(reason["values"]): reason["counts"] for reason in pc.value_counts(keys[name].drop_null()).to_pylist()}
+        if name in keys.schema.names
+        else {}
         for name in ("error_code", "unranked_reason")
     )
     return replace(
         record,
         calls=len(keys),
-        scored=pc.sum(pc.equal(keys["status"], SCORED)).as_py() or 0,
+        scored=pc.sum(pc.equal(keys["status"], done_status)).as_py() or 0,
         rejected=pc.sum(pc.equal(keys["status"], REJECTED)).as_py() or 0,
         rejected_by_reason=rejected,
         unranked_by_reason=unranked,

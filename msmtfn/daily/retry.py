@@ -17,8 +17,13 @@ from msmtfn.daily.success import Success
 from msmtfn.errors import RejectCode
 from msmtfn.rows import ROW_ID
 
-RETRYABLE: Final = (RejectCode.AUDIO_NOT_FOUND, RejectCode.AUDIO_TIMEOUT, RejectCode.WORKER_CRASHED)
-"""Reasons that may be temporary: a late recording, slow storage, a failed machine."""
+RETRYABLE: Final = (
+    RejectCode.AUDIO_NOT_FOUND,
+    RejectCode.AUDIO_TIMEOUT,
+    RejectCode.WORKER_CRASHED,
+    RejectCode.ASR_TIMEOUT,
+)
+"""Reasons that may be temporary: a late recording, slow storage, a failed machine, a recogniser that hung."""
 
 _IS_RETRYABLE: Final = pc.is_in(pc.field("error_code"), pa.array([str(code) for code in RETRYABLE]))
 
@@ -46,12 +51,14 @@ def rows_to_retry(batches: Iterable[pa.RecordBatch], leads: pads.Dataset) -> Ite
         yield chosen.set_column(chosen.schema.get_field_index(ROW_ID), chosen.schema.field(ROW_ID), ids)
 
 
-def carry_over(leads: pads.Dataset, parts: str, schema: pa.Schema, first_id: int) -> None:
+def carry_over(
+    leads: pads.Dataset, parts: str, schema: pa.Schema, first_id: int, rows_per_file: int | None = None
+) -> None:
     """Write all other calls of a published day to a run's parts, numbered from `first_id` on.
 
     A column that the day lacks, because an older version has published it, is null in its calls.
     """
-    others = leads.to_batches(filter=~_IS_RETRYABLE, batch_size=ROWS_PER_FILE)
+    others = leads.to_batches(filter=~_IS_RETRYABLE, batch_size=rows_per_file or ROWS_PER_FILE)
     for number, batch in enumerate(batch for batch in others if len(batch)):
         ids = pa.array(np.arange(first_id, first_id + len(batch)))
         first_id += len(batch)

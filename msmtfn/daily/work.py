@@ -21,15 +21,19 @@ CONTROL_FOLDER: Final = "_runs"
 """Folder in the leads with small JSON files only: locks, and records of publications that are not finished."""
 
 
-def default_work(leads: str) -> str:
+def default_work(leads: str, option: str = "--leads") -> str:
     """Return the root of the work in progress where none is named: `<leads>.work`, beside the leads.
+
+    Args:
+        leads: root of the leads, or of what else is published.
+        option: option that names it, for the error.
 
     Raises:
         UsageError: the leads are a whole bucket or the root of a disk, which has nothing beside it.
     """
     leads = storage.absolute(leads)
     if not leads.removeprefix("s3://").strip("/") or (leads.startswith("s3://") and "/" not in leads[5:]):
-        raise UsageError(f"--leads {leads} leaves no room beside it for the work in progress; set --work")
+        raise UsageError(f"{option} {leads} leaves no room beside it for the work in progress; set --work")
     return f"{leads}.work"
 
 

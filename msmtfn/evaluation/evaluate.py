@@ -129,6 +129,7 @@ def evaluate(
     manifests: str | os.PathLike[str] | None = None,
     first_date: dt.date | None = None,
     last_date: dt.date | None = None,
+    transcripts: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     shuffle: Shuffle = "none",
     seed: int = 0,
@@ -146,6 +147,7 @@ def evaluate(
         manifests: root of manifests.
         first_date: first day of the manifests; by default the first one that there is.
         last_date: last day of the manifests; by default the last one.
+        transcripts: root of transcripts, for calls without turns; with a corpus, the folder above those of its splits.
         out: folder or `s3://` address for the report's files, which are replaced; None writes nothing.
         shuffle: the modality of which every round receives that of a random other round.
         seed: seed of the shuffling.
@@ -161,7 +163,8 @@ def evaluate(
         >>> evaluate("demo", corpus="corpus", out="report").metrics["five"].accuracy
         0.784
     """
-    given = _check_given({"--corpus": corpus, "--manifests": manifests}, split, first_date or last_date, shuffle, seed)
+    named = {"--corpus": corpus, "--manifests": manifests}
+    given = _check_given(named, transcripts, split, first_date or last_date, shuffle, seed)
     model, prepare = os.fspath(model), prepare or PrepareConfig()
     learned_from = {} if baseline_calls is None else {"--baseline-calls": os.fspath(baseline_calls)}
     target = None if out is None else _check_target(os.fspath(out), model, given | learned_from, prepare)
@@ -207,12 +210,13 @@ def _score(
 
 def _check_given(
     named: Mapping[str, str | os.PathLike[str] | None],
+    transcripts: str | os.PathLike[str] | None,
     split: str | None,
     date: dt.date | None,
     shuffle: Shuffle,
     seed: int,
 ) -> dict[str, str]:
-    """Check that the arguments go together; return the location of the calls by the name of its option."""
+    """Check that the arguments go together; return the locations of calls and transcripts by the names of options."""
     given = {option: os.fspath(location) for option, location in named.items() if location is not None}
     if len(given) != 1:
         raise UsageError("give either --corpus or --manifests")
@@ -224,14 +228,15 @@ def _check_given(
         raise UsageError(f"--shuffle is {shuffle!r}; it must be one of {', '.join(get_args(Shuffle))}")
     if seed < 0:
         raise UsageError(f"--seed is {seed}; it must be at least 0")
-    return given
+    return given if transcripts is None else {**given, "--transcripts": os.fspath(transcripts)}
 
 
 def _read_split(
     given: Mapping[str, str], split: str | None, first_date: dt.date | None, last_date: dt.date | None
 ) -> LabelledSplit:
+    transcripts = given.get("--transcripts")
     if (root := given.get("--manifests")) is not None:
-        return read_labelled("manifests", root, find_days(root, first_date, last_date))
+        return read_labelled("manifests", root, find_days(root, first_date, last_date), transcripts)
     corpus, name = storage.absolute(given["--corpus"]), split or DEFAULT_SPLIT
     root = storage.join(corpus, name)
     if not storage.exists(root):
@@ -239,7 +244,7 @@ def _read_split(
         raise TrainingDataError(
             f"{corpus} has no split {name}; it has {existing or 'no folders or is missing'}; check --corpus and --split"
         )
-    return read_labelled(name, root, find_days(root))
+    return read_labelled(name, root, find_days(root), None if transcripts is None else storage.join(transcripts, name))
 
 
 def _read_baseline_calls(root: str, split: LabelledSplit) -> LabelledSplit:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from msmtfn import storage
 from msmtfn.calls.manifest import iter_calls, open_manifest
+from msmtfn.daily.transcripts import Transcripts
 from msmtfn.errors import TrainingDataError
 from msmtfn.labels import INTENTS
 from msmtfn.rows import ROW_ID
@@ -71,14 +72,22 @@ class LabelledSplit:
         return LabelledSplit(name, self.rows.filter(pa.array(keep)), self.dates, self.root)
 
 
-def read_labelled(name: str, root: str, dates: Sequence[dt.date]) -> LabelledSplit:
+def read_labelled(name: str, root: str, dates: Sequence[dt.date], transcripts: str | None = None) -> LabelledSplit:
     """Read the labelled calls of some days, without the calls that have no label.
 
+    Args:
+        name: name of the split.
+        root: root of the manifests.
+        dates: the days.
+        transcripts: root of the transcripts, for the calls whose manifest has no turns.
+
     Raises:
+        JobError: the transcripts of a day are not published.
         TrainingDataError: a label is not one of A to E, or no call has a label.
         ManifestError: a manifest cannot be read.
     """
-    tables = [_read_day(root, date) for date in dates]
+    heard = None if transcripts is None else Transcripts(transcripts)
+    tables = [_read_day(root, date, heard) for date in dates]
     rows = pa.concat_tables(tables)
     rows = rows.set_column(0, ROW_ID, pa.array(np.arange(len(rows))))
     broken = rows.filter(pc.is_valid(rows["row_error"]))
@@ -161,10 +170,13 @@ def keep_ready(batch: pa.Table) -> pa.Table:
     return batch.filter(pc.is_null(batch["status"])) if "status" in batch.schema.names else batch
 
 
-def _read_day(root: str, date: dt.date) -> pa.Table:
+def _read_day(root: str, date: dt.date, transcripts: Transcripts | None) -> pa.Table:
     manifest = open_manifest(root, date)
+    calls = iter_calls(manifest)
+    if transcripts is not None:
+        calls = transcripts.open_day(date).fill(calls)
     empty = pa.RecordBatch.from_pylist([], schema=manifest.schema)  # sets the schema of a day without calls
-    batches = chain([empty], iter_calls(manifest))
+    batches = chain([empty], calls)
     return pa.Table.from_batches(_select_columns(batch, manifest.root) for batch in batches)
 
 

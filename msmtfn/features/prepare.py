@@ -20,7 +20,7 @@ from msmtfn.calls.activity import ActivityConfig
 from msmtfn.calls.audio import AudioConfig
 from msmtfn.calls.checks import TranscriptConfig, check_call, check_transcript, parse_turns
 from msmtfn.calls.conversation import ConversationConfig, judge_conversation
-from msmtfn.calls.fetch import fetch_recording
+from msmtfn.calls.fetch import check_prefixes, fetch_recording
 from msmtfn.calls.suppression import find_suppression, suppression_columns
 from msmtfn.errors import CallError, RejectCode, format_trace
 from msmtfn.features.processor import CallProcessor, PreparedCall
@@ -83,10 +83,7 @@ class PrepareConfig:
         Raises:
             ValueError: a prefix is neither a folder nor an s3:// address with a bucket.
         """
-        for prefix in self.allowed_prefixes:
-            scheme, _, path = prefix.rpartition("://")
-            if scheme not in ("", *storage.PROTOCOLS) or not (path.strip("/") or (path and scheme != "s3")):
-                raise ValueError(f"allowed_prefixes has {prefix!r}; give folders, or s3:// addresses with a bucket")
+        check_prefixes(self.allowed_prefixes)
 
     def identity(self) -> dict[str, Any]:
         """Return the content for the fingerprint of a run.

@@ -5,38 +5,33 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
 from msmtfn import storage
 from msmtfn.corpora import DEMO, is_demo, replace_demo
-from msmtfn.daily.day import DayPlan, finish_run, open_run, plan_day, tidy_up
 from msmtfn.daily.keep_table import RETENTION_DAYS, open_table
-from msmtfn.daily.lock import lock_day
-from msmtfn.daily.progress import show_progress
+from msmtfn.daily.runner import DayRunner
 from msmtfn.daily.success import Success
+from msmtfn.daily.transcripts import Transcripts
 from msmtfn.daily.work import default_work
 from msmtfn.delivery.deliver import DeliveryConfig, deliver_day
 from msmtfn.engine import start_engine
-from msmtfn.errors import JobError, UsageError
+from msmtfn.errors import UsageError
 from msmtfn.features.processor_config import read_processor_config
 from msmtfn.model.checkpoint import fetch_model, locate_model
 from msmtfn.model.location import locations_of_model
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
-from msmtfn.storage.conditional import warn_unless_conditional
 from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
 
 if TYPE_CHECKING:
     from msmtfn.daily.table import LeadsTable
-
-logger = logging.getLogger(__name__)
 
 
 def score_day(
@@ -52,6 +47,7 @@ def score_day(
     delivery: DeliveryConfig | None = None,
     force: bool = False,
     retry_rejected: bool = False,
+    transcripts: str | os.PathLike[str] | None = None,
     console: Console | None = None,
 ) -> Success:
     """Score a day of recorded calls and publish its leads, as the command `score-daily` does.
@@ -71,6 +67,7 @@ def score_day(
         delivery: the page and the table of customers to make of the published day; by default none.
         force: score the day again even if it is published.
         retry_rejected: of a published day, score again only the rejects that could succeed now.
+        transcripts: root of the transcripts that `transcribe_day` publishes, for calls without turns.
         console: terminal for the progress bar; without a terminal the progress is logged.
 
     Raises:
@@ -89,101 +86,14 @@ def score_day(
     config, delivery = config or ScoringConfig(), delivery or DeliveryConfig()
     day = storage.join(manifests, f"{storage.DAY_PREFIX}{date}")
     work = default_work(leads) if work is None else os.fspath(work)
-    refuse_overlapping_leads([manifests, day], leads, work, model, config.prepare.allowed_prefixes, delivery)
+    heard = None if transcripts is None else os.fspath(transcripts)
+    refuse_overlapping_leads([manifests, day], leads, work, model, config.prepare.allowed_prefixes, delivery, heard)
     kept = open_table(leads, table, table_retention_days)
-    roots, options = (manifests, leads, model), {"force": force, "retry_rejected": retry_rejected}
-    with open_scorer(*roots, config, console, work=work, table=kept, delivery=delivery, **options) as scorer:
+    roots, flags = (manifests, leads, model), {"force": force, "retry_rejected": retry_rejected}
+    outputs: dict[str, Any] = {"work": work, "table": kept, "delivery": delivery}
+    with open_scorer(*roots, config, console, **outputs, **flags, transcripts=heard) as scorer:
         scorer.prepare_storage()
-        return scorer.score(date)[1]
-
-
-@dataclass(frozen=True, slots=True)
-class DayScorer:
-    """Scorer of days with the same roots, model and options.
-
-    Attributes:
-        manifests: root of all manifests.
-        leads: root of all leads.
-        work: root of all work in progress.
-        table: table of the leads; None if none is kept.
-        graph: scoring graph with the model.
-        console: terminal for the progress bar.
-        start_ray: function that starts Ray once; it takes seconds, so it is called only for days that need Ray.
-        force: whether to score a published day again.
-        retry_rejected: whether to score only the rejects of a published day that could succeed now.
-        delivery: what to make of a published day.
-    """
-
-    manifests: str
-    leads: str
-    work: str
-    table: LeadsTable | None
-    graph: ScoringGraph
-    console: Console
-    start_ray: Callable[[], None]
-    force: bool
-    retry_rejected: bool
-    delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
-
-    def prepare_storage(self) -> None:
-        """Log a warning if the storage of the leads has no conditional writes; finish what earlier runs left undone.
-
-        Raises:
-            StorageError: the storage refused.
-        """
-        warn_unless_conditional(storage.absolute(self.leads))
-        if self.table is not None:
-            self.table.repair()
-
-    def plan(self, date: dt.date) -> DayPlan:
-        """Plan a day without writing anything."""
-        return plan_day(
-            date,
-            self.manifests,
-            self.leads,
-            self.graph,
-            work=self.work,
-            table=self.table,
-            force=self.force,
-            retry_rejected=self.retry_rejected,
-        )
-
-    def score(self, date: dt.date) -> tuple[DayPlan, Success]:
-        """Score and publish a day, and deliver what is made of it, under its lock.
-
-        Returns:
-            The plan, whose `published` is set if there was nothing to do, and the record of the day.
-
-        Raises:
-            JobError: the day could not be published.
-        """
-        with lock_day(storage.absolute(self.leads), date) as check_lock:
-            plan = self.plan(date)
-            if self.retry_rejected and plan.retried is None:
-                _refuse_retry(plan)
-            if plan.published is not None:
-                tidy_up(plan, check_lock)
-                success = plan.published
-            else:
-                success = self._finish(plan, check_lock)
-            # Also of a day that was published before: that run may have ended here.
-            deliver_day(plan.leads, date, self.delivery, check_lock)
-            return plan, success
-
-    def _finish(self, plan: DayPlan, check_lock: Callable[[], None]) -> Success:
-        run = open_run(plan)
-        logger.info(
-            "%s: %d of %d calls in %d files, model %s",
-            plan.run_id,
-            run.task.num_calls,
-            plan.manifest.num_rows,
-            len(plan.manifest.files),
-            plan.graph.version,
-        )
-        if run.run_pass is not None:
-            self.start_ray()
-        with show_progress(self.console, run.task.num_calls) as report:
-            return finish_run(run, report, check_lock)
+        return scorer.run(date)[1]
 
 
 @contextlib.contextmanager
@@ -199,8 +109,9 @@ def open_scorer(
     delivery: DeliveryConfig | None = None,
     force: bool = False,
     retry_rejected: bool = False,
-) -> Iterator[DayScorer]:
-    """Fetch the model and yield a scorer of days; Ray, if it was started, and the model's copy are gone afterwards.
+    transcripts: str | None = None,
+) -> Iterator[DayRunner[ScoringGraph]]:
+    """Fetch the model and yield a runner of days; Ray, if it was started, and the model's copy are gone afterwards.
 
     Raises:
         UsageError: `force` and `retry_rejected` are both set, or the options of the activity detector do not go with
@@ -220,18 +131,24 @@ def open_scorer(
             stack.enter_context(start_engine())
 
         graph = ScoringGraph(folder, config, name)
-        yield DayScorer(
-            manifests,
-            leads,
-            work,
-            table,
-            graph,
-            console or Console(),
-            start_once,
-            force,
-            retry_rejected,
-            delivery or DeliveryConfig(),
+        yield DayRunner(
+            manifests=manifests,
+            root=leads,
+            work=work,
+            graph=graph,
+            console=console or Console(),
+            start_ray=start_once,
+            verb="scoring",
+            force=force,
+            retry_rejected=retry_rejected,
+            transcripts=None if transcripts is None else Transcripts(transcripts),
+            table=table,
+            deliver=partial(_deliver, delivery or DeliveryConfig()),
         )
+
+
+def _deliver(delivery: DeliveryConfig, leads: str, date: dt.date, check: Callable[[], None]) -> None:
+    deliver_day(leads, date, delivery, check)
 
 
 def refuse_overlapping_leads(
@@ -241,6 +158,7 @@ def refuse_overlapping_leads(
     model: str,
     prefixes: Sequence[str],
     delivery: DeliveryConfig | None = None,
+    transcripts: str | None = None,
 ) -> None:
     """Refuse leads, work in progress, pages and customers that overlap what is read, or each other.
 
@@ -251,12 +169,15 @@ def refuse_overlapping_leads(
         model: name of the model.
         prefixes: locations of recordings.
         delivery: where the page and the customers go.
+        transcripts: root of the transcripts.
 
     Raises:
         UsageError: they overlap.
     """
     inputs = [NamedLocation("--manifests", folder) for folder in manifests]
     inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in prefixes]
+    if transcripts is not None:
+        inputs.append(NamedLocation("--transcripts", transcripts))
     if not is_demo(model):
         inputs += [NamedLocation("--model", place) for place in locations_of_model(model)]
     outputs = [NamedLocation("--leads", leads), NamedLocation("--work", work)]
@@ -264,12 +185,3 @@ def refuse_overlapping_leads(
     refuse_overlaps(outputs[:1], outputs[1:])  # readers list the one, operators empty the other
     if delivery is not None:
         delivery.refuse_overlaps(leads, [*inputs, outputs[1]])
-
-
-def _refuse_retry(plan: DayPlan) -> None:
-    if plan.published is None:
-        raise JobError(
-            f"{plan.manifest.date} is not published with this manifest, model and options, so it has no rejects to "
-            "retry; run the same command without --retry-rejected"
-        )
-    logger.info("%s: none of the rejects of %s could succeed now", plan.run_id, plan.manifest.date)

@@ -13,14 +13,15 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from msmtfn.calls.conversation import ConversationConfig
+from msmtfn.daily.counter import RunFigures
 from msmtfn.daily.graph import Task
 from msmtfn.daily.success import Success
+from msmtfn.daily.tables import LEADS, DayTable
 from msmtfn.features.prepare import INPUTS, PrepareConfig, Preparer
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.leads.drift import compare_day
 from msmtfn.leads.schema import RESERVED, parts_schema
 from msmtfn.model.checkpoint import Model, PackedNetwork, load_model, model_version, pack_network
-from msmtfn.scoring.counter import RunFigures
 from msmtfn.scoring.pipeline import PipelineConfig, score_calls
 
 
@@ -118,6 +119,11 @@ class ScoringGraph:
     def reserved(self) -> frozenset[str]:
         """Names of the columns of the leads and of the network's inputs."""
         return RESERVED | set(INPUTS.names)
+
+    @property
+    def table(self) -> DayTable:
+        """Leads."""
+        return LEADS
 
     @property
     def max_crashed_share(self) -> float:

@@ -7,50 +7,43 @@ is dropped at the end, uncommitted, and is thereby left for another attempt (`da
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import logging
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import torch
-from ray.data import ActorPoolStrategy, DataContext, SaveMode
-from ray.data.checkpoint import CheckpointConfig
-from ray.exceptions import RayError
+from ray.data import SaveMode
 
 from msmtfn import storage
-from msmtfn.compat.ray import limit_queued_blocks
+from msmtfn.daily.counter import Batch, RunFigures, open_counter
+from msmtfn.daily.dataset import (
+    ActorPool,
+    fit_blocks,
+    passthrough_columns,
+    plan_pool,
+    ray_data_settings,
+    report_figures,
+    sandboxed_dataset,
+    translate_errors,
+)
 from msmtfn.daily.graph import Task
-from msmtfn.errors import RejectCode, ScoringError, require
+from msmtfn.errors import RejectCode, require
 from msmtfn.features.prepare import PREPARED, Preparer
-from msmtfn.features.sandbox import UNSETTLED, SandboxedPreparer
+from msmtfn.features.sandbox import UNSETTLED
 from msmtfn.inference.scorer import BATCH_CALLS, GPU_BATCH_CALLS, Scorer, ScorerConfig
 from msmtfn.leads.schema import LINEAGE, SCORED
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
 from msmtfn.progress import poll
-from msmtfn.rows import ROW_ID
-from msmtfn.scoring.counter import Batch, RunFigures, open_counter, prepare_counted
 
 logger = logging.getLogger(__name__)
-
-CPUS_PER_SCORER: Final = 8
-"""Without a GPU: CPUs, and so threads, of a scorer; a batch of calls has enough rounds to keep them all busy."""
-
-BACKPRESSURE_RATIO: Final = 2.0
-"""Maximum bytes of prepared calls that wait for the scorers, relative to the bytes of the batches being scored."""
-
-BLOCKS_PER_CPU: Final = 4
-
-MAX_CAUSE_LENGTH: Final = 300
-"""Maximum length of the cause of a failure in the job's last line, in characters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,16 +124,16 @@ def score_calls(
     if alone:
         config = replace(config, batch_calls=1, block_calls=1)
     filesystem, parts = storage.arrow_filesystem_of(task.folder.parts)
-    pool = _plan_scorers(config, scorer)
+    pool = plan_pool("scorers", scorer.device, config.num_scorers, config.gpus_per_scorer, config.threads_per_scorer)
     config = _fit_to_machines(config, pool, task.num_calls)
     make = partial(make_scorer, config=scorer)
     with (
         open_counter(task.run_id, task.num_calls if num_left is None else num_left) as counter,
-        poll(partial(_report_figures, counter, report), config.progress_sec),
-        _translate_errors(),
-        _ray_data_settings(task, filesystem),
+        poll(partial(report_figures, counter, report), config.progress_sec),
+        translate_errors("scoring"),
+        ray_data_settings(task, filesystem),
     ):
-        prepared = prepared_dataset(task.folder.calls, preparer, _passthrough_columns(task.schema), config, counter)
+        prepared = prepared_dataset(task.folder.calls, preparer, passthrough_columns(task.schema), config, counter)
         actor_args = (ray.put(network), make, task, pool.threads, counter)
         scored = _scored_dataset(prepared, actor_args, pool, config, alone=alone)
         scored.write_parquet(parts, filesystem=filesystem, mode=SaveMode.APPEND, compression="zstd")
@@ -149,7 +142,7 @@ def score_calls(
 
 
 def _scored_dataset(
-    prepared: ray.data.Dataset, actor_args: tuple[Any, ...], pool: _ScorerPool, config: PipelineConfig, *, alone: bool
+    prepared: ray.data.Dataset, actor_args: tuple[Any, ...], pool: ActorPool, config: PipelineConfig, *, alone: bool
 ) -> ray.data.Dataset:
     """Add the scoring stage, a pool of `ScoringActor`s constructed with `actor_args`."""
     return prepared.map_batches(
@@ -158,11 +151,7 @@ def _scored_dataset(
         batch_size=config.batch_calls,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ActorPoolStrategy(
-            min_size=pool.size,
-            max_size=pool.size,
-            max_tasks_in_flight_per_actor=1 if alone else None,  # tasks queued at an actor die with it
-        ),
+        compute=pool.strategy(alone=alone),
         num_cpus=0,  # its threads are set explicitly; the CPUs are counted for tasks and Ray Data's own actors
         num_gpus=pool.gpus,
         max_restarts=-1,  # a pool does not replace a lost actor, and the retries of its calls are finite
@@ -182,22 +171,8 @@ def prepared_dataset(
         config: distribution of the work, with sizes of batches and blocks from `fit_to_cpus`.
         counter: `RunCounter` actor that counts the prepared calls.
     """
-    # Ray 2.64 is to drop `ray_remote_args`, but there is no other way to limit the retries of the tasks.
-    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-    sandboxed = SandboxedPreparer(preparer, preparer.config.guard, passthrough, PREPARED)
-    filesystem, path = storage.arrow_filesystem_of(calls)
-    return (
-        ray.data.read_parquet(path, filesystem=filesystem, partitioning=None)
-        .repartition(target_num_rows_per_block=config.block_calls)
-        .map_batches(
-            # Functions of light modules: importing this one would cost the worker of every task seconds.
-            partial(prepare_counted, sandboxed.prepare_batch, counter),
-            batch_size=config.batch_calls,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            max_retries=config.max_retries,
-        )
-    )
+    batch = (config.batch_calls, config.block_calls, config.max_retries)
+    return sandboxed_dataset(calls, preparer, preparer.config.guard, (passthrough, PREPARED), batch, counter)
 
 
 class ScoringActor:
@@ -254,37 +229,6 @@ def _with_lineage(scored: pa.Table, task: Task) -> pa.Table:
     return scored
 
 
-@dataclass(frozen=True, slots=True)
-class _ScorerPool:
-    """Size of the pool of scorers, and GPUs and threads per scorer (0 threads on a GPU)."""
-
-    size: int
-    gpus: float
-    threads: int
-
-
-def _passthrough_columns(schema: pa.Schema) -> list[str]:
-    """Return the columns that come from the manifest: those before the first that scoring adds."""
-    return list(schema.names[: schema.names.index("status")])
-
-
-@contextlib.contextmanager
-def _ray_data_settings(task: Task, filesystem: pa.fs.FileSystem) -> Iterator[None]:
-    """Set the options of Ray Data for this graph only; other datasets of the process keep theirs."""
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1
-    # Otherwise Ray Data warns every half minute that a network takes much memory.
-    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
-    # Committed calls are recorded, and those of earlier runs are skipped.
-    context.checkpoint_config = CheckpointConfig(
-        ROW_ID, task.folder.checkpoint, override_filesystem=filesystem, delete_checkpoint_on_success=False
-    )
-    # Backpressure: no more calls are prepared than the scorers will soon need.
-    with limit_queued_blocks(context, BACKPRESSURE_RATIO), DataContext.current(context):
-        yield
-
-
 def fit_to_cpus(config: PipelineConfig, num_calls: int, batch_calls: int = BATCH_CALLS) -> PipelineConfig:
     """Set the sizes of batches and blocks to fit a number of calls and the CPUs of the cluster.
 
@@ -296,57 +240,12 @@ def fit_to_cpus(config: PipelineConfig, num_calls: int, batch_calls: int = BATCH
         num_calls: number of calls to prepare.
         batch_calls: number of calls in a batch if `config.batch_calls` is 0.
     """
-    blocks = BLOCKS_PER_CPU * int(ray.cluster_resources().get("CPU", 1))
-    batch_calls = config.batch_calls or batch_calls
-    block_calls = max(1, min(config.block_calls, -(-num_calls // blocks)))
-    while batch_calls % block_calls and block_calls % batch_calls:
-        block_calls -= 1
+    batch_calls, block_calls = fit_blocks(config.batch_calls or batch_calls, config.block_calls, num_calls)
     return replace(config, block_calls=block_calls, batch_calls=batch_calls)
 
 
-def _fit_to_machines(config: PipelineConfig, pool: _ScorerPool, num_calls: int) -> PipelineConfig:
+def _fit_to_machines(config: PipelineConfig, pool: ActorPool, num_calls: int) -> PipelineConfig:
     """Set the sizes of batches and blocks for this pool of scorers, and log them."""
     config = fit_to_cpus(config, num_calls, GPU_BATCH_CALLS if pool.gpus else BATCH_CALLS)
     logger.info("batches of %d calls, blocks of %d", config.batch_calls, config.block_calls)
     return config
-
-
-def _plan_scorers(config: PipelineConfig, scorer: ScorerConfig) -> _ScorerPool:
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
-    # An autoscaling cluster may have no GPU yet: with an explicit device "cuda", actors that need one make it grow.
-    if scorer.device == "cuda" or (scorer.device == "auto" and gpus):
-        size = config.num_scorers or max(1, int(gpus / config.gpus_per_scorer))
-        pool = _ScorerPool(size, config.gpus_per_scorer, 0)
-    else:
-        size = config.num_scorers or max(1, cpus // CPUS_PER_SCORER)
-        # Head nodes that run no tasks declare no CPUs.
-        node_cpus = min((int(count) for node in ray.nodes() if (count := node["Resources"].get("CPU"))), default=1)
-        threads = config.threads_per_scorer or max(1, min(CPUS_PER_SCORER, node_cpus))
-        pool = _ScorerPool(size, 0.0, threads)
-    logger.info(
-        "%d CPUs, %g GPUs: %d scorers, %g GPUs each, %d threads each", cpus, gpus, pool.size, pool.gpus, pool.threads
-    )
-    return pool
-
-
-@contextlib.contextmanager
-def _translate_errors() -> Iterator[None]:
-    """Turn errors of Ray Data into a one-line `ScoringError` that says what to do, and log the full error."""
-    try:
-        yield
-    except (RayError, pa.ArrowException, OSError, ValueError) as exc:
-        logger.exception("the scoring graph failed")
-        # The last line comes after the tracebacks of all processes involved.
-        cause = str(exc).strip().rpartition("\n")[2][:MAX_CAUSE_LENGTH]
-        raise ScoringError(
-            f"the scoring graph failed ({type(exc).__name__}: {cause}; more above); fix the cause, and the same "
-            "command resumes where this one stopped"
-        ) from exc
-
-
-def _report_figures(counter: Any, report: Callable[[int, int], None]) -> None:
-    """Report the counter's figures."""
-    with contextlib.suppress(RayError):  # missing figures must not fail the run
-        figures: RunFigures = ray.get(counter.read.remote())
-        report(figures.done, figures.rejected)

@@ -28,6 +28,7 @@ from ray.data.block import BlockAccessor
 from ray.data.datasource import BlockBasedFileDatasink
 
 from msmtfn import storage
+from msmtfn.daily.counter import open_counter
 from msmtfn.errors import RejectCode, StorageError, TrainingDataError
 from msmtfn.evaluation.labelled import LabelledSplit, keep_ready
 from msmtfn.features.prepare import INPUTS, PrepareConfig, Preparer
@@ -35,7 +36,6 @@ from msmtfn.inference.scorer import BATCH_CALLS, split_calls
 from msmtfn.leads.drift import Distribution, describe
 from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, unpack_network, weights_digest
 from msmtfn.rows import ROW_ID
-from msmtfn.scoring.counter import open_counter
 from msmtfn.scoring.pipeline import PipelineConfig, fit_to_cpus, prepared_dataset
 from msmtfn.training.embedding import Embedder
 

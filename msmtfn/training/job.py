@@ -62,6 +62,9 @@ class TrainingJob:
     """First day of --manifests to learn from; by default the first one that has a manifest."""
     last_date: dt.date | None = None
     """Last day of --manifests to learn from; by default the last one that has a manifest."""
+    transcripts: str | None = None
+    """Root of the transcripts that transcribe-daily publishes, for calls whose manifest has no turns.
+    With --corpus, the folder above those of its splits: training/, validation/ and test/."""
     validation_share: float = 0.1
     """Share (0 to 1) of the customers of --manifests, without the held-out ones, whose calls serve for validation."""
     work: str | None = None
@@ -152,6 +155,7 @@ def train(
     manifests: Location | None = None,
     first_date: dt.date | None = None,
     last_date: dt.date | None = None,
+    transcripts: Location | None = None,
     validation_share: float = 0.1,
     out: Location | None = None,
     register: Location | None = None,
@@ -188,6 +192,7 @@ def train(
         manifests=_as_text(manifests),
         first_date=first_date,
         last_date=last_date,
+        transcripts=_as_text(transcripts),
         validation_share=validation_share,
         out=_as_text(out),
         register=_as_text(register),
@@ -253,7 +258,7 @@ def run_job(job: TrainingJob, report: Report) -> TrainingResult:
 
 def _refuse_overlaps(job: TrainingJob) -> None:
     """Refuse outputs that overlap what the job reads; a registry's own versions may be what training starts from."""
-    named = {"--corpus": job.corpus, "--manifests": job.manifests}
+    named = {"--corpus": job.corpus, "--manifests": job.manifests, "--transcripts": job.transcripts}
     inputs = [NamedLocation(option, location) for option, location in named.items() if location is not None]
     inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in job.training.prepare.allowed_prefixes]
     if job.start == "encoders":
@@ -271,9 +276,10 @@ def _read_splits(job: TrainingJob) -> list[LabelledSplit]:
     num_splits = 2 if job.register is None else 3
     if job.corpus is not None:
         roots = {name: storage.join(job.corpus, name) for name in SPLITS[:num_splits]}
-        return [read_labelled(name, root, find_days(root)) for name, root in roots.items()]
+        heard = {name: None if job.transcripts is None else storage.join(job.transcripts, name) for name in roots}
+        return [read_labelled(name, root, find_days(root), heard[name]) for name, root in roots.items()]
     root = str(job.manifests)
-    labelled = read_labelled("training", root, find_days(root, job.first_date, job.last_date))
+    labelled = read_labelled("training", root, find_days(root, job.first_date, job.last_date), job.transcripts)
     gate_share = 0.0 if job.register is None else job.gate.gate_share
     splits = split_by_customer(labelled, job.validation_share, job.training.recipe.seed, gate_share)
     return list(splits[:num_splits])

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
@@ -21,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from msmtfn.cli.command import run_command
+from msmtfn.errors import UsageError, require
 from msmtfn.inference.classifier import load_model
 from msmtfn.inference.scorer import Device
 from msmtfn.model.checkpoint import Model
@@ -29,15 +26,17 @@ from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.precision import ScoringPrecision
 from msmtfn.model.small import make_small_model, small_config
 from msmtfn.scoring.pipeline import PipelineConfig
+from msmtfn.transcription.graph import TranscriptionConfig
 from tests.benchmarks.encode import measure_encode
 from tests.benchmarks.evidence import measure_evidence
-from tests.benchmarks.flops import matrix_rate
 from tests.benchmarks.leads import measure_leads
+from tests.benchmarks.machine import ROOT, about_this_machine
 from tests.benchmarks.mix import LONGEST_SEC, SHORTEST_SEC
 from tests.benchmarks.prepare import measure_prepare
 from tests.benchmarks.scale import measure_scale
 from tests.benchmarks.score import measure_score
 from tests.benchmarks.train import measure_train
+from tests.benchmarks.transcribe import measure_transcribe
 from tests.faults.readers import ReadersConfig, run_readers
 from tests.faults.trial import FaultsConfig, run_faults
 
@@ -51,8 +50,6 @@ WIDTH_OF_FILES: Final = 240
 
 PROBLEMS: Final = ("lost", "doubled", "differing", "mixed", "missing", "failed")
 """Columns of trials that must hold 0."""
-
-ROOT: Final = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,6 +301,44 @@ class Readers(Benchmark):
             return run_readers(self.trial, self.leads or f"{folder}/leads")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transcribe(Benchmark):
+    """Transcribe stretches of real recordings with the job, and with a bare loop over the same recogniser.
+
+    Needs the extra asr.
+    """
+
+    recogniser: Path | None = None
+    """Folder of the recogniser, such as Whisper in CTranslate2's form; required."""
+    recordings: tuple[Path, ...] = ()
+    """Real recordings, of which stretches are the calls; required."""
+    num_calls: int = 24
+    """Number of calls."""
+    call_sec: float = 120.0
+    """Length of a call in seconds."""
+    transcription: Annotated[TranscriptionConfig, tyro.conf.arg(name="")] = field(default_factory=TranscriptionConfig)
+    """Options of transcription."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        require(self.num_calls >= 1, "num_calls", self.num_calls, "at least 1")
+        require(self.call_sec > 0, "call_sec", self.call_sec, "more than 0")
+
+    def measure(self) -> list[dict[str, Any]]:
+        """Measure the loop and the job.
+
+        Raises:
+            UsageError: there is no recogniser, or no recording.
+        """
+        if self.recogniser is None or not self.recordings:
+            raise UsageError("give --recogniser and --recordings")
+        return measure_transcribe(self.recogniser, self.recordings, self.num_calls, self.call_sec, self.transcription)
+
+
 def main() -> int:
     """Run a benchmark and return the exit code."""
     return run_command(_run)
@@ -321,6 +356,7 @@ def _run() -> int:
             "train": Train(),
             "faults": Faults(),
             "readers": Readers(),
+            "transcribe": Transcribe(),
         }
     )
     options: Benchmark = tyro.cli(commands, config=(tyro.conf.OmitArgPrefixes,))
@@ -335,43 +371,6 @@ def _network(sizes: Sizes, seed: int) -> MsmtFn:
     """Make a network with random weights."""
     torch.manual_seed(seed)
     return MsmtFn(MsmtFnConfig() if sizes == "base" else small_config(CHARACTERS))
-
-
-def about_this_machine() -> dict[str, Any]:
-    """Describe the commit, the versions and the machine, on which the figures depend."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "commit": commit.stdout.strip() or None,
-        "versions": {name: importlib.metadata.version(name) for name in ("msmtfn", "ray", "torch", "transformers")},
-        "machine": {
-            "cpus": os.cpu_count(),
-            "architecture": platform.machine(),
-            "processor": _processor(),
-            "instructions": sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True),
-            "torch_threads": torch.get_num_threads(),
-            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        },
-        "matrix_product_tflops": {
-            device: {
-                name: round(matrix_rate(dtype, torch.device(device)), 4)
-                for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
-            }
-            for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
-        },
-    }
-
-
-def _processor() -> str:
-    """Return the name of the processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def table_of(rows: list[dict[str, Any]], title: str) -> Table:

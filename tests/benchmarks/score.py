@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from msmtfn import storage
 from msmtfn.calls.manifest import iter_calls, open_manifest
+from msmtfn.daily.counter import RunFigures
 from msmtfn.daily.graph import Task
 from msmtfn.daily.state import RunFolder
 from msmtfn.engine import start_engine
@@ -21,7 +22,6 @@ from msmtfn.inference.scorer import BATCH_CALLS, Scorer, ScorerConfig
 from msmtfn.leads.schema import SCORED, parts_schema
 from msmtfn.model.checkpoint import Model, pack_network
 from msmtfn.rows import ROW_ID
-from msmtfn.scoring.counter import RunFigures
 from msmtfn.scoring.pipeline import PipelineConfig, score_calls
 from tests.benchmarks.mix import DATE, draw_lengths, write_day
 

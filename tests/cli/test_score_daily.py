@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from msmtfn.cli.command import SafeConsole
-from msmtfn.cli.score_daily import _describe_plan, _score_day
+from msmtfn.cli.days import describe_plan, run_day
 from msmtfn.daily.day import finish_run, open_run
 from msmtfn.daily.lock import lock_day
-from msmtfn.scoring.day import DayScorer
+from msmtfn.daily.runner import DayRunner
+from msmtfn.daily.work import default_work
 from tests.daily.parts import DATE
 from tests.daily.plain_graph import PlainGraph, commit, plan, write_manifest
 
@@ -34,7 +35,7 @@ def leads(tmp_path: Path) -> str:
 
 def last_line_of_plan(manifests: Path, leads: str) -> str:
     console = SafeConsole(file=io.StringIO(), width=200)
-    console.print(_describe_plan([plan(manifests, leads)]))
+    console.print(describe_plan([plan(manifests, leads)], "score"))
     return str(console.file.getvalue().splitlines()[-1])  # type: ignore[attr-defined]
 
 
@@ -58,23 +59,32 @@ def test_a_dry_run_tells_the_state_of_the_days_run(manifests: Path, leads: str) 
 class BuggyGraph(PlainGraph):
     """Graph whose first model cannot be loaded because of a bug."""
 
-    folder: Path
-
     def load(self, manifests: str) -> Any:
         self.load = super().load  # type: ignore[method-assign]
         raise KeyError(TRANSCRIPT)
 
 
 def test_a_bug_in_one_day_does_not_keep_the_other_days_from_being_scored(
-    manifests: Path, leads: str, tiny_model: Path, caplog: pytest.LogCaptureFixture
+    manifests: Path, leads: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     next_day = DATE + dt.timedelta(days=1)
     shutil.copytree(manifests / f"date={DATE}", manifests / f"date={next_day}")
-    graph = BuggyGraph()
-    graph.folder = tiny_model
-    scorer = DayScorer(str(manifests), leads, graph, SafeConsole(file=io.StringIO()), lambda: None, False, False)  # type: ignore[arg-type]
+    runner = DayRunner(
+        manifests=str(manifests),
+        root=leads,
+        work=default_work(leads),
+        graph=BuggyGraph(),
+        console=SafeConsole(file=io.StringIO()),
+        start_ray=lambda: None,
+        verb="scoring",
+    )
     results: list[dict[str, Any]] = []
-    assert [_score_day(scorer, date, 0.2, results) for date in (DATE, next_day)] == [1, 0]
+    shown: list[str] = []
+    codes = [
+        run_day(runner, date, 0.2, results, lambda _plan, success: shown.append(success.run_id))
+        for date in (DATE, next_day)
+    ]
+    assert (codes, len(shown)) == ([1, 0], 1)
     error = "unexpected KeyError; the stack trace is in the log"
     assert results[0] == {"date": str(DATE), "exit_code": 1, "error": error}
     assert (results[1]["date"], results[1]["scored"]) == (str(next_day), 3)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import ray
 
-from msmtfn.scoring.counter import Batch, open_counter
+from msmtfn.daily.counter import Batch, open_counter
 from tests.cluster import checks
 from tests.faults.s3_server import free_ports
 

@@ -16,6 +16,7 @@ from msmtfn.daily.day import DayPlan, plan_day
 from msmtfn.daily.graph import Task
 from msmtfn.daily.state import RunState
 from msmtfn.daily.success import Success
+from msmtfn.daily.tables import LEADS, DayTable
 from msmtfn.leads.schema import SCORED, parts_schema
 from tests.daily.parts import DATE
 
@@ -51,6 +52,7 @@ class PlainGraph:
     version: str = "v1"
     options: str = "{}"
     reserved: frozenset[str] = frozenset()
+    table: DayTable = LEADS
     max_crashed_share: float = 1.0
 
     def schema(self, passed: Iterable[pa.Field]) -> pa.Schema:

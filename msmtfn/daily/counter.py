@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import Counter as Count
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge, Histogram
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from msmtfn.leads.schema import SCORED
+from msmtfn.errors import RejectCode
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +30,21 @@ NODE_ID_LENGTH: Final = 8
 FINAL_READ_SEC: Final = 10.0
 """Seconds to wait for the counter's figures at the end of a run."""
 PREPARE, SCORE = "prepare", "score"
+LISTEN, RECOGNISE = "listen", "recognise"
+"""Names of the stages of scoring, and of those of transcription."""
+REJECT_CODES: Final = frozenset(map(str, RejectCode))
 SECONDS_BOUNDS: Final = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Figures of one scored batch.
+    """Figures of one batch that has left the last stage.
 
     Attributes:
-        outcomes: number of calls by outcome, `scored` or the error code of the reject.
+        outcomes: number of calls by outcome, `scored` or `transcribed`, or the error code of the reject.
         unavailable: number of calls left out because storage did not deliver their recordings.
         audio_sec: total length of the recordings in seconds.
-        seconds: seconds that the scorer took.
+        seconds: seconds that the last stage took.
     """
 
     outcomes: Mapping[str, int]
@@ -51,8 +54,13 @@ class Batch:
 
     @property
     def done(self) -> int:
-        """Number of calls, scored and rejected."""
+        """Number of calls, rejects included."""
         return sum(self.outcomes.values())
+
+    @property
+    def rejected(self) -> int:
+        """Number of rejects."""
+        return sum(number for outcome, number in self.outcomes.items() if outcome in REJECT_CODES)
 
 
 @dataclass(slots=True)
@@ -60,11 +68,11 @@ class RunFigures:
     """Figures of a run so far.
 
     Attributes:
-        done: number of calls scored and rejected.
+        done: number of calls done, rejects included.
         rejected: number of calls rejected.
         unavailable: number of calls left out because storage did not deliver their recordings.
-        startup_sec: seconds until the first batch reached a scorer; None until then.
-        stage_sec: seconds of work of all processes, by stage (`prepare` and `score`).
+        startup_sec: seconds until the first batch reached the last stage; None until then.
+        stage_sec: seconds of work of all processes, by stage.
         prepared: number of calls prepared, by the id of the node.
     """
 
@@ -72,7 +80,7 @@ class RunFigures:
     rejected: int = 0
     unavailable: int = 0
     startup_sec: float | None = None
-    stage_sec: dict[str, float] = field(default_factory=lambda: {PREPARE: 0.0, SCORE: 0.0})
+    stage_sec: dict[str, float] = field(default_factory=dict)
     prepared: Count[str] = field(default_factory=Count)
 
 
@@ -80,24 +88,26 @@ class RunMetrics:
     """Prometheus metrics exported by Ray, which prefixes their names with `ray_`; works in Ray processes only."""
 
     def __init__(self, num_calls: int) -> None:
-        self.calls = Counter("msmtfn_calls", "Calls by outcome: scored, or the error code of the reject.", ("outcome",))
+        self.calls = Counter(
+            "msmtfn_calls", "Calls by outcome: scored, transcribed, or the error code of the reject.", ("outcome",)
+        )
         self.audio = Counter("msmtfn_audio_seconds", "Seconds of audio of the calls done.")
         self.stages = Histogram(
             "msmtfn_stage_seconds", "Seconds a stage took for a batch of calls.", SECONDS_BOUNDS, ("stage",)
         )
         # The histogram's own sum is no substitute: Ray approximates it from the midpoints of the bins.
         self.work = Counter("msmtfn_work_seconds", "Seconds of work of all processes of a stage.", ("stage",))
-        self.rate = Gauge("msmtfn_calls_per_second", "Calls done per second since the first batch reached a scorer.")
+        self.rate = Gauge("msmtfn_calls_per_second", "Calls done per second since the last stage got its first batch.")
         self.left = Gauge("msmtfn_calls_left", "Calls of this run still to be done.")
         self.left.set(num_calls)
 
-    def add(self, batch: Batch) -> None:
-        """Count a scored batch."""
+    def add(self, batch: Batch, stage: str) -> None:
+        """Count a batch that has left the last stage."""
         for outcome, number in batch.outcomes.items():
             self.calls.inc(number, {"outcome": outcome})
         if batch.audio_sec:
             self.audio.inc(batch.audio_sec)
-        self.add_work(SCORE, batch.seconds)
+        self.add_work(stage, batch.seconds)
 
     def add_work(self, stage: str, seconds: float) -> None:
         """Count the seconds a stage took for a batch."""
@@ -112,34 +122,62 @@ class RunCounter:
     Args:
         num_calls: number of calls to do in this pass.
         metrics: makes the metrics to export the figures to; None exports nothing.
+        stages: names of the first and the last stage.
     """
 
-    def __init__(self, num_calls: int = 0, metrics: Callable[[int], RunMetrics] | None = RunMetrics) -> None:
+    def __init__(
+        self,
+        num_calls: int = 0,
+        metrics: Callable[[int], RunMetrics] | None = RunMetrics,
+        stages: tuple[str, str] = (PREPARE, SCORE),
+    ) -> None:
         self.num_calls = num_calls
-        self.figures = RunFigures()
+        self.stages = stages
+        self.figures = RunFigures(stage_sec=dict.fromkeys(stages, 0.0))
+        self.attempts: dict[int, float] = {}
+        self.overdue: set[int] = set()
         self.metrics = None if metrics is None else metrics(num_calls)
         self.started = time.monotonic()
 
     def add(self, batch: Batch) -> None:
-        """Count a scored batch."""
+        """Count a batch that has left the last stage."""
         figures, seconds = self.figures, time.monotonic() - self.started
         if figures.startup_sec is None:
             figures.startup_sec = max(seconds - batch.seconds, 0.0)
         figures.done += batch.done
-        figures.rejected += batch.done - batch.outcomes.get(SCORED, 0)
+        figures.rejected += batch.rejected
         figures.unavailable += batch.unavailable
-        figures.stage_sec[SCORE] += batch.seconds
+        figures.stage_sec[self.stages[1]] += batch.seconds
         if self.metrics is not None:
-            self.metrics.add(batch)
+            self.metrics.add(batch, self.stages[1])
             self.metrics.rate.set(figures.done / max(seconds - figures.startup_sec, 1e-3))
             self.metrics.left.set(max(self.num_calls - figures.done, 0))
 
     def add_prepared(self, node_id: str, calls: int, seconds: float) -> None:
         """Count a batch prepared by a node."""
         self.figures.prepared[node_id] += calls
-        self.figures.stage_sec[PREPARE] += seconds
+        self.figures.stage_sec[self.stages[0]] += seconds
         if self.metrics is not None:
-            self.metrics.add_work(PREPARE, seconds)
+            self.metrics.add_work(self.stages[0], seconds)
+
+    def begin(self, row_ids: Sequence[int], done: Sequence[int]) -> None:
+        """Note that work on some calls begins, and that on others has ended."""
+        self.end(done)
+        self.attempts |= dict.fromkeys(row_ids, time.monotonic())
+
+    def end(self, row_ids: Sequence[int]) -> None:
+        """Note that work on some calls has ended."""
+        for row_id in row_ids:
+            self.attempts.pop(row_id, None)
+
+    def find_overdue(self, row_ids: Sequence[int], limit_sec: float) -> list[int]:
+        """Return the calls of which an earlier attempt began a limit ago and has not ended.
+
+        The process of such an attempt was ended by its watchdog, which can tell nobody.
+        """
+        now = time.monotonic()
+        self.overdue |= {each for each in row_ids if now - self.attempts.get(each, now) >= limit_sec}
+        return [row_id for row_id in row_ids if row_id in self.overdue]
 
     def read(self) -> RunFigures:
         """Return the figures so far."""
@@ -147,16 +185,17 @@ class RunCounter:
 
 
 @contextlib.contextmanager
-def open_counter(name: str, num_calls: int = 0) -> Iterator[Any]:
+def open_counter(name: str, num_calls: int = 0, stages: tuple[str, str] = (PREPARE, SCORE)) -> Iterator[Any]:
     """Run a `RunCounter` actor on this node; at the end, log how many calls each node has prepared.
 
     Args:
         name: name of the run in the log.
         num_calls: number of calls to do.
+        stages: names of the first and the last stage.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote(RunCounter)
-    counter = remote.options(num_cpus=0, scheduling_strategy=here).remote(num_calls)
+    counter = remote.options(num_cpus=0, scheduling_strategy=here).remote(num_calls, stages=stages)
     yield counter
     with contextlib.suppress(RayError):  # missing figures must not fail the run
         prepared = ray.get(counter.read.remote(), timeout=FINAL_READ_SEC).prepared

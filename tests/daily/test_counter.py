@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from msmtfn.scoring.counter import Batch, RunCounter, describe_nodes, open_counter, prepare_counted
+from msmtfn.daily.counter import Batch, RunCounter, describe_nodes, open_counter, prepare_counted
 
 
 def test_nodes_are_listed_busiest_first_with_their_ids() -> None:
@@ -43,7 +43,7 @@ def test_scored_and_prepared_calls_are_counted_separately() -> None:
 
 def test_startup_ends_when_the_first_batch_reaches_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 107.0, 120.0])
-    monkeypatch.setattr("msmtfn.scoring.counter.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("msmtfn.daily.counter.time.monotonic", lambda: next(clock))
     counter = RunCounter(10, metrics=None)
     for seconds in (2.0, 3.0):
         counter.add(Batch({"scored": 1}, unavailable=0, audio_sec=0.0, seconds=seconds))
@@ -52,7 +52,7 @@ def test_startup_ends_when_the_first_batch_reaches_a_scorer(monkeypatch: pytest.
 
 @pytest.mark.usefixtures("ray_address")
 def test_the_number_of_prepared_calls_per_node_is_logged_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "msmtfn.scoring.counter")
+    caplog.set_level(logging.INFO, "msmtfn.daily.counter")
     with open_counter("2026-11-21-abc") as counter:
         prepare: Callable[[pa.Table], pa.Table] = partial(prepare_counted, lambda batch: batch.slice(0, 2), counter)
         task = ray.remote(prepare_in_task)
@@ -65,7 +65,7 @@ def test_the_number_of_prepared_calls_per_node_is_logged_at_the_end(caplog: pyte
 
 
 def messages_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "msmtfn.scoring.counter"]
+    return [record.getMessage() for record in caplog.records if record.name == "msmtfn.daily.counter"]
 
 
 def wait_for_calls(counter: Any, number: int) -> None:

@@ -1,0 +1,156 @@
+"""Find, fetch and load the model of a recogniser: a folder, an s3:// address or a name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from msmtfn import storage
+from msmtfn.errors import ModelError, StorageError
+from msmtfn.speech.recogniser import Recogniser
+from msmtfn.speech.whisper_ctranslate2 import WEIGHTS_FILE, CTranslate2Whisper
+
+PATTERNS: Final = ("*.json", "*.safetensors", "*.txt", "*.model", WEIGHTS_FILE)
+"""Files of a recogniser that are fetched: none that can contain code."""
+
+HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
+CONFIG_FILE: Final = "config.json"
+MAX_CONFIG_BYTES: Final = 2**24
+CTC: Final = "ForCTC"
+
+Engine = Literal["auto", "ctranslate2", "transformers"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecogniserConfig:
+    """Options of running a recogniser."""
+
+    engine: Engine = "auto"
+    """Library that runs the recogniser; auto takes ctranslate2 for a folder with its weights, else transformers."""
+    beam_size: int = 1
+    """Number of hypotheses that a decoder follows; 1 decodes greedily, and 5 is twice as slow."""
+    recogniser_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of the recognisers; auto takes GPUs where the cluster has some."""
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ValueError: an option is out of range.
+        """
+        if self.engine not in ("auto", "ctranslate2", "transformers"):
+            raise ValueError(f"engine is {self.engine!r}; it must be 'auto', 'ctranslate2' or 'transformers'")
+        if not 1 <= self.beam_size <= 20:  # noqa: PLR2004
+            raise ValueError(f"beam_size is {self.beam_size}; it must be between 1 and 20")
+
+
+def fetch_recogniser(name: str, download_folder: Path) -> Path:
+    """Return the local folder of a recogniser, downloaded if necessary.
+
+    Args:
+        name: a local folder, an s3:// address or the name of a model on the Hugging Face hub.
+        download_folder: where to put a model downloaded from S3.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be downloaded.
+    """
+    if name.startswith("s3://"):
+        try:
+            storage.fetch_folder(name, download_folder, lambda file: any(fnmatch(file, kind) for kind in PATTERNS))
+        except StorageError as exc:
+            raise ModelError(f"the recogniser {name} cannot be downloaded: {exc}") from exc
+        return download_folder
+    folder = Path(name.removeprefix("file://")).expanduser()
+    if name and folder.is_dir():
+        return folder.absolute()
+    if not HUB_NAME.fullmatch(name):
+        raise ModelError(
+            f"--recogniser {name} is no folder; give a model's folder, an s3:// address or a name on the hub"
+        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(PATTERNS)))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as exc:
+        raise ModelError(
+            f"--recogniser {name} is no folder, and the hub cannot give a model of that name: "
+            f"{' '.join(str(exc).split())}"
+        ) from exc
+
+
+def recogniser_version(folder: Path) -> str:
+    """Return a recogniser's version: 12 hexadecimal digits of a hash over its files.
+
+    Raises:
+        ModelError: the folder holds no model.
+    """
+    _read_config(folder)
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in PATTERNS for path in folder.glob(pattern)}):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(2**22):
+                digest.update(chunk)
+    return digest.hexdigest()[:12]
+
+
+def choose_engine(folder: Path, engine: Engine) -> Literal["ctranslate2", "transformers"]:
+    """Return the engine that runs the recogniser in a folder.
+
+    Raises:
+        ModelError: the folder holds no model, or one of another engine.
+    """
+    _read_config(folder)
+    has_own_weights = (folder / WEIGHTS_FILE).exists()
+    if engine == "ctranslate2" and not has_own_weights:
+        raise ModelError(
+            f"{folder} has no {WEIGHTS_FILE}, which the engine ctranslate2 needs; convert the model by "
+            "ct2-transformers-converter, or choose --engine transformers"
+        )
+    return "ctranslate2" if engine == "ctranslate2" or (engine == "auto" and has_own_weights) else "transformers"
+
+
+def load_recogniser(folder: Path, config: RecogniserConfig, *, device: str, threads: int) -> Recogniser:
+    """Load the recogniser in a folder.
+
+    Args:
+        folder: local folder of the model.
+        config: how it is run.
+        device: `cpu` or `cuda`.
+        threads: threads on a CPU.
+
+    Raises:
+        ModelError: it cannot be loaded, or what runs it is not installed.
+    """
+    if choose_engine(folder, config.engine) == "ctranslate2":
+        return CTranslate2Whisper(folder, device=device, threads=threads, beam_size=config.beam_size)
+    # transformers takes seconds to import, which the other engine does not need.
+    from msmtfn.speech.transformers_ctc import CtcRecogniser  # noqa: PLC0415
+    from msmtfn.speech.transformers_seq2seq import Seq2SeqRecogniser  # noqa: PLC0415
+
+    architectures = _read_config(folder).get("architectures") or []
+    try:
+        if any(str(name).endswith(CTC) for name in architectures):
+            return CtcRecogniser(folder, device=device)
+        return Seq2SeqRecogniser(folder, device=device, beam_size=config.beam_size)
+    except Exception as exc:  # several libraries, each with its own exceptions for a broken file
+        raise ModelError(f"the recogniser in {folder} cannot be loaded: {' '.join(str(exc).split())}") from exc
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError("it is too large")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ModelError(f"{folder} holds no recogniser: its {CONFIG_FILE} cannot be read ({exc})") from exc
+    return content

@@ -1,0 +1,1 @@
+"""The transcription graph on Ray Data, and what only it needs."""
