@@ -47,7 +47,7 @@ class RankingMetrics:
 
 
 def ranking_metrics(
-    scores: npt.NDArray[np.float64],
+    scores: npt.NDArray[np.floating],
     probabilities: Mapping[str, npt.NDArray[np.float32]],
     intents: npt.NDArray[np.int64],
     call_ids: list[str],
@@ -90,7 +90,7 @@ def group_probabilities(five: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[
     return {task: five @ matrix for task, matrix in members.items()}
 
 
-def _ndcg(scores: npt.NDArray[np.float64], intents: npt.NDArray[np.int64]) -> float | None:
+def _ndcg(scores: npt.NDArray[np.floating], intents: npt.NDArray[np.int64]) -> float | None:
     gains = np.array(astuple(LeadWeights()))[intents]
     if not gains.any():
         return None

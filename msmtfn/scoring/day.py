@@ -89,9 +89,9 @@ def score_day(
     heard = None if transcripts is None else os.fspath(transcripts)
     refuse_overlapping_leads([manifests, day], leads, work, model, config.prepare.allowed_prefixes, delivery, heard)
     kept = open_table(leads, table, table_retention_days)
-    roots, flags = (manifests, leads, model), {"force": force, "retry_rejected": retry_rejected}
+    options: dict[str, Any] = {"force": force, "retry_rejected": retry_rejected, "transcripts": heard}
     outputs: dict[str, Any] = {"work": work, "table": kept, "delivery": delivery}
-    with open_scorer(*roots, config, console, **outputs, **flags, transcripts=heard) as scorer:
+    with open_scorer(manifests, leads, model, config, console, **outputs, **options) as scorer:
         scorer.prepare_storage()
         return scorer.run(date)[1]
 

@@ -155,7 +155,8 @@ def _mean_directions(vectors: Vectors, labels: npt.NDArray[np.int64], centers: V
     means = np.stack(
         [vectors[labels == k].sum(axis=0) if (labels == k).any() else centers[k] for k in range(len(centers))]
     )
-    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.float32(MIN_DISTANCE))
+    directions: Vectors = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.float32(MIN_DISTANCE))
+    return directions
 
 
 def _runs(

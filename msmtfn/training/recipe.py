@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -138,11 +138,12 @@ def freeze(network: MsmtFn, frozen: Frozen) -> list[nn.Module]:
 def make_optimizer(network: nn.Module, recipe: Recipe, num_steps: int) -> tuple[torch.optim.Adam, LRScheduler]:
     """Make the optimizer of the weights that are not frozen, and its learning rate schedule over `num_steps` steps."""
     trainable = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [weight for name, weight in trainable if _decays(name, weight)]},
+        {"params": [weight for name, weight in trainable if not _decays(name, weight)], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.Adam(
-        [
-            {"params": [weight for name, weight in trainable if _decays(name, weight)]},
-            {"params": [weight for name, weight in trainable if not _decays(name, weight)], "weight_decay": 0.0},
-        ],
+        groups,
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         decoupled_weight_decay=recipe.weight_decay_form == "decoupled",

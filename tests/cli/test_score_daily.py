@@ -60,7 +60,7 @@ class BuggyGraph(PlainGraph):
     """Graph whose first model cannot be loaded because of a bug."""
 
     def load(self, manifests: str) -> Any:
-        self.load = super().load  # type: ignore[method-assign]
+        self.load = super().load  # type: ignore[method-assign, assignment]
         raise KeyError(TRANSCRIPT)
 
 

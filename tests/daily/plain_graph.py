@@ -105,6 +105,6 @@ def write_manifest(root: Path, num_calls: int) -> None:
     pq.write_table(pa.table({"call_id": names, "uri": names}), folder / "calls.parquet")
 
 
-def plan(manifests: Path, leads: str, graph: PlainGraph | None = None, **options: bool) -> DayPlan:
+def plan(manifests: Path, leads: str, graph: PlainGraph | None = None, **options: Any) -> DayPlan:
     """Plan the day."""
     return plan_day(DATE, str(manifests), leads, graph or PlainGraph(), **options)

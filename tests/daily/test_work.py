@@ -21,7 +21,7 @@ from tests.daily.plain_graph import Killed, PlainGraph, plan, write_manifest
 OTHER_DISK = Path("/dev/shm")
 
 
-def report(*_: int) -> None:
+def report(done: int, rejected: int, resumed: int) -> None:
     """Show nothing."""
 
 
