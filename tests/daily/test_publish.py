@@ -143,6 +143,7 @@ def test_success_counts_the_calls_and_keeps_the_given_fields(place: str) -> None
         scored=1,
         rejected=3,
         rejected_by_reason={"bad_row": 2, "audio_empty": 1},
+        unranked_by_reason={},
         audio_hours=0.5,
     )
 
