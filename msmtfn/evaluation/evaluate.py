@@ -107,8 +107,8 @@ class EvaluationReport:
             "rejected": self.evaluation.rejected,
             "intents": self.split.counts,
             "tasks": {task: asdict(task_metrics) for task, task_metrics in self.metrics.items()},
-            "ranking": {reader: asdict(ranking) for reader, ranking in self.ranking.items()},
             "heads": {task: asdict(task_metrics) for task, task_metrics in self.head_metrics.items()},
+            "ranking": {reader: asdict(ranking) for reader, ranking in self.ranking.items()},
             "ceilings": self.ceilings,
         }
 

@@ -269,7 +269,7 @@ def expressions(files: Files) -> list[str]:
 
 def check_expressions(queries: Sequence[str]) -> None:
     """Check that the expressions are valid PromQL and use only metrics that the project exports."""
-    source = (ROOT / "msmtfn" / "scoring" / "counter.py").read_text()
+    source = (ROOT / "msmtfn" / "daily" / "counter.py").read_text()
     ours = {f"ray_{name}" for name in re.findall(r'"(msmtfn_\w+)"', source)}
     for expression in queries:
         promql_parser.parse(expression)
