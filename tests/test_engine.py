@@ -88,6 +88,7 @@ with start_engine():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ray_starts_anew_in_a_process_where_its_start_was_interrupted() -> None:
     process = subprocess.run(
         [sys.executable, "-c", RESTARTED, "2.0"],

@@ -16,7 +16,8 @@ def test_a_damaged_recording_is_heard_whole_or_rejected_and_a_forgivable_one_is_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [SEEDS[0], *(pytest.param(seed, marks=pytest.mark.long) for seed in SEEDS[1:])])
+@pytest.mark.long
+@pytest.mark.parametrize("seed", SEEDS)
 def test_no_damaged_recording_is_heard_in_part(seed: int) -> None:
     cases = list(make_cases(seed))
     assert len(cases) >= 300
