@@ -29,7 +29,7 @@ Spans = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timeline:
-    """Who speaks when in a recording.
+    """Speakers of a recording, and when each of them speaks.
 
     Attributes:
         voices: (N,) the voice of each segment, `AGENT` or `CUSTOMER`. Where only `voices` are known, 0 and 1 tell two

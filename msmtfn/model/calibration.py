@@ -53,7 +53,7 @@ class CalibrationFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """What turns the probabilities of the four heads into those of a lead.
+    """Conversion of the probabilities of the four heads into those of a lead.
 
     The defaults are those of a model that was never calibrated.
     """

@@ -7,20 +7,9 @@ from msmtfn.leads.schema import FACTS, OUTCOME, RESERVED, leads_schema, parts_sc
 
 PASSED = [pa.field("call_id", pa.string()), pa.field("price", pa.decimal128(9, 2))]
 CONTRACT = [
-    *("status", "error_code", "error_detail", "five", "four", "three", "two", "intent_predicted", "lead_score"),
-    *(
-        "lead_rank",
-        "unranked_reason",
-        "duration_sec",
-        "num_rounds",
-        "num_tokens",
-        "loudness_dbfs",
-        "rounds",
-        "facts",
-        "model_version",
-        "run_id",
-        "scored_at",
-    ),
+    *("status", "error_code", "error_detail", "five", "four", "three", "two", "intent_predicted", "prediction_set"),
+    *("lead_score", "lead_rank", "unranked_reason", "evidence", "duration_sec", "num_rounds", "num_tokens"),
+    *("loudness_dbfs", "rounds", "facts", "model_version", "run_id", "scored_at"),
 ]
 
 
