@@ -238,7 +238,9 @@ def test_a_reduced_network_gives_the_same_logits_after_saving_and_loading(
     network = tiny_network(**REDUCED[variant])
     network.save_pretrained(tmp_path)
     loaded = MsmtFn.from_pretrained(tmp_path).train(False)
-    assert torch.equal(logits_of(loaded, batch), logits_of(network, batch))
+    # The weights are equal; sums may differ in the last bit, since they depend on where in memory the weights lie.
+    assert all(torch.equal(weight, network.state_dict()[name]) for name, weight in loaded.state_dict().items())
+    torch.testing.assert_close(logits_of(loaded, batch), logits_of(network, batch), atol=1e-6, rtol=0)
 
 
 # ---- rounds without text, without audio, without both
