@@ -96,9 +96,9 @@ def test_the_fusion_has_one_four_and_two_layers(paper: PaperRun) -> None:
     class_vectors = 2 * D
     text_pathway = 1 * ATTENTION
     complementary = 4 * (ATTENTION + 2 * D + ATTENTION + FEED_FORWARD)  # cross-attention normalises the audio as well
-    bottleneck = 4 * D + 2 * 2 * (ATTENTION + FEED_FORWARD) + 2 * D
+    bottleneck = 4 * D + 3 * (ATTENTION + FEED_FORWARD) + 2 * D  # T_m of the last layer has no effect
     expected = class_vectors + text_pathway + complementary + bottleneck + FLATTEN_PROJECTION
-    assert size_of(paper.network.fusion) == expected == 186_490_368
+    assert size_of(paper.network.fusion) == expected == 179_403_264
 
 
 def test_the_context_is_a_bigru_of_two_layers_of_128(paper: PaperRun) -> None:
@@ -111,8 +111,8 @@ def test_the_heads_have_fourteen_outputs(paper: PaperRun) -> None:
 
 
 def test_there_are_no_other_weights(paper: PaperRun) -> None:
-    parts = 94_370_944 + 101_677_056 + 186_490_368 + 986_112 + 3_598
-    assert size_of(paper.network) == parts == 383_528_078
+    parts = 94_370_944 + 101_677_056 + 179_403_264 + 986_112 + 3_598
+    assert size_of(paper.network) == parts == 376_440_974
 
 
 @torch.inference_mode()
