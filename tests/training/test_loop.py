@@ -55,7 +55,7 @@ def test_every_trainable_weight_gets_a_gradient_and_no_frozen_one_does(frozen: s
 
 def test_frozen_encoders_stay_in_evaluation_mode() -> None:
     network = make_tiny_network()
-    loop = make_loop(network, make_recipe(frozen="encoders", augment="none"), FIVE_CALLS)
+    loop = make_loop(network, make_recipe(frozen="encoders"), FIVE_CALLS)
     loop.learner.train()
     assert network.fusion.training
     assert not any(module.training for module in (*network.audio_encoder.modules(), *network.text_encoder.modules()))

@@ -45,12 +45,16 @@ GOODBYE = call_of(10, (1, 1.0, 1.0, 400), (0, 4.0, 1.0, 200))
 Row = dict[str, Any]
 
 
+SAID = "the text was hello"
+"""Message of an engine, which quotes what was said; the source of the line that raises it is in the log."""
+
+
 class FailingRecogniser(ToneRecogniser):
     """Recogniser that fails on batches with a clip longer than a limit."""
 
     def recognise(self, clips: Sequence[Waveform], languages: Sequence[str | None]) -> list[list[Segment]]:
         if max(map(len, clips)) > 48_000:
-            raise RuntimeError("the text was hello")
+            raise RuntimeError(SAID)
         return super().recognise(clips, languages)
 
 
