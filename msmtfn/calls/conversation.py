@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from msmtfn.calls.facts import AGENT, CUSTOMER, VOICES, Spans, Timeline, find_turns, total_sec
 from msmtfn.calls.rounds import NUM_SPEAKERS, Turn
 from msmtfn.calls.tones import drop_tones
+from msmtfn.errors import require
 from msmtfn.labels import UnrankedReason
 
 _VOICE_OF: Final = {"agent": AGENT, "customer": CUSTOMER}
@@ -41,8 +42,7 @@ class ConversationConfig:
             ValueError: a threshold is negative or infinite.
         """
         for name in self.__slots__:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number, 0 or more")
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0, and finite")
 
 
 def find_timeline(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
+import tyro
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
-from msmtfn.cli.command import EXIT_DONE, describe_error
+from msmtfn.cli.command import EXIT_DONE, describe_error, run_command
 from msmtfn.daily.day import DayPlan, count_done
 from msmtfn.daily.lock import find_holder
 from msmtfn.daily.publish import read_success
@@ -38,6 +39,8 @@ NEXT_STEPS: Final = {
 OMITTED_IN_LAST_LINE: Final = ("files", "replaced", "versions")
 
 logger = logging.getLogger("msmtfn.daily")
+
+Options = TypeVar("Options")
 
 
 class DayArguments(Protocol):
@@ -66,6 +69,34 @@ class DayArguments(Protocol):
     @property
     def max_rejected_share(self) -> float:
         """Maximum share of a day's calls that may be rejected."""
+
+
+def run_daily(
+    job: str,
+    kind: type[Options],
+    program: str,
+    arguments: Sequence[str],
+    run: Callable[[Options, list[dict[str, Any]]], int],
+) -> int:
+    """Run a daily command and return its exit code; the results of the days are in the last line of its output.
+
+    Args:
+        job: name of the job in the last line.
+        kind: the command's options.
+        program: name of the command in its help.
+        arguments: command-line arguments, without the name of the command.
+        run: does the work; it gets the options and a list for the results of the days.
+    """
+    day_results: list[dict[str, Any]] = []
+
+    def parse_and_run() -> int:
+        try:
+            return run(tyro.cli(kind, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,)), day_results)
+        except JobError as exc:
+            day_results.append({"error": str(exc)})
+            raise
+
+    return run_command(parse_and_run, job=job, content={"days": day_results})
 
 
 def check_days(arguments: DayArguments) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 import tyro
 
 from msmtfn import storage
-from msmtfn.cli.command import EXIT_DONE, SafeConsole, run_command
+from msmtfn.cli.command import EXIT_DONE, SafeConsole
 from msmtfn.cli.days import (
     EXIT_CODES_BY_SEVERITY,
     check_days,
@@ -22,6 +22,7 @@ from msmtfn.cli.days import (
     exit_code_of_newest_day,
     has_explicit_days,
     report_failure,
+    run_daily,
     run_day,
     select_dates,
 )
@@ -35,7 +36,7 @@ from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
 from msmtfn.daily.work import default_work
 from msmtfn.delivery.deliver import DeliveryConfig
-from msmtfn.errors import JobError, UsageError
+from msmtfn.errors import UsageError
 from msmtfn.model.checkpoint import is_trained
 from msmtfn.scoring.day import open_scorer, refuse_overlapping_leads
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
@@ -132,18 +133,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
         program: name of the command in its help.
         arguments: command-line arguments, without the name of the command.
     """
-    day_results: list[dict[str, Any]] = []
-    run = partial(_score_days, program, arguments, day_results)
-    return run_command(run, job="score_daily", content={"days": day_results})
-
-
-def _score_days(program: str, arguments: Sequence[str], day_results: list[dict[str, Any]]) -> int:
-    try:
-        options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
-        return _run(options, day_results)
-    except JobError as exc:
-        day_results.append({"error": str(exc)})
-        raise
+    return run_daily("score_daily", Arguments, program, arguments, _run)
 
 
 def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:

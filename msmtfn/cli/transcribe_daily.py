@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.text import Text
 
 from msmtfn import storage
-from msmtfn.cli.command import EXIT_DONE, SafeConsole, run_command
+from msmtfn.cli.command import EXIT_DONE, SafeConsole
 from msmtfn.cli.days import (
     EXIT_CODES_BY_SEVERITY,
     check_days,
     describe_plan,
     exit_code_of_newest_day,
     has_explicit_days,
+    run_daily,
     run_day,
     select_dates,
 )
@@ -30,7 +31,6 @@ from msmtfn.daily.publish import day_folder
 from msmtfn.daily.success import Success
 from msmtfn.daily.work import default_work
 from msmtfn.engine import start_engine
-from msmtfn.errors import JobError
 from msmtfn.storage.untrusted import escape_controls
 from msmtfn.transcription.day import open_transcriber, refuse_overlapping_transcripts
 from msmtfn.transcription.graph import TranscriptionConfig
@@ -96,18 +96,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
         program: name of the command in its help.
         arguments: command-line arguments, without the name of the command.
     """
-    day_results: list[dict[str, Any]] = []
-    run = partial(_transcribe_days, program, arguments, day_results)
-    return run_command(run, job="transcribe_daily", content={"days": day_results})
-
-
-def _transcribe_days(program: str, arguments: Sequence[str], day_results: list[dict[str, Any]]) -> int:
-    try:
-        options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
-        return _run(options, day_results)
-    except JobError as exc:
-        day_results.append({"error": str(exc)})
-        raise
+    return run_daily("transcribe_daily", Arguments, program, arguments, _run)
 
 
 def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:

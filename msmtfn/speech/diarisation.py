@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from msmtfn.errors import require
 from msmtfn.speech.embeddings import embed_windows
 from msmtfn.speech.recogniser import Waveform
 from msmtfn.speech.voice import Segments, join_gaps
@@ -48,16 +49,18 @@ class DiarisationConfig:
         Raises:
             ValueError: an option is out of range.
         """
-        if not 1 <= self.num_speakers <= MAX_SPEAKERS:
-            raise ValueError(f"num_speakers is {self.num_speakers}; it must be between 1 and {MAX_SPEAKERS}")
-        if not 0.4 <= self.voice_window_sec <= 10:  # noqa: PLR2004
-            raise ValueError(f"voice_window_sec is {self.voice_window_sec}; it must be between 0.4 and 10 seconds")
-        if not 0 < self.max_voice_similarity <= 1:
-            raise ValueError(f"max_voice_similarity is {self.max_voice_similarity}; it must be between 0 and 1")
-        if not (0.05 <= self.voice_hop_sec <= self.voice_window_sec and 0 <= self.min_turn_sec <= 10):  # noqa: PLR2004
-            raise ValueError(
-                "voice_hop_sec must be between 0.05 and voice_window_sec, min_turn_sec between 0 and 10 seconds"
+        limits: dict[str, tuple[float, float, str]] = {
+            "num_speakers": (1, MAX_SPEAKERS, ""),
+            "voice_window_sec": (0.4, 10, " seconds"),
+            "voice_hop_sec": (0.05, self.voice_window_sec, " seconds, the length of the windows at most"),
+            "min_turn_sec": (0, 10, " seconds"),
+        }
+        for name, (low, high, unit) in limits.items():
+            require(
+                low <= getattr(self, name) <= high, name, getattr(self, name), f"between {low:g} and {high:g}{unit}"
             )
+        similarity = self.max_voice_similarity
+        require(0 < similarity <= 1, "max_voice_similarity", similarity, "more than 0 and at most 1")
 
 
 def diarise(waveform: Waveform, speech: Segments, config: DiarisationConfig) -> list[Segments]:

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from msmtfn.errors import require
 from msmtfn.speech.clips import Clip, batch_clips, cut_clips, restore_times
 from msmtfn.speech.diarisation import DiarisationConfig, diarise
 from msmtfn.speech.hanzi import MANDARIN, simplify
@@ -58,12 +59,12 @@ class HearingConfig:
         Raises:
             ValueError: an option is out of range.
         """
-        if self.characters not in ("simplified", "as-heard"):
-            raise ValueError(f"characters is {self.characters!r}; it must be 'simplified' or 'as-heard'")
-        if not MIN_CLIP_SEC <= self.max_clip_sec <= 30:  # noqa: PLR2004
-            raise ValueError(f"max_clip_sec is {self.max_clip_sec}; it must be between {MIN_CLIP_SEC:g} and 30 seconds")
-        if not (0 <= self.clip_padding_sec <= 2 and 0 <= self.max_pause_sec <= 60):  # noqa: PLR2004
-            raise ValueError("clip_padding_sec must be between 0 and 2, max_pause_sec between 0 and 60 seconds")
+        are_known = self.characters in ("simplified", "as-heard")
+        require(are_known, "characters", self.characters, "'simplified' or 'as-heard'")
+        limits = {"max_clip_sec": (MIN_CLIP_SEC, 30), "clip_padding_sec": (0, 2), "max_pause_sec": (0, 60)}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            require(low <= value <= high, name, value, f"between {low:g} and {high} seconds")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

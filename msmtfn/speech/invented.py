@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from msmtfn.errors import require
 from msmtfn.speech.recogniser import Segment
 from msmtfn.speech.tokens import is_unspaced
 
@@ -55,10 +56,9 @@ class InventionConfig:
             ValueError: a limit is out of range.
         """
         for name in ("max_no_speech_prob", "min_text_confidence", "min_speech_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
-        if self.max_compression_ratio < 1 or self.max_ngram_repeats < 1:
-            raise ValueError("max_compression_ratio and max_ngram_repeats must be at least 1")
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        for name in ("max_compression_ratio", "max_ngram_repeats"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
 def find_invention(segment: Segment, speech: npt.NDArray[np.float64], config: InventionConfig) -> Invention | None:

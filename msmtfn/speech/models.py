@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -14,16 +13,17 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from msmtfn import storage
-from msmtfn.errors import ModelError, StorageError
+from msmtfn.errors import ModelError, StorageError, require
 from msmtfn.speech.recogniser import Recogniser
 from msmtfn.speech.whisper_ctranslate2 import WEIGHTS_FILE, CTranslate2Whisper
+from msmtfn.storage.untrusted import read_object
 
 PATTERNS: Final = ("*.json", "*.safetensors", "*.txt", "*.model", WEIGHTS_FILE)
 """Files of a recogniser that are fetched: none that can contain code."""
 
 HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 CONFIG_FILE: Final = "config.json"
-MAX_CONFIG_BYTES: Final = 2**24
+MAX_BEAMS: Final = 20
 CTC: Final = "ForCTC"
 
 Engine = Literal["auto", "ctranslate2", "transformers"]
@@ -46,10 +46,9 @@ class RecogniserConfig:
         Raises:
             ValueError: an option is out of range.
         """
-        if self.engine not in ("auto", "ctranslate2", "transformers"):
-            raise ValueError(f"engine is {self.engine!r}; it must be 'auto', 'ctranslate2' or 'transformers'")
-        if not 1 <= self.beam_size <= 20:  # noqa: PLR2004
-            raise ValueError(f"beam_size is {self.beam_size}; it must be between 1 and 20")
+        is_known = self.engine in ("auto", "ctranslate2", "transformers")
+        require(is_known, "engine", self.engine, "'auto', 'ctranslate2' or 'transformers'")
+        require(1 <= self.beam_size <= MAX_BEAMS, "beam_size", self.beam_size, f"between 1 and {MAX_BEAMS}")
 
 
 def fetch_recogniser(name: str, download_folder: Path) -> Path:
@@ -144,13 +143,7 @@ def load_recogniser(folder: Path, config: RecogniserConfig, *, device: str, thre
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError("it is too large")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is not an object")
-    except (OSError, ValueError, RecursionError) as exc:
+        return read_object(folder / CONFIG_FILE)
+    except (OSError, ValueError) as exc:
         raise ModelError(f"{folder} holds no recogniser: its {CONFIG_FILE} cannot be read ({exc})") from exc
-    return content

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from msmtfn.calls.rounds import AGENT, CUSTOMER, speaker_name
+from msmtfn.errors import require
 from msmtfn.speech.transcript import HeardCall, Transcript
 from msmtfn.speech.turns import SpokenTurn
 
@@ -74,8 +75,8 @@ class RoleConfig:
         Raises:
             ValueError: it is out of range.
         """
-        if not 0.5 <= self.min_role_confidence <= 1:  # noqa: PLR2004
-            raise ValueError(f"min_role_confidence is {self.min_role_confidence}; it must be between 0.5 and 1")
+        confidence = self.min_role_confidence
+        require(0.5 <= confidence <= 1, "min_role_confidence", confidence, "between 0.5 and 1")  # noqa: PLR2004
 
 
 def assign_roles(heard: HeardCall, agent_channel: int | None, config: RoleConfig) -> Transcript:

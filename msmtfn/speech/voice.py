@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from msmtfn.calls.activity import ActivityConfig, detect_activity, detect_channel_activity, detect_crosstalk
-from msmtfn.errors import ModelError
+from msmtfn.errors import ModelError, require
 from msmtfn.speech.recogniser import SAMPLE_RATE, Waveform
 
 Segments = npt.NDArray[np.float64]
 """(N, 2) start_sec and end_sec, ordered and disjoint."""
 
 MILLI: Final = 1000
+MAX_VOICE_SEC: Final = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +46,10 @@ class VoiceConfig:
         Raises:
             ValueError: an option is out of range.
         """
-        if self.detector not in ("silero", "energy"):
-            raise ValueError(f"detector is {self.detector!r}; it must be 'silero' or 'energy'")
-        if not 0 < self.min_voice_prob < 1:
-            raise ValueError(f"min_voice_prob is {self.min_voice_prob}; it must be between 0 and 1")
-        if not (0 <= self.max_voice_gap_sec <= 10 and 0 <= self.min_voice_sec <= 10):  # noqa: PLR2004
-            raise ValueError("max_voice_gap_sec and min_voice_sec must be between 0 and 10 seconds")
+        require(self.detector in ("silero", "energy"), "detector", self.detector, "'silero' or 'energy'")
+        require(0 < self.min_voice_prob < 1, "min_voice_prob", self.min_voice_prob, "between 0 and 1")
+        for name in ("max_voice_gap_sec", "min_voice_sec"):
+            require(0 <= getattr(self, name) <= MAX_VOICE_SEC, name, getattr(self, name), "between 0 and 10 seconds")
 
 
 def detect_speech(channels: Waveform, config: VoiceConfig) -> list[Segments]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from msmtfn.errors import CallError, RejectCode, format_trace
+from msmtfn.errors import CallError, RejectCode, format_trace, require
 from msmtfn.leads.schema import REJECTED
 from msmtfn.rows import ROW_ID
 from msmtfn.speech.hearing import HearingConfig, Listened, find_language, recognise_clips, understand
@@ -44,8 +44,8 @@ class RecognisingConfig:
         Raises:
             ValueError: an option is out of range.
         """
-        if not 1 <= self.batch_sec <= 100_000:  # noqa: PLR2004
-            raise ValueError(f"batch_sec is {self.batch_sec}; it must be between 1 and 100000 seconds")
+        is_possible = 1 <= self.batch_sec <= 100_000  # noqa: PLR2004
+        require(is_possible, "batch_sec", self.batch_sec, "between 1 and 100000 seconds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def test_without_roles_whoever_speaks_less_counts() -> None:
 @pytest.mark.parametrize("name", ["min_conversation_sec", "min_customer_sec", "min_customer_turns"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_a_threshold_out_of_range_is_named(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} is {value}; give a number, 0 or more"):
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be at least 0, and finite"):
         ConversationConfig(**{name: value})  # type: ignore[arg-type]
 
 
