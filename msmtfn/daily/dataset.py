@@ -23,7 +23,7 @@ from msmtfn import storage
 from msmtfn.compat.ray import limit_queued_blocks
 from msmtfn.daily.counter import RunFigures, prepare_counted
 from msmtfn.daily.graph import Task
-from msmtfn.errors import ScoringError
+from msmtfn.errors import ScoringError, require
 from msmtfn.features.sandbox import BatchPreparer, SandboxConfig, SandboxedPreparer
 from msmtfn.rows import ROW_ID
 
@@ -39,6 +39,32 @@ BLOCKS_PER_CPU: Final = 4
 
 MAX_CAUSE_LENGTH: Final = 300
 """Maximum length of the cause of a failure in the job's last line, in characters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassConfig:
+    """Options of a pass over the day's calls, whatever is done with them."""
+
+    block_calls: int = 64
+    """Maximum number of calls that are committed together; fewer if the day is small for the cluster's CPUs."""
+    max_retries: int = 3
+    """Number of times a batch of calls is retried when its process dies; then its calls are tried one by one."""
+    max_crashed_share: float = 0.05
+    """Maximum share of the day's calls, and at least one call, that may be rejected because their processes died; with
+    more the job fails, since the calls are then not to blame."""
+    progress_sec: float = 2.0
+    """Seconds between two progress reports."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        require(self.block_calls >= 1, "block_calls", self.block_calls, "at least 1")
+        require(self.max_retries >= 0, "max_retries", self.max_retries, "at least 0")
+        require(0 <= self.max_crashed_share <= 1, "max_crashed_share", self.max_crashed_share, "between 0 and 1")
+        require(self.progress_sec > 0, "progress_sec", self.progress_sec, "more than 0")
 
 
 @dataclass(frozen=True, slots=True)

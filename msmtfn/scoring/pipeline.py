@@ -26,6 +26,7 @@ from msmtfn import storage
 from msmtfn.daily.counter import Batch, RunFigures, open_counter
 from msmtfn.daily.dataset import (
     ActorPool,
+    PassConfig,
     fit_blocks,
     passthrough_columns,
     plan_pool,
@@ -47,26 +48,17 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PipelineConfig:
+class PipelineConfig(PassConfig):
     """Distribution of the work over the cluster; no option changes a result."""
 
     batch_calls: int = 0
     """Number of calls that are prepared and scored together; 0 means 16, or 64 for scorers with GPUs."""
-    block_calls: int = 64
-    """Maximum number of calls that are committed together; fewer if the day is small for the cluster's CPUs."""
     num_scorers: int = 0
     """Number of processes that run the network; 0 means one per GPU, or one per 8 CPUs if there is no GPU."""
     gpus_per_scorer: float = 1.0
     """Number of GPUs per scorer, possibly a fraction; ignored if there are no GPUs."""
     threads_per_scorer: int = 0
     """Number of threads per scorer on a machine without a GPU; 0 means all its CPUs, at most 8."""
-    max_retries: int = 3
-    """Number of times a batch of calls is retried when its process dies; then its calls are tried one by one."""
-    max_crashed_share: float = 0.05
-    """Maximum share of the day's calls, and at least one call, that may be rejected because their processes died; with
-    more the job fails, since the calls are then not to blame."""
-    progress_sec: float = 2.0
-    """Seconds between two progress reports."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -74,17 +66,10 @@ class PipelineConfig:
         Raises:
             ValueError: a number is out of range.
         """
-        for name, minimum in {
-            "batch_calls": 0,
-            "block_calls": 1,
-            "num_scorers": 0,
-            "threads_per_scorer": 0,
-            "max_retries": 0,
-        }.items():
+        PassConfig.__post_init__(self)  # `super()` does not work in a dataclass with slots
+        for name, minimum in {"batch_calls": 0, "num_scorers": 0, "threads_per_scorer": 0}.items():
             require(getattr(self, name) >= minimum, name, getattr(self, name), f"at least {minimum}")
-        require(0 <= self.max_crashed_share <= 1, "max_crashed_share", self.max_crashed_share, "between 0 and 1")
-        for name in ("gpus_per_scorer", "progress_sec"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
+        require(self.gpus_per_scorer > 0, "gpus_per_scorer", self.gpus_per_scorer, "more than 0")
 
 
 def score_calls(

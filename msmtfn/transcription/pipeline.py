@@ -26,6 +26,7 @@ from ray.data import SaveMode
 from msmtfn import storage
 from msmtfn.daily.counter import LISTEN, RECOGNISE, Batch, RunFigures, open_counter
 from msmtfn.daily.dataset import (
+    PassConfig,
     fit_blocks,
     passthrough_columns,
     plan_pool,
@@ -52,13 +53,11 @@ STDERR: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpreadConfig:
+class SpreadConfig(PassConfig):
     """Distribution of the work over the cluster; no option changes a transcript."""
 
     batch_calls: int = 16
     """Number of calls that are listened to and recognised together."""
-    block_calls: int = 64
-    """Maximum number of calls that are committed together; fewer if the day is small for the cluster's CPUs."""
     num_recognisers: int = 0
     """Number of processes that run the recogniser; 0 means one per GPU, or one per 8 CPUs if there is no GPU."""
     gpus_per_recogniser: float = 1.0
@@ -68,13 +67,6 @@ class SpreadConfig:
     asr_timeout_sec: float = 600.0
     """Seconds that a recogniser may take for one batch of clips; a call for which it takes longer even alone is
     rejected."""
-    max_retries: int = 3
-    """Number of times a batch of calls is retried when its process dies; then its calls are tried one by one."""
-    max_crashed_share: float = 0.05
-    """Maximum share of the day's calls, and at least one call, that may be rejected because their processes died; with
-    more the job fails, since the calls are then not to blame."""
-    progress_sec: float = 2.0
-    """Seconds between two progress reports."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -82,16 +74,10 @@ class SpreadConfig:
         Raises:
             ValueError: a number is out of range.
         """
-        for name, minimum in {
-            "batch_calls": 1,
-            "block_calls": 1,
-            "num_recognisers": 0,
-            "threads_per_recogniser": 0,
-            "max_retries": 0,
-        }.items():
+        PassConfig.__post_init__(self)  # `super()` does not work in a dataclass with slots
+        for name, minimum in {"batch_calls": 1, "num_recognisers": 0, "threads_per_recogniser": 0}.items():
             require(getattr(self, name) >= minimum, name, getattr(self, name), f"at least {minimum}")
-        require(0 <= self.max_crashed_share <= 1, "max_crashed_share", self.max_crashed_share, "between 0 and 1")
-        for name in ("gpus_per_recogniser", "progress_sec", "asr_timeout_sec"):
+        for name in ("gpus_per_recogniser", "asr_timeout_sec"):
             require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
 
 
