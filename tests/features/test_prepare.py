@@ -593,7 +593,8 @@ def test_the_facts_of_a_real_call_without_turns_are_much_like_those_of_its_turns
     named = [tuple(turn[name] for name in ("speaker", "start_sec", "end_sec", "text")) for turn in turns]
     call = {"uri": "auto_repairs_40.flac", "agent_channel": 0}
     by_turns, by_channels = (prepare_one(preparer, **call, turns=each)["facts"] for each in (named, None))
-    for name, tolerance in (("agent_talk_share", 0.05), ("silence_share", 0.1), ("customer_reply_delay_sec", 0.5)):
+    # The transcript has many of the customer's turns begin a second or two after the voice; the channels do not.
+    for name, tolerance in (("agent_talk_share", 0.05), ("silence_share", 0.1), ("customer_reply_delay_sec", 1.0)):
         assert by_channels[name] == pytest.approx(by_turns[name], abs=tolerance), name
     without_roles = prepare_one(preparer, uri=call["uri"])["facts"]
     assert without_roles == {**by_channels, "agent_talk_share": None, "customer_reply_delay_sec": None}
