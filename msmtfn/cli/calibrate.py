@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from msmtfn.cli.command import SafeConsole, run_command
+from msmtfn.cli.command import PARSER_OPTIONS, SafeConsole, run_command
 from msmtfn.errors import UsageError
 from msmtfn.evaluation.calibrate import calibrate_folder, update_distribution
 from msmtfn.evaluation.evaluate import evaluate
@@ -73,7 +73,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _calibrate(program: str, arguments: Sequence[str]) -> None:
-    options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    options = tyro.cli(Arguments, prog=program, args=arguments, config=PARSER_OPTIONS)
     if not options.model.is_dir():
         raise UsageError(f"--model is {options.model}; it must be a local folder, since its files are written")
     given = {"--corpus": options.corpus, "--manifests": options.manifests}

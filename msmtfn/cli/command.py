@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, Final
 
+import tyro
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
@@ -24,6 +26,11 @@ logger = logging.getLogger(__name__)
 EXIT_DONE: Final = 0
 SIGNAL_EXIT_CODE: Final = 128
 """The exit code of a job that a signal ends is this plus the signal's number, as in a shell."""
+
+BROKEN_PIPE: Final = SIGNAL_EXIT_CODE + signal.SIGPIPE
+"""The exit code of a job that nobody reads any more, as in `… --help | head`."""
+PARSER_OPTIONS: Final = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+"""How command lines are parsed: options have short names, and one without a value is left out rather than `None`."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -111,9 +118,12 @@ def run_command(run: Callable[[], int | None], job: str | None = None, content: 
         logger.error("%s", errors["error"])
     # The edge of the job: whatever happens, its last line is JSON with the cause.
     except Exception as exc:
-        code, errors["error"] = describe_error(exc)
-    if job is not None:
-        print_result(job, code, **(content or {}), **errors)
+        code, errors["error"] = (BROKEN_PIPE, "") if _is_unread(exc) else describe_error(exc)
+    if job is not None and code != BROKEN_PIPE:
+        try:
+            print_result(job, code, **(content or {}), **errors)
+        except BrokenPipeError:
+            code = BROKEN_PIPE
     if code > SIGNAL_EXIT_CODE:
         # Threads of Ray Data may still be at work; an orderly exit could wait for them, or end with their exit code.
         logging.shutdown()
@@ -130,6 +140,15 @@ def describe_error(exc: Exception) -> tuple[int, str]:
     logger.error("%s", format_trace(exc))
     logger.error("unexpected %s", cause)
     return JobError.exit_code, f"unexpected {cause}; the stack trace is in the log"
+
+
+def _is_unread(exc: Exception) -> bool:
+    """Tell whether an exception is of the standard output, whose reader has ended."""
+    if not isinstance(exc, BrokenPipeError):
+        return False
+    output = select.poll()
+    output.register(1, 0)  # whatever stands for the standard output in Python may have no descriptor
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _exit_code_of_signal(exc: KeyboardInterrupt) -> int:

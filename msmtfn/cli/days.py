@@ -14,7 +14,7 @@ from rich.text import Text
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
-from msmtfn.cli.command import EXIT_DONE, describe_error, run_command
+from msmtfn.cli.command import EXIT_DONE, PARSER_OPTIONS, describe_error, run_command
 from msmtfn.daily.day import DayPlan, count_done
 from msmtfn.daily.lock import find_holder
 from msmtfn.daily.publish import read_success
@@ -91,7 +91,7 @@ def run_daily(
 
     def parse_and_run() -> int:
         try:
-            return run(tyro.cli(kind, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,)), day_results)
+            return run(tyro.cli(kind, prog=program, args=arguments, config=PARSER_OPTIONS), day_results)
         except JobError as exc:
             day_results.append({"error": str(exc)})
             raise

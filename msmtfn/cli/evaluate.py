@@ -22,7 +22,7 @@ from rich.text import Text
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
-from msmtfn.cli.command import SafeConsole, run_command
+from msmtfn.cli.command import PARSER_OPTIONS, SafeConsole, run_command
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
 from msmtfn.evaluation.ceilings import read_split_ceilings
@@ -139,15 +139,14 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _evaluate(program: str, arguments: Sequence[str]) -> None:
-    config = (tyro.conf.OmitArgPrefixes,)
     mode_parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
     mode_parser.add_argument(ABLATIONS_OPTION, action="store_true", dest="ablations")
     mode, remaining = mode_parser.parse_known_args(arguments)
     if mode.ablations:  # has options of its own, without a required --model
         program = f"{program} {ABLATIONS_OPTION}"
-        _run_ablations(tyro.cli(AblationArguments, prog=program, args=remaining, config=config), SafeConsole())
+        _run_ablations(tyro.cli(AblationArguments, prog=program, args=remaining, config=PARSER_OPTIONS), SafeConsole())
         return
-    options = tyro.cli(Arguments, prog=program, args=remaining, config=config)
+    options = tyro.cli(Arguments, prog=program, args=remaining, config=PARSER_OPTIONS)
     _run(options, SafeConsole())
 
 

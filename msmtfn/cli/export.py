@@ -9,7 +9,7 @@ from functools import partial
 
 import tyro
 
-from msmtfn.cli.command import SafeConsole, run_command
+from msmtfn.cli.command import PARSER_OPTIONS, SafeConsole, run_command
 from msmtfn.delivery.deliver import check_customer_days
 from msmtfn.delivery.export import Product, export_calls, export_customers
 from msmtfn.delivery.published import open_day
@@ -73,7 +73,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _run(program: str, arguments: Sequence[str]) -> None:
-    options = tyro.cli(Arguments, prog=program, args=arguments)
+    options = tyro.cli(Arguments, prog=program, args=arguments, config=PARSER_OPTIONS)
     day = open_day(options.customers or options.leads, options.date)
     if options.customers is None:
         number = export_calls(

@@ -9,7 +9,7 @@ from functools import partial
 import tyro
 
 from msmtfn import storage
-from msmtfn.cli.command import SafeConsole, run_command
+from msmtfn.cli.command import PARSER_OPTIONS, SafeConsole, run_command
 from msmtfn.model.location import read_current
 from msmtfn.registry.records import VersionRecord
 from msmtfn.registry.versions import list_records, promote, roll_back
@@ -47,7 +47,9 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _run(program: str, arguments: Sequence[str]) -> None:
-    command = tyro.cli(List | Promote | Rollback, prog=program, args=arguments, description=__doc__)
+    command = tyro.cli(
+        List | Promote | Rollback, prog=program, args=arguments, description=__doc__, config=PARSER_OPTIONS
+    )
     root = storage.absolute(command.models)
     match command:
         case Promote():

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from msmtfn.cli.command import SafeConsole, run_command
+from msmtfn.cli.command import PARSER_OPTIONS, SafeConsole, run_command
 from msmtfn.cli.deliveries import describe_deliveries
 from msmtfn.delivery.deliver import DeliveryConfig, deliver_day
 from msmtfn.errors import UsageError
@@ -56,7 +56,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _run(program: str, arguments: Sequence[str]) -> None:
-    options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    options = tyro.cli(Arguments, prog=program, args=arguments, config=PARSER_OPTIONS)
     deliver_day(options.leads, options.date, options.delivery, again=True)
     for line in describe_deliveries(options.delivery, options.date):
         SafeConsole().print(line, highlight=False, soft_wrap=True)

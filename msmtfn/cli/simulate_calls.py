@@ -18,7 +18,7 @@ from rich.progress import MofNCompleteColumn
 from rich.table import Table
 from rich.text import Text
 
-from msmtfn.cli.command import SafeConsole, run_command
+from msmtfn.cli.command import PARSER_OPTIONS, SafeConsole, run_command
 from msmtfn.corpora.simulation.ceilings import READERS
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
@@ -70,7 +70,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _simulate(program: str, arguments: Sequence[str]) -> None:
-    options = tyro.cli(Arguments, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    options = tyro.cli(Arguments, prog=program, args=arguments, config=PARSER_OPTIONS)
     _run(options, SafeConsole())
 
 

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from msmtfn.cli.command import SafeConsole, run_command
+from msmtfn.cli.command import PARSER_OPTIONS, SafeConsole, run_command
 from msmtfn.labels import TASKS
 from msmtfn.model.location import read_current
 from msmtfn.progress import LineLog, TimeLeft, show_bar
@@ -77,8 +77,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _train(program: str, arguments: Sequence[str]) -> None:
-    config = (tyro.conf.OmitArgPrefixes,)
-    options = tyro.extras.overridable_config_cli(RECIPES, prog=program, args=arguments, config=config)
+    options = tyro.extras.overridable_config_cli(RECIPES, prog=program, args=arguments, config=PARSER_OPTIONS)
     options.check()
     job, console = options.complete(), SafeConsole()
     with _show_progress(console, job.training.recipe.max_epochs) as report:

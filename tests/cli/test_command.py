@@ -108,3 +108,32 @@ def test_a_wrong_option_is_wrong_usage_and_help_is_not_a_result(capsys: pytest.C
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["score-daily", "--help"])
     assert '"exit_code"' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", ["print(1, flush=True)", "pass"])
+def test_a_job_that_nobody_reads_ends_quietly_with_the_code_of_a_broken_pipe(action: str) -> None:
+    program = f"""
+        import sys, time
+        from msmtfn.cli.command import run_command
+        def work():
+            sys.stdin.read()
+            {action}
+        sys.exit(run_command(work, job="train"))
+    """
+    command, pipe = [sys.executable, "-c", textwrap.dedent(program)], subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=30) == 128 + signal.SIGPIPE
+
+
+def test_a_broken_pipe_of_another_process_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise BrokenPipeError("the child has ended")
+
+    assert run_command(fail, job="train") == 1
+    assert "the child has ended" in last_line(capsys)["error"]

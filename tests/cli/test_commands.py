@@ -40,6 +40,16 @@ def test_every_command_has_a_script_and_a_module() -> None:
         assert callable(importlib.import_module(f"msmtfn.cli.{name}").main)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_names_no_value_that_is_none(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [command, *({"train": ["paper"], "models": ["list"]}.get(command, [])), "--help"]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(arguments)
+    shown = capsys.readouterr().out
+    assert "--" in shown
+    assert "{None}" not in shown
+
+
 @pytest.mark.parametrize("position", range(3))
 def test_ablations_has_options_of_its_own(position: int, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--corpus", "missing", "--help"]
