@@ -6,6 +6,7 @@ import datetime as dt
 import logging
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from msmtfn.corpora import DEMO
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan
 from msmtfn.daily.keep_table import RETENTION_DAYS, open_table
+from msmtfn.daily.publish import read_success
 from msmtfn.daily.runner import DayRunner
 from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
@@ -41,7 +43,7 @@ from msmtfn.model.checkpoint import is_trained
 from msmtfn.scoring.day import open_scorer, refuse_overlapping_leads
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
 from msmtfn.transcription.day import open_transcriber, refuse_overlapping_transcripts
-from msmtfn.transcription.graph import TranscriptionConfig
+from msmtfn.transcription.graph import TranscriptionConfig, TranscriptionGraph
 from msmtfn.transcription.listening import ListenConfig
 
 DEMO_DATE: Final = dt.date(2026, 1, 5)
@@ -166,7 +168,7 @@ def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
         transcripts=arguments.transcripts,
     ) as scorer:
         if arguments.dry_run:
-            console.print(describe_plan([scorer.plan(date) for date in dates], "score"))
+            _show_plans(arguments, scorer, manifests, dates)
             return EXIT_DONE
         scorer.prepare_storage()
         failed = _transcribe(arguments, scorer, manifests, dates, day_results)
@@ -177,6 +179,21 @@ def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
     if not (arguments.demo or has_explicit_days(arguments)):
         codes.append(exit_code_of_newest_day(arguments, manifests, leads))
     return min(codes, key=EXIT_CODES_BY_SEVERITY.index)
+
+
+def _show_plans(
+    arguments: Arguments, scorer: DayRunner[ScoringGraph], manifests: str, dates: Sequence[dt.date]
+) -> None:
+    """Print what would be done; a day whose transcripts are still to be made cannot be planned any further."""
+    if arguments.recogniser is not None:
+        with _open_transcriber(arguments, scorer, manifests, dates) as transcriber:
+            scorer.console.print(describe_plan([transcriber.plan(date) for date in dates], "transcribe"))
+            missing = [date for date in dates if read_success(transcriber.root, date) is None]
+        for date in missing:
+            scorer.console.print(f"{date}: scored as soon as it is transcribed", highlight=False)
+        dates = [date for date in dates if date not in missing]
+    if dates:
+        scorer.console.print(describe_plan([scorer.plan(date) for date in dates], "score"))
 
 
 def _transcribe(
@@ -191,22 +208,9 @@ def _transcribe(
     The graph of a day ends before the next begins, so the recognisers' GPUs are free when scorers ask for them.
     """
     failed: dict[dt.date, int] = {}
-    if arguments.recogniser is None or arguments.transcripts is None:
+    if arguments.recogniser is None:
         return failed
-    transcripts, recogniser, prepare = arguments.transcripts, arguments.recogniser, arguments.scoring.prepare
-    # Runs of two roots must not share a folder, since who publishes a day deletes the work that is left of it.
-    work = (
-        default_work(transcripts, "--transcripts")
-        if arguments.work is None
-        else storage.join(arguments.work, "transcripts")
-    )
-    listen = ListenConfig(allowed_prefixes=prepare.allowed_prefixes, audio=prepare.audio, guard=prepare.guard)
-    config = TranscriptionConfig(listen=listen)
-    days = [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates]
-    refuse_overlapping_transcripts([manifests, *days], transcripts, work, recogniser, prepare.allowed_prefixes)
-    with open_transcriber(
-        manifests, transcripts, recogniser, config, scorer.console, scorer.start_ray, work=work
-    ) as transcriber:
+    with _open_transcriber(arguments, scorer, manifests, dates) as transcriber:
         transcriber.prepare_storage()
         for date in dates:
             try:
@@ -217,6 +221,23 @@ def _transcribe(
             except Exception as exc:
                 failed[date] = report_failure(date, exc, day_results)
     return failed
+
+
+def _open_transcriber(
+    arguments: Arguments, scorer: DayRunner[ScoringGraph], manifests: str, dates: Sequence[dt.date]
+) -> AbstractContextManager[DayRunner[TranscriptionGraph]]:
+    """Return a runner of the days' transcriptions, with the scoring's limits on recordings."""
+    transcripts, recogniser, prepare = str(arguments.transcripts), str(arguments.recogniser), arguments.scoring.prepare
+    # Runs of two roots must not share a folder, since who publishes a day deletes the work that is left of it.
+    if arguments.work is None:
+        work = default_work(transcripts, "--transcripts")
+    else:
+        work = storage.join(arguments.work, "transcripts")
+    days = [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates]
+    refuse_overlapping_transcripts([manifests, *days], transcripts, work, recogniser, prepare.allowed_prefixes)
+    listen = ListenConfig(allowed_prefixes=prepare.allowed_prefixes, audio=prepare.audio, guard=prepare.guard)
+    config = TranscriptionConfig(listen=listen)
+    return open_transcriber(manifests, transcripts, recogniser, config, scorer.console, scorer.start_ray, work=work)
 
 
 def _show(scorer: DayRunner[ScoringGraph], delivery: DeliveryConfig, plan: DayPlan, success: Success) -> None:

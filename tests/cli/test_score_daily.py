@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from msmtfn.cli import main
 from msmtfn.cli.command import SafeConsole
 from msmtfn.cli.days import describe_plan, run_day
 from msmtfn.daily.day import finish_run, open_run
@@ -18,6 +19,7 @@ from msmtfn.daily.runner import DayRunner
 from msmtfn.daily.work import default_work
 from tests.daily.parts import DATE
 from tests.daily.plain_graph import PlainGraph, commit, plan, write_manifest
+from tests.speech.tiny import write_tiny_ctc
 
 TRANSCRIPT = "a transcript"
 
@@ -96,3 +98,18 @@ def test_a_dry_run_names_the_process_that_works_on_the_day(manifests: Path, lead
     commit(open_run(plan(manifests, leads)).task, [0])
     with lock_day(leads, DATE):
         assert f"{DATE}: running, 1 of 3 calls committed; locked by process " in last_line_of_plan(manifests, leads)
+
+
+def test_a_dry_run_with_a_recogniser_plans_the_transcription_first(
+    manifests: Path, leads: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"--manifests": manifests, "--leads": leads, "--transcripts": tmp_path / "transcripts"}
+    models = {"--model": tiny_model, "--recogniser": write_tiny_ctc(tmp_path / "asr")}
+    before = sorted(tmp_path.rglob("*"))
+    options = [str(part) for option in (places | models).items() for part in option]
+    assert main(["score-daily", "--date", str(DATE), *options, "--dry-run"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert any("to transcribe" in line for line in shown)
+    assert f"{DATE}: planned; the same command starts" in shown
+    assert f"{DATE}: scored as soon as it is transcribed" in shown
+    assert sorted(tmp_path.rglob("*")) == before
