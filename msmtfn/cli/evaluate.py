@@ -220,7 +220,7 @@ def _summarize(out: str, result: EvaluationReport, seconds: float) -> Renderable
         "folder": out,
     }
     lines = Text("\n".join(f"  {name:<9} {value}" for name, value in shown.items()))
-    tables = _make_metrics_table(result), _make_ranking_table(result.ranking)
+    tables = _make_metrics_table(result), _make_calibration_table(result), _make_ranking_table(result.ranking)
     return Group(Text("Evaluation", style="bold"), lines, *tables)
 
 
@@ -238,8 +238,8 @@ def _make_ranking_table(ranking: Mapping[str, RankingMetrics]) -> Table:
 
 
 def _make_metrics_table(result: EvaluationReport) -> Table:
-    table = Table(title="Metrics of the model (%; log loss in nats)", title_justify="left", caption_justify="left")
-    for column in ("task", "accuracy", "macro F1", "ECE", "ECE\nof heads", "log loss", "log loss\nof heads"):
+    table = Table(title="Metrics of the model (%)", title_justify="left", caption_justify="left")
+    for column in ("task", "accuracy", "macro F1"):
         table.add_column(column, justify="left" if column == "task" else "right")
     ceilings = result.ceilings
     if ceilings is not None:
@@ -247,12 +247,22 @@ def _make_metrics_table(result: EvaluationReport) -> Table:
         for reader in SHOWN_READERS:
             table.add_column(f"ceiling\n{reader}", justify="right")
     for task, metrics in result.metrics.items():
-        heads = result.head_metrics[task]
-        shares = (metrics.accuracy, metrics.macro_f1, metrics.calibration_error, heads.calibration_error)
-        figures = [f"{100 * value:.1f}" for value in shares]
-        figures += [f"{value:.3f}" for value in (metrics.log_loss, heads.log_loss)]
+        figures = [f"{100 * value:.1f}" for value in (metrics.accuracy, metrics.macro_f1)]
         if ceilings is not None:
             of_split, of_all = ceilings["best_reader_of_split"][task], ceilings["best_possible"][task]
             figures += [f"{100 * of_split[reader]:.1f} ({100 * of_all[reader]:.1f})" for reader in SHOWN_READERS]
         table.add_row(task, *figures)
+    return table
+
+
+def _make_calibration_table(result: EvaluationReport) -> Table:
+    """Return the errors of the leads' probabilities, and those of the heads, from which they are made."""
+    table = Table(title="Calibration", title_justify="left", caption_justify="left")
+    table.caption = "ECE: expected calibration error, 15 bins"
+    for column in ("task", "ECE (%)", "ECE (%)\nof heads", "log loss", "log loss\nof heads"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task, metrics in result.metrics.items():
+        heads = result.head_metrics[task]
+        errors = [f"{100 * value:.1f}" for value in (metrics.calibration_error, heads.calibration_error)]
+        table.add_row(task, *errors, *(f"{value:.3f}" for value in (metrics.log_loss, heads.log_loss)))
     return table

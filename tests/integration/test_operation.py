@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from msmtfn.daily.lock import lock_day
+from msmtfn.daily.state import PENDING
 from tests.integration.job import DATE, run_job, start_job, write_short_calls
 
 DAY_BEFORE = DATE - dt.timedelta(days=1)
@@ -36,7 +37,8 @@ def parse_summary(output: str) -> dict[str, Any]:
 def wait_until_committed(leads: Path, timeout_sec: float = 400.0) -> None:
     """Wait until a run has committed its first calls."""
     deadline = time.monotonic() + timeout_sec
-    while not list(leads.with_name("leads.work").glob("*/checkpoint/*.parquet")):
+    work = leads.with_name("leads.work")
+    while all(file.name.endswith(PENDING) for file in work.glob("*/checkpoint/*.parquet")):
         assert time.monotonic() < deadline, "no call was committed"
         time.sleep(0.05)
 
