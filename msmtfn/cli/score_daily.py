@@ -31,6 +31,7 @@ from msmtfn.corpora import DEMO
 from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan
 from msmtfn.daily.keep_table import RETENTION_DAYS, open_table
+from msmtfn.daily.replacement import MAX_REJECTED_SHARE
 from msmtfn.daily.runner import DayRunner
 from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
@@ -89,7 +90,7 @@ class Arguments:
     """Generate a small day of calls in a temporary folder and score it; replaces --date, --manifests and --leads.
     The page and the customers of that day go to the same folder, and the page plays its recordings."""
     force: bool = False
-    """Score the day again even if it is published."""
+    """Score the day again even if it is published, and replace a published day even by one with more rejects."""
     retry_rejected: bool = False
     """Of a published day, score again only the rejects that could succeed now.
     These are recordings that were not found or took too long, and calls whose worker crashed."""
@@ -100,8 +101,9 @@ class Arguments:
     "delta" is a Delta Lake log in <leads>/_delta_log, and needs the extra delta."""
     table_retention_days: int = RETENTION_DAYS
     """Days for which the files of a replaced publication are kept for the table's readers."""
-    max_rejected_share: float = 0.2
-    """Maximum share (0 to 1) of a day's calls that may be rejected; the exit code is 3 if it is exceeded."""
+    max_rejected_share: float = MAX_REJECTED_SHARE
+    """Maximum share (0 to 1) of a day's calls that may be rejected; the exit code is 3 if it is exceeded.
+    A day that exceeds it does not replace a published day with a smaller share, unless --force is set."""
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = field(default_factory=ScoringConfig)
     """Options of scoring."""
     delivery: Annotated[DeliveryConfig, tyro.conf.arg(name="")] = field(default_factory=DeliveryConfig)
@@ -164,6 +166,7 @@ def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
         force=arguments.force,
         retry_rejected=arguments.retry_rejected,
         transcripts=arguments.transcripts,
+        max_rejected_share=arguments.max_rejected_share,
     ) as scorer:
         if arguments.dry_run:
             console.print(describe_plan([scorer.plan(date) for date in dates], "score"))
@@ -205,7 +208,14 @@ def _transcribe(
     days = [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates]
     refuse_overlapping_transcripts([manifests, *days], transcripts, work, recogniser, prepare.allowed_prefixes)
     with open_transcriber(
-        manifests, transcripts, recogniser, config, scorer.console, scorer.start_ray, work=work
+        manifests,
+        transcripts,
+        recogniser,
+        config,
+        scorer.console,
+        scorer.start_ray,
+        work=work,
+        max_rejected_share=arguments.max_rejected_share,
     ) as transcriber:
         transcriber.prepare_storage()
         for date in dates:
