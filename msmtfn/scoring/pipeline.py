@@ -40,6 +40,7 @@ from msmtfn.errors import RejectCode, require
 from msmtfn.features.prepare import PREPARED, Preparer
 from msmtfn.features.sandbox import UNSETTLED
 from msmtfn.inference.scorer import BATCH_CALLS, GPU_BATCH_CALLS, Scorer, ScorerConfig
+from msmtfn.inference.trial import try_model
 from msmtfn.leads.schema import LINEAGE, SCORED
 from msmtfn.model.checkpoint import PackedNetwork, unpack_network
 from msmtfn.progress import poll
@@ -177,6 +178,7 @@ class ScoringActor:
         self.counter = counter
         packed: PackedNetwork = ray.get(network)
         self.scorer = make_scorer(unpack_network(packed), calibration=packed.calibration, owns_network=True)
+        try_model(self.scorer)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score a batch of prepared calls and drop the unsettled ones."""
