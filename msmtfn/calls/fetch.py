@@ -46,7 +46,7 @@ def fetch_recording(uri: str, root: str, allowed_prefixes: Sequence[str], max_fi
         return storage.read_at_most(location, max_file_bytes)
     except UsageError as exc:
         raise CallError(
-            RejectCode.FILE_OUTSIDE_ALLOWED_PREFIXES, "the uri has a scheme other than file:// and s3://"
+            RejectCode.FILE_OUTSIDE_ALLOWED_PREFIXES, "the uri has a scheme other than file:// and s3://, or a password"
         ) from exc
     except storage.FileTooLargeError as exc:
         raise CallError(RejectCode.AUDIO_TOO_LARGE, f"{exc} (--max-file-bytes)") from exc

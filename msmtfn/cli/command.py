@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -33,6 +34,10 @@ PARSER_OPTIONS: Final = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 """How command lines are parsed: options have short names, and one without a value is left out rather than `None`."""
 
 
+LOG_WIDTH: Final = 240
+"""Columns of tables where the output is no terminal: wide enough that no id or path is cut."""
+
+
 class Terminated(KeyboardInterrupt):
     """Exception raised in the main thread by SIGTERM, so that the job cleans up as after Ctrl-C."""
 
@@ -42,6 +47,8 @@ class SafeConsole(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
+        if not (self.is_terminal or "width" in options or "COLUMNS" in os.environ):
+            self.width = LOG_WIDTH
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render as rich does; its own control sequences are segments of their own and stay."""
@@ -62,7 +69,13 @@ class SafeFormatter(logging.Formatter):
 
 
 def start_log() -> None:
-    """Log to stderr with timestamps, without the HTTP requests of the Hugging Face client."""
+    """Log to stderr with timestamps, without the HTTP requests of the Hugging Face client.
+
+    Characters that the locale cannot write are escaped on both streams, where they would end the job.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import msmtfn
-from msmtfn.cli.command import exit_code_of, print_result, start_log
+from msmtfn.cli.command import describe_error, print_result, start_log
 from msmtfn.cli.environment import explain_import_failure
 from msmtfn.errors import JobError
 
@@ -64,11 +64,9 @@ def _run(command: str, program: str, arguments: Sequence[str]) -> int:
         module = importlib.import_module(f"msmtfn.cli.{name}")
     except Exception as exc:
         error = exc if isinstance(exc, JobError) else explain_import_failure(exc)
-        if error is None:
-            raise
         start_log()
-        code = exit_code_of(error)
-        print_result(name, code, error=str(error))
+        code, cause = describe_error(error or exc)
+        print_result(name, code, error=cause)
         return code
     exit_code: int = module.main(program, arguments)
     return exit_code

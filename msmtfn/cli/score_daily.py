@@ -33,6 +33,7 @@ from msmtfn.corpora.demo import write_demo_day
 from msmtfn.daily.day import DayPlan
 from msmtfn.daily.keep_table import RETENTION_DAYS, open_table
 from msmtfn.daily.publish import read_success
+from msmtfn.daily.replacement import MAX_REJECTED_SHARE
 from msmtfn.daily.runner import DayRunner
 from msmtfn.daily.success import Success
 from msmtfn.daily.summary import summarize
@@ -91,7 +92,7 @@ class Arguments:
     """Generate a small day of calls in a temporary folder and score it; replaces --date, --manifests and --leads.
     The page and the customers of that day go to the same folder, and the page plays its recordings."""
     force: bool = False
-    """Score the day again even if it is published."""
+    """Score the day again even if it is published, and replace a published day even by one with more rejects."""
     retry_rejected: bool = False
     """Of a published day, score again only the rejects that could succeed now.
     These are recordings that were not found or took too long, and calls whose worker crashed."""
@@ -102,8 +103,9 @@ class Arguments:
     "delta" is a Delta Lake log in <leads>/_delta_log, and needs the extra delta."""
     table_retention_days: int = RETENTION_DAYS
     """Days for which the files of a replaced publication are kept for the table's readers."""
-    max_rejected_share: float = 0.2
-    """Maximum share (0 to 1) of a day's calls that may be rejected; the exit code is 3 if it is exceeded."""
+    max_rejected_share: float = MAX_REJECTED_SHARE
+    """Maximum share (0 to 1) of a day's calls that may be rejected; the exit code is 3 if it is exceeded.
+    A day that exceeds it does not replace a published day with a smaller share, unless --force is set."""
     scoring: Annotated[ScoringConfig, tyro.conf.arg(name="")] = field(default_factory=ScoringConfig)
     """Options of scoring."""
     delivery: Annotated[DeliveryConfig, tyro.conf.arg(name="")] = field(default_factory=DeliveryConfig)
@@ -166,6 +168,7 @@ def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
         force=arguments.force,
         retry_rejected=arguments.retry_rejected,
         transcripts=arguments.transcripts,
+        max_rejected_share=arguments.max_rejected_share,
     ) as scorer:
         if arguments.dry_run:
             _show_plans(arguments, scorer, manifests, dates)
@@ -237,29 +240,15 @@ def _open_transcriber(
     refuse_overlapping_transcripts([manifests, *days], transcripts, work, recogniser, prepare.allowed_prefixes)
     listen = ListenConfig(allowed_prefixes=prepare.allowed_prefixes, audio=prepare.audio, guard=prepare.guard)
     config = TranscriptionConfig(listen=listen)
-    return open_transcriber(manifests, transcripts, recogniser, config, scorer.console, scorer.start_ray, work=work)
-
-
-def _show(scorer: DayRunner[ScoringGraph], delivery: DeliveryConfig, plan: DayPlan, success: Success) -> None:
-    """Print the summary of a published day, and where the deliveries are."""
-    date = plan.manifest.date
-    scorer.console.print(summarize(plan.leads, date, success, is_trained=is_trained(scorer.graph.folder)))
-    for line in describe_deliveries(delivery, date):
-        scorer.console.print(line, highlight=False, soft_wrap=True)
-
-
-def _resolve_roots(arguments: Arguments) -> tuple[str, str, DeliveryConfig]:
-    """Return the roots of the manifests and of the leads, and what to deliver."""
-    if arguments.demo:
-        folder = Path(tempfile.mkdtemp(prefix="msmtfn-demo-"))
-        logger.info("generating a small day of calls in %s", folder)
-        manifests = write_demo_day(folder, DEMO_DATE)
-        given = arguments.delivery
-        delivery = replace(
-            given,
-            report=given.report or str(folder / "report"),
-            customers=given.customers or str(folder / "customers"),
-            recording_url_template=given.recording_url_template or f"{manifests.absolute().as_uri()}/{{path}}",
-        )
+    return open_transcriber(
+        manifests,
+        transcripts,
+        recogniser,
+        config,
+        scorer.console,
+        scorer.start_ray,
+        work=work,
+        max_rejected_share=arguments.max_rejected_share,
+    )
         return str(manifests), str(folder / "leads"), delivery
     return str(arguments.manifests), str(arguments.leads), arguments.delivery

@@ -28,6 +28,7 @@ from msmtfn.cli.days import (
 )
 from msmtfn.daily.day import DayPlan
 from msmtfn.daily.publish import day_folder
+from msmtfn.daily.replacement import MAX_REJECTED_SHARE
 from msmtfn.daily.success import Success
 from msmtfn.daily.work import default_work
 from msmtfn.engine import start_engine
@@ -75,8 +76,9 @@ class Arguments:
     These are recordings that were not found or took too long, and calls whose worker crashed or recogniser hung."""
     dry_run: bool = False
     """Only show the state of each day, what would be done, and how long it would take judging by earlier days."""
-    max_rejected_share: float = 0.2
-    """Maximum share (0 to 1) of a day's calls that may be rejected; the exit code is 3 if it is exceeded."""
+    max_rejected_share: float = MAX_REJECTED_SHARE
+    """Maximum share (0 to 1) of a day's calls that may be rejected; the exit code is 3 if it is exceeded.
+    A day that exceeds it does not replace a published day with a smaller share, unless --force is set."""
     transcription: Annotated[TranscriptionConfig, tyro.conf.arg(name="")] = field(default_factory=TranscriptionConfig)
     """Options of transcription."""
 
@@ -128,6 +130,7 @@ def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
                 work=work,
                 force=arguments.force,
                 retry_rejected=arguments.retry_rejected,
+                max_rejected_share=arguments.max_rejected_share,
             )
         )
         if arguments.dry_run:

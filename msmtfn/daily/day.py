@@ -193,13 +193,19 @@ def open_run(plan: DayPlan) -> Run:
     return Run(plan, task, run_pass, resumed)
 
 
-def finish_run(run: Run, report: Reporter, check: Callable[[], None] = lambda: None) -> Success:
+def finish_run(
+    run: Run,
+    report: Reporter,
+    check: Callable[[], None] = lambda: None,
+    accept: Callable[[Success | None, Success], None] = lambda _before, _after: None,
+) -> Success:
     """Process the remaining calls of a run and publish the day; Ray must be running if any call remains.
 
     Args:
         run: the run to finish.
         report: callback that receives the progress.
         check: raises `LockedError` if another run has taken the day over; the day then stays unchanged.
+        accept: raises `PublishError` if the published day must not be replaced; see `publish_day`.
 
     Returns:
         The record of the published day.
@@ -217,21 +223,9 @@ def finish_run(run: Run, report: Reporter, check: Callable[[], None] = lambda: N
             plan.graph.max_crashed_share,
             lambda done, rejected: report(done, rejected, run.resumed),
         )
-    processed_in = time.monotonic() - started
+    rates = _rates(passes, time.monotonic() - started)
     drift = _compare(run)
-    record = Success(
-        date=plan.manifest.date,
-        run_id=plan.run_id,
-        model=escape_controls(plan.graph.name),  # as a file's name it need not be text
-        model_version=plan.graph.version,
-        calls_resumed=run.resumed,
-        seconds=round(time.monotonic() - started, 3),
-        **_rates(passes, processed_in),
-        drift=drift,
-        published_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        versions=_versions(),
-        retried=None if plan.retried is None else task.num_calls,
-    )
+    record = _make_record(run, round(time.monotonic() - started, 3), drift, rates)
     if (moved := describe_drift(drift)) is not None:
         logger.warning("%s: drift: %s", plan.run_id, moved)
     check()
@@ -245,11 +239,30 @@ def finish_run(run: Run, report: Reporter, check: Callable[[], None] = lambda: N
         check,
         table=plan.table,
         kind=plan.graph.table,
+        accept=accept,
     )
     delete_runs(plan, check)
     report(task.num_calls, success.rejected, run.resumed)
     logger.info("%s: published %s", plan.run_id, day_folder(plan.leads, plan.manifest.date))
     return success
+
+
+def _make_record(run: Run, seconds: float, drift: dict[str, Any], rates: dict[str, Any]) -> Success:
+    """Return what a run knows of itself before it is published."""
+    plan = run.plan
+    return Success(
+        date=plan.manifest.date,
+        run_id=plan.run_id,
+        model=escape_controls(plan.graph.name),  # as a file's name it need not be text
+        model_version=plan.graph.version,
+        calls_resumed=run.resumed,
+        seconds=seconds,
+        **rates,
+        drift=drift,
+        published_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        versions=_versions(),
+        retried=None if plan.retried is None else run.task.num_calls,
+    )
 
 
 def _compare(run: Run) -> dict[str, Any]:

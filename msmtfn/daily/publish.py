@@ -134,6 +134,7 @@ def publish_day(
     check: Callable[[], None] = lambda: None,
     table: LeadsTable | None = None,
     kind: DayTable = LEADS,
+    accept: Callable[[Success | None, Success], None] = lambda _before, _after: None,
 ) -> Success:
     """Order the calls of a run and publish the day, in place of what was published of it before.
 
@@ -149,12 +150,14 @@ def publish_day(
         check: raises `LockedError` if another run has taken the day over.
         table: table in which the day is registered once it is published.
         kind: what is published.
+        accept: raises `PublishError` if the day must not be replaced; called with the record of the published day, if
+            there is one, and with the record of the day that is to replace it.
 
     Returns:
         The record that was written.
 
     Raises:
-        PublishError: the parts do not hold every call of the manifest exactly once.
+        PublishError: the parts do not hold every call of the manifest exactly once, or `accept` refused.
         LockedError: another run has taken the day over; nothing of this one is left.
         StorageError: a folder cannot be written, or the day is published and the table cannot be.
     """
@@ -165,6 +168,7 @@ def publish_day(
     order, num_ranked = kind.order(keys)
     tables = _ordered_tables(scored_parts, order, num_ranked, published, kind.rows_per_file or ROWS_PER_FILE)
     counted = _with_counts(record, keys, kind.done_status)
+    accept(read_success(leads, date), counted)
     return publish_tables(leads, date, run, tables, counted, check, table, kind.name)
 
 

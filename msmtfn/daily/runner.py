@@ -15,6 +15,7 @@ from msmtfn.daily.day import DayPlan, finish_run, open_run, plan_day, tidy_up
 from msmtfn.daily.graph import Graph
 from msmtfn.daily.lock import lock_day
 from msmtfn.daily.progress import show_progress
+from msmtfn.daily.replacement import MAX_REJECTED_SHARE, refuse_worse
 from msmtfn.daily.success import Success
 from msmtfn.daily.transcripts import Transcripts
 from msmtfn.errors import JobError
@@ -46,6 +47,7 @@ class DayRunner(Generic[DayGraph]):
         table: table of the leads; None if none is kept.
         deliver: makes things of a published day under its lock, also of one that was published before; called with the
             root, the day, and a function that raises `LockedError` if another run has taken the day over.
+        max_rejected_share: maximum share of rejects with which a day may replace a better one, unless `force` is set.
     """
 
     manifests: str
@@ -60,6 +62,7 @@ class DayRunner(Generic[DayGraph]):
     transcripts: Transcripts | None = None
     table: LeadsTable | None = None
     deliver: Callable[[str, dt.date, Callable[[], None]], None] | None = None
+    max_rejected_share: float = MAX_REJECTED_SHARE
 
     def prepare_storage(self) -> None:
         """Log a warning if the storage of the root has no conditional writes; finish what earlier runs left undone.
@@ -121,7 +124,11 @@ class DayRunner(Generic[DayGraph]):
         if run.run_pass is not None:
             self.start_ray()
         with show_progress(self.console, run.task.num_calls, self.verb) as report:
-            return finish_run(run, report, check_lock)
+            return finish_run(run, report, check_lock, self._accept)
+
+    def _accept(self, before: Success | None, after: Success) -> None:
+        if not self.force:
+            refuse_worse(before, after, self.max_rejected_share)
 
 
 def _refuse_retry(plan: DayPlan) -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from msmtfn import storage
 from msmtfn.corpora import DEMO, is_demo, replace_demo
 from msmtfn.daily.keep_table import RETENTION_DAYS, open_table
+from msmtfn.daily.replacement import MAX_REJECTED_SHARE
 from msmtfn.daily.runner import DayRunner
 from msmtfn.daily.success import Success
 from msmtfn.daily.transcripts import Transcripts
@@ -48,12 +49,13 @@ def score_day(
     force: bool = False,
     retry_rejected: bool = False,
     transcripts: str | os.PathLike[str] | None = None,
+    max_rejected_share: float = MAX_REJECTED_SHARE,
     console: Console | None = None,
 ) -> Success:
     """Score a day of recorded calls and publish its leads, as the command `score-daily` does.
 
-    The same call again is safe: after a crash it resumes, after a success it does nothing. It runs on the Ray that this
-    process is connected to, else on the cluster at `RAY_ADDRESS`, else it starts Ray on this machine while it works.
+    The same call again is safe: after a crash it resumes, after a success it does nothing. It runs on this process's
+    Ray, else on the cluster at `RAY_ADDRESS`, else on a Ray of its own.
 
     Args:
         date: the day.
@@ -68,16 +70,15 @@ def score_day(
         force: score the day again even if it is published.
         retry_rejected: of a published day, score again only the rejects that could succeed now.
         transcripts: root of the transcripts that `transcribe_day` publishes, for calls without turns.
+        max_rejected_share: maximum share of rejects with which a day may replace a better one, unless `force` is set.
         console: terminal for the progress bar; without a terminal the progress is logged.
 
     Raises:
         UsageError: the leads overlap what is read, `date` is no plain date, or options do not go together.
-        LockedError: another run is working on the day, or has taken it over.
-        JobError: the day could not be published; the same call resumes where this one stopped.
+        JobError: the day could not be published, or another run has it (`LockedError`); the same call resumes it.
 
     Example:
-        >>> success = score_day(datetime.date(2026, 1, 5), manifests="calls", leads="leads")
-        >>> success.scored
+        >>> score_day(datetime.date(2026, 1, 5), manifests="calls", leads="leads").scored
         47
     """
     if type(date) is not dt.date:  # a datetime would name another folder
@@ -89,9 +90,9 @@ def score_day(
     heard = None if transcripts is None else os.fspath(transcripts)
     refuse_overlapping_leads([manifests, day], leads, work, model, config.prepare.allowed_prefixes, delivery, heard)
     kept = open_table(leads, table, table_retention_days)
-    options: dict[str, Any] = {"force": force, "retry_rejected": retry_rejected, "transcripts": heard}
-    outputs: dict[str, Any] = {"work": work, "table": kept, "delivery": delivery}
-    with open_scorer(manifests, leads, model, config, console, **outputs, **options) as scorer:
+    outputs: dict[str, Any] = {"work": work, "table": kept, "delivery": delivery, "transcripts": heard}
+    rules: dict[str, Any] = {"force": force, "retry_rejected": retry_rejected, "max_rejected_share": max_rejected_share}
+    with open_scorer(manifests, leads, model, config, console, **outputs, **rules) as scorer:
         scorer.prepare_storage()
         return scorer.run(date)[1]
 
@@ -110,6 +111,7 @@ def open_scorer(
     force: bool = False,
     retry_rejected: bool = False,
     transcripts: str | None = None,
+    max_rejected_share: float = MAX_REJECTED_SHARE,
 ) -> Iterator[DayRunner[ScoringGraph]]:
     """Fetch the model and yield a runner of days; Ray, if it was started, and the model's copy are gone afterwards.
 
@@ -144,6 +146,7 @@ def open_scorer(
             transcripts=None if transcripts is None else Transcripts(transcripts),
             table=table,
             deliver=partial(_deliver, delivery or DeliveryConfig()),
+            max_rejected_share=max_rejected_share,
         )
 
 

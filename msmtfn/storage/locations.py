@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from fsspec import AbstractFileSystem
 from msmtfn.errors import UsageError
 
 PROTOCOLS: Final = ("file", "s3")
+
+_CREDENTIALS: Final = re.compile("://[^@]*@")
+"""User and password in a URI; the password may hold a slash."""
 
 S3_TIMEOUTS: Final = {"connect_timeout": 10, "read_timeout": 60}
 
@@ -31,12 +35,19 @@ def protocol_of(location: str) -> str:
     """Return the protocol of a location, `file` or `s3`.
 
     Raises:
-        UsageError: another scheme.
+        UsageError: another scheme, or a user and a password, which no message repeats.
     """
-    scheme, separator, _ = location.partition("://")
+    scheme, separator, rest = location.partition("://")
     protocol = scheme if separator else "file"
     if protocol not in PROTOCOLS:
-        raise UsageError(f"{location} has the scheme {scheme}://; use a path, file:// or s3://")
+        shown = _CREDENTIALS.sub("://…@", location)
+        raise UsageError(f"{shown} has the scheme {scheme}://; use a path, file:// or s3://")
+    bucket = rest.partition("/")[0]
+    if protocol == "s3" and ("@" in bucket or (":" in bucket and not bucket.startswith("arn:"))):
+        raise UsageError(
+            "an S3 location holds a user and a password; leave them out, as in s3://bucket/folder, and set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        )
     return protocol
 
 

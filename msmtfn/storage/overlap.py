@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msmtfn import storage
 from msmtfn.errors import UsageError
+from msmtfn.storage.untrusted import printable
+
+MAX_SHOWN: Final = 300
 
 
 class NamedLocation(NamedTuple):
@@ -28,15 +32,29 @@ def refuse_overlaps(inputs: Iterable[NamedLocation], outputs: Iterable[NamedLoca
     """Check that no output is, contains or lies inside an input, and that no two outputs are the same location.
 
     Raises:
-        UsageError: two of them overlap; the message names both options and both locations as given.
+        UsageError: two of them overlap, or an output has a name that libraries read differently; the message names the
+            options and the locations as given.
     """
     outputs = list(outputs)
+    for output in outputs:
+        _check_name(output)
     for output, given in itertools.product(outputs, list(inputs)):
         if contains(output.location, given.location) or contains(given.location, output.location):
             _refuse(output, given)
     for output, other in itertools.combinations(outputs, 2):
         if contains(output.location, other.location) and contains(other.location, output.location):
             _refuse(output, other)
+
+
+def _check_name(output: NamedLocation) -> None:
+    """Refuse names that libraries cannot take: Ray Data, for one, parses every path as a URL and drops characters."""
+    storage.protocol_of(output.location)  # refuses a password, which the message below would show
+    kinds = set(map(unicodedata.category, output.location))
+    if "?" in output.location or kinds & {"Cc", "Cs"}:
+        raise UsageError(
+            f"{output.option} {printable(output.location, MAX_SHOWN)} holds a question mark, a control character or "
+            "bytes that are no text; choose a name without them"
+        )
 
 
 def is_location(name: str) -> bool:

@@ -48,10 +48,10 @@ from msmtfn.training.progress import Progress, ProgressBoard, report_progress
 from msmtfn.training.recipe import Recipe
 from msmtfn.training.resources import ClusterConfig
 from msmtfn.training.shares import EpochShares
+from msmtfn.training.states import RUN_NAME, delete_broken_snapshot, find_state, load_state, save_state
 
 logger = logging.getLogger(__name__)
 
-STATE_NAME: Final = "state.pt"
 EPOCHS_NAME, CURVES_NAME = "epochs.jsonl", "curves.png"
 SHUFFLED_CALLS: Final = 256
 """Size of a worker's shuffle buffer, in calls, which mixes the calls of several files."""
@@ -103,7 +103,7 @@ class _WorkerSettings:
     threads: int
     steps_per_epoch: int
     training_intents: npt.NDArray[np.int64]
-    epochs_file: str
+    folder: str
     training: str
     validation: str
     board: Any
@@ -206,6 +206,7 @@ def _fit(
             f"{len(splits[0].rows)} training calls are too few for {cluster.num_workers} workers; use fewer workers"
         )
     filesystem, path = storage.arrow_filesystem_of(folder)
+    delete_broken_snapshot(folder)
     with _progress_board(report) as board:
         settings = _WorkerSettings(
             network=ray.put(pack_network(run.model.network)),
@@ -214,7 +215,7 @@ def _fit(
             threads=min(cluster.cpus_per_worker, os.cpu_count() or 1),
             steps_per_epoch=-(-calls_per_worker // recipe.calls_per_step),
             training_intents=splits[0].intents,
-            epochs_file=storage.join(folder, EPOCHS_NAME),
+            folder=folder,
             training=call_folders[0],
             validation=call_folders[1],
             board=board,
@@ -229,7 +230,7 @@ def _fit(
                 | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}),
             ),
             run_config=ray.train.RunConfig(
-                name="ray-train",
+                name=RUN_NAME,
                 storage_path=path,
                 storage_filesystem=filesystem,
                 failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
@@ -244,7 +245,7 @@ def _fit(
         raise TrainingError(stop_reason)
     if result.checkpoint is None:
         raise TrainingError("training ended without a checkpoint; the log above says why")
-    return _load_state(result.checkpoint)
+    return load_state(result.checkpoint)
 
 
 def _run_trainer(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
@@ -278,9 +279,9 @@ def _train_loop_per_worker(config: dict[str, Any]) -> None:
         device=device,
         on_step=partial(_post_step, settings.board) if rank == 0 else lambda _: None,
     )
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        loop.load_state_dict(_load_state(checkpoint))
+    state = find_state(ray.train.get_checkpoint(), settings.folder)
+    if state is not None:
+        loop.load_state_dict(state)
     if rank == 0:
         settings.board.post.remote(TrainingStarted(first_epoch=len(loop.epochs), num_workers=world_size))
     try:
@@ -310,17 +311,11 @@ def _save_epoch(settings: _WorkerSettings, rank: int, loop: Loop) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if rank == 0:
-            torch.save(loop.state_dict(), Path(folder) / STATE_NAME)
+            save_state(loop.state_dict(), Path(folder))
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-            storage.write_text(settings.epochs_file, format_epochs(loop.epochs))
+            storage.write_text(storage.join(settings.folder, EPOCHS_NAME), format_epochs(loop.epochs))
             settings.board.post.remote(epoch)
         ray.train.report(epoch.as_row(), checkpoint=checkpoint)
-
-
-def _load_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
-    with checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(Path(folder) / STATE_NAME, map_location="cpu", weights_only=True)
-    return state
 
 
 class _StoredCalls:

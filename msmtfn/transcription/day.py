@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from msmtfn import storage
+from msmtfn.daily.replacement import MAX_REJECTED_SHARE
 from msmtfn.daily.runner import DayRunner
 from msmtfn.daily.success import Success
 from msmtfn.daily.work import default_work
@@ -33,6 +34,7 @@ def transcribe_day(
     work: str | os.PathLike[str] | None = None,
     force: bool = False,
     retry_rejected: bool = False,
+    max_rejected_share: float = MAX_REJECTED_SHARE,
     console: Console | None = None,
 ) -> Success:
     """Transcribe a day of recorded calls and publish the transcripts, as the command `transcribe-daily` does.
@@ -46,14 +48,14 @@ def transcribe_day(
         transcripts: root of the transcripts, published as `<transcripts>/date=YYYY-MM-DD/`.
         recogniser: a folder, an `s3://` URI or a name on the Hugging Face hub.
         config: how calls are heard and recognised, and how the work is spread.
-        work: root of the work in progress, by default `<transcripts>.work`; a location outside the transcripts, and not
-            that of any leads.
+        work: root of the work in progress, by default `<transcripts>.work`; outside the transcripts, not that of leads.
         force: transcribe the day again even if it is published; recordings that were heard before are not recognised.
         retry_rejected: of a published day, transcribe again only the rejects that could succeed now.
+        max_rejected_share: maximum share of rejects with which a day may replace a better one, unless `force` is set.
         console: terminal for the progress bar; without a terminal the progress is logged.
 
     Returns:
-        The record of the published day; `scored` in it is the number of calls transcribed.
+        The record of the published day, in which `scored` calls were transcribed.
 
     Raises:
         UsageError: the transcripts overlap what is read, `date` is no plain date, or options do not go together.
@@ -63,8 +65,7 @@ def transcribe_day(
     if type(date) is not dt.date:  # a datetime would name another folder
         raise UsageError(f"date is {date!r}; it must be a datetime.date, such as datetime.date(2026, 1, 5)")
     manifests, transcripts, recogniser = os.fspath(manifests), os.fspath(transcripts), os.fspath(recogniser)
-    config = config or TranscriptionConfig()
-    day = storage.join(manifests, f"{storage.DAY_PREFIX}{date}")
+    config, day = config or TranscriptionConfig(), storage.join(manifests, f"{storage.DAY_PREFIX}{date}")
     work = default_work(transcripts, "--transcripts") if work is None else os.fspath(work)
     refuse_overlapping_transcripts([manifests, day], transcripts, work, recogniser, config.listen.allowed_prefixes)
     with contextlib.ExitStack() as stack:
@@ -79,6 +80,7 @@ def transcribe_day(
             work=work,
             force=force,
             retry_rejected=retry_rejected,
+            max_rejected_share=max_rejected_share,
         ) as transcriber:
             transcriber.prepare_storage()
             return transcriber.run(date)[1]
@@ -96,6 +98,7 @@ def open_transcriber(
     work: str,
     force: bool = False,
     retry_rejected: bool = False,
+    max_rejected_share: float = MAX_REJECTED_SHARE,
 ) -> Iterator[DayRunner[TranscriptionGraph]]:
     """Fetch the recogniser and yield a runner of days; the recogniser's copy is gone afterwards.
 
@@ -118,6 +121,7 @@ def open_transcriber(
             verb="transcribing",
             force=force,
             retry_rejected=retry_rejected,
+            max_rejected_share=max_rejected_share,
         )
 
 

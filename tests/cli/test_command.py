@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -10,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
 from msmtfn.cli import main
-from msmtfn.cli.command import run_command
+from msmtfn.cli.command import SafeConsole, run_command
 from msmtfn.errors import JobError, LockedError, StorageError, UsageError
 
 
@@ -75,7 +78,7 @@ def test_a_library_that_ends_the_process_is_no_wrong_usage(code: int | str, caps
 def test_a_signal_lets_the_job_clean_up_and_write_its_last_line(number: int, code: int) -> None:
     program = textwrap.dedent("""
         import signal, sys, time
-        from msmtfn.cli.command import run_command
+        from msmtfn.cli.command import SafeConsole, run_command
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
         days = [{"date": "2026-11-21", "exit_code": 0}]
         def work():
@@ -100,6 +103,42 @@ def test_a_signal_lets_the_job_clean_up_and_write_its_last_line(number: int, cod
         "days": [{"date": "2026-11-21", "exit_code": 0}],
         "error": "stopped by a signal; run the same command again",
     }
+
+
+def test_what_the_locale_cannot_write_is_escaped_and_does_not_end_the_job() -> None:
+    program = textwrap.dedent("""
+        import logging, sys
+        from msmtfn.cli.command import SafeConsole, run_command
+        def work():
+            SafeConsole().print("leads of 客户")
+            logging.error("no 客户")
+            raise OSError(2, "there is no file", "/客户")
+        sys.exit(run_command(work, job="score_daily"))
+    """)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    process = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    shown, line = process.stdout.splitlines()
+    assert shown == r"leads of \u5ba2\u6237"
+    assert r"no \u5ba2\u6237" in process.stderr
+    assert process.returncode == json.loads(line)["exit_code"] == 1
+    assert "/客户" in json.loads(line)["error"]
+
+
+@pytest.mark.parametrize(("columns", "is_whole"), [(None, True), ("60", False)])
+def test_a_table_is_cut_only_at_the_width_of_a_terminal_or_at_the_one_that_is_set(
+    columns: str | None, is_whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    console = SafeConsole(file=io.StringIO())
+    table = Table("call", "place")
+    table.add_row("a" * 90, "b" * 90)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    assert ("a" * 90 in console.file.getvalue()) is is_whole
 
 
 def test_a_wrong_option_is_wrong_usage_and_help_is_not_a_result(capsys: pytest.CaptureFixture[str]) -> None:

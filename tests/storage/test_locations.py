@@ -23,6 +23,20 @@ def test_an_unknown_scheme_is_wrong_usage_and_the_message_names_those_known(loca
         storage.read_text(location)
 
 
+@pytest.mark.parametrize(
+    "location", ["s3://user:word@bucket/a", "s3://user:wo/rd@bucket/a", "s3://user@bucket", "https://user:wo/rd@host/a"]
+)
+def test_a_password_in_a_location_is_refused_and_not_repeated(location: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        storage.absolute(location)
+    assert not any(part in str(refused.value) for part in ("word", "wo/rd", "rd@", "user:"))
+
+
+@pytest.mark.parametrize("location", ["s3://bucket/a@b:c", "s3://arn:aws:s3:eu-1:1:accesspoint/a", "/user:word@host"])
+def test_other_locations_may_hold_an_at_sign_or_a_colon(location: str) -> None:
+    assert storage.absolute(location) == location
+
+
 def test_a_relative_path_is_not_absolute_and_an_address_is() -> None:
     absolute = [name for name in ("a/b", "../a", "/a", "file:///a", "s3://b/a") if storage.is_absolute(name)]
     assert absolute == ["/a", "file:///a", "s3://b/a"]

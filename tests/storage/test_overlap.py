@@ -54,6 +54,24 @@ def test_a_relative_place_counts_from_the_working_folder(tmp_path: Path, monkeyp
     assert contains("manifests", str(tmp_path / "manifests" / "leads"))
 
 
+@pytest.mark.parametrize("name", ["leads?", "leads?day=1", "le\nads", "le\tads", "leads\x1b[2J", "leads\udcff"])
+def test_an_output_whose_name_libraries_would_change_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"^--leads .*holds a question mark, a control character or bytes") as refused:
+        refuse_overlaps([], [NamedLocation("--leads", f"{tmp_path}/{name}")])
+    assert str(refused.value).isprintable()
+    refuse_overlaps([NamedLocation("--manifests", f"{tmp_path}/{name}")], [])
+
+
+def test_an_output_may_have_any_other_name(tmp_path: Path) -> None:
+    refuse_overlaps([], [NamedLocation("--leads", f"{tmp_path}/线索　一\xa0二 #1 %3F [a]*;b")])
+
+
+def test_a_password_is_not_repeated_where_an_output_is_refused() -> None:
+    with pytest.raises(UsageError) as refused:
+        refuse_overlaps([], [NamedLocation("--leads", "s3://user:word@bucket/leads?")])
+    assert "word" not in str(refused.value)
+
+
 def test_the_message_names_both_options_and_both_places_as_given(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         refuse_overlaps(
