@@ -28,6 +28,8 @@ class MsmtFnConfig(PreTrainedConfig):
         encoder_sample_rate: sample rate of the audio encoder's input in Hz.
         max_round_sec: maximum length of a round in seconds.
         overlong_rounds: "truncate" cuts a round at `max_round_sec`, "split" turns the rest into further rounds.
+        round_unit: what a round is: "exchange" is one of agent and customer, "turn" is one turn, whoever speaks, as in
+            corpora of utterances.
         max_text_tokens: maximum number of tokens in a round, special tokens included.
         modalities: "both", or the only modality that is used, "text" or "audio"; the other is its [CLS] vector alone.
         silence: "keep" encodes rounds as they are, "remove" only the speech in them (paper, table 6, Rm-silence).
@@ -68,6 +70,7 @@ class MsmtFnConfig(PreTrainedConfig):
     encoder_sample_rate: int = 8000
     max_round_sec: int | float = 40.0
     overlong_rounds: Literal["truncate", "split"] = "truncate"
+    round_unit: Literal["exchange", "turn"] = "exchange"
     max_text_tokens: int = 199
     modalities: Literal["both", "text", "audio"] = "both"
     silence: Literal["keep", "remove"] = "keep"
