@@ -24,6 +24,7 @@ class MsmtFnConfig(PreTrainedConfig):
         text_config: configuration of the text encoder, a BERT, RoBERTa or RoFormer.
         audio_frontend: "encoder" uses the audio encoder's own convolutions, "wav2vec2" puts those of `frontend_config`
             before the audio encoder's transformer (paper, section 3.3).
+        frontend_encoder: hub name or folder of the wav2vec 2.0 model whose convolutions are the frontend.
         frontend_config: configuration of the wav2vec 2.0 model whose convolutions are the frontend.
         encoder_sample_rate: sample rate of the audio encoder's input in Hz.
         max_round_sec: maximum length of a round in seconds.
@@ -66,6 +67,7 @@ class MsmtFnConfig(PreTrainedConfig):
     audio_config: PreTrainedConfig | dict[str, Any] | None = None
     text_config: PreTrainedConfig | dict[str, Any] | None = None
     audio_frontend: Literal["encoder", "wav2vec2"] = "encoder"
+    frontend_encoder: str = ""
     frontend_config: PreTrainedConfig | dict[str, Any] | None = None
     encoder_sample_rate: int = 8000
     max_round_sec: int | float = 40.0
