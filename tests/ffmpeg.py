@@ -54,3 +54,23 @@ def encode_media(
             for packet in stream.encode(frame):
                 file.mux(packet)
     return target.getvalue()
+
+
+def encode_video(samples: npt.NDArray[np.int16], rate: int, layout: str, video_codec: str = "libx264") -> bytes:
+    """Encode (C, S) samples as the AAC sound of a short black video in an MP4; `layout` is FFmpeg's, such as `5.1`."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as file:
+        picture: Any = file.add_stream(video_codec, rate=5)
+        picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
+        sound: Any = file.add_stream("aac", rate=rate, layout=layout)
+        sound.codec_context.open()
+        for _ in range(3):
+            black = av.VideoFrame.from_ndarray(np.zeros((48, 32), np.uint8), format="yuv420p")
+            file.mux(picture.encode(black))
+        whole = av.AudioFrame.from_ndarray(samples.astype(np.float32) / 2**15, format="fltp", layout=layout)
+        whole.sample_rate, whole.pts = rate, 0
+        cut = av.AudioResampler("fltp", layout, rate, sound.codec_context.frame_size)
+        for frame in [*cut.resample(whole), *cut.resample(None), None]:
+            file.mux(sound.encode(frame))
+        file.mux(picture.encode(None))
+    return target.getvalue()

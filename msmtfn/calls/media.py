@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -74,6 +75,30 @@ def decode_media(
     if first is None:
         return 0, iter(())
     return first.sample_rate, _join_frames(first, frames, block_frames)
+
+
+def decode_video_sound(data: memoryview, sample_rate: int) -> npt.NDArray[np.int16]:
+    """Decode the sound of a video in an MP4, with any number of channels.
+
+    Args:
+        data: content of the file.
+        sample_rate: sample rate to resample to, in Hz.
+
+    Returns:
+        (S,) samples; FFmpeg has mixed the channels down to one.
+
+    Raises:
+        CallError: the file cannot be opened or decoded, or has not exactly one audio stream (`audio_unreadable`).
+    """
+    frames = _decode_frames(data, "MP4", None)
+    first = next(frames, None)
+    if first is None:
+        return np.empty(0, np.int16)
+    import av  # noqa: PLC0415
+
+    resampler = av.AudioResampler("s16", "mono", sample_rate)  # of floats it would not keep the sum below full scale
+    resampled = [part for frame in chain([first], frames, [None]) for part in resampler.resample(frame)]
+    return np.concatenate([part.to_ndarray().reshape(-1) for part in resampled])
 
 
 def _decode_frames(data: memoryview, container: str, packet_bytes: int | None) -> Iterator[av.AudioFrame]:

@@ -1,7 +1,7 @@
 """Cut a call into rounds: by its turns, by the voice activity of its two channels, or into windows.
 
 A round is one exchange: the agent's turns, then the customer's, up to the agent's next turn. Silence is kept, because
-a delayed answer is informative: a round lasts until the next one starts.
+a delayed answer is informative: a round lasts until the next one starts. In corpora of utterances a round is one turn.
 Shapes: C channels, S samples.
 """
 
@@ -71,6 +71,8 @@ class RoundsConfig:
     """Maximum length of a round in seconds."""
     overlong_rounds: Literal["truncate", "split"] = "truncate"
     """Treatment of longer rounds: truncate drops the excess audio but no text, split makes further rounds of it."""
+    round_unit: Literal["exchange", "turn"] = "exchange"
+    """What a round is: an exchange of agent and customer, or a turn, whoever speaks."""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
     """Voice activity detection that finds the turns of a two-channel call without a transcript."""
 
@@ -79,6 +81,7 @@ class RoundsConfig:
         is_possible = SMALLEST_MAX_ROUND_SEC <= seconds < math.inf
         require(is_possible, "max_round_sec", seconds, f"finite and at least {SMALLEST_MAX_ROUND_SEC}")
         require(overlong in ("truncate", "split"), "overlong_rounds", overlong, "'truncate' or 'split'")
+        require(self.round_unit in ("exchange", "turn"), "round_unit", self.round_unit, "'exchange' or 'turn'")
 
 
 def speaker_name(number: int) -> Speaker:
@@ -147,8 +150,11 @@ def check_turns(turns: Sequence[Turn], duration_sec: float) -> None:
 def _rounds_or_windows(
     turns: Sequence[Turn], duration_sec: float, config: RoundsConfig, *, shortest_sec: float = ZERO_LENGTH_SEC
 ) -> list[Round]:
-    """Group the turns of two speakers into rounds; those of one speaker have none, so the whole call is cut."""
-    if len({turn.speaker for turn in turns}) >= NUM_SPEAKERS:
+    """Group the turns of two speakers into rounds; those of one speaker have none, so the whole call is cut.
+
+    Where each turn is a round, the number of speakers does not matter.
+    """
+    if config.round_unit == "turn" or len({turn.speaker for turn in turns}) >= NUM_SPEAKERS:
         return rounds_from_turns(turns, duration_sec, config, shortest_sec=shortest_sec)
     in_order = sorted(turns, key=lambda turn: turn.start_sec)
     return _split_span(0.0, duration_sec, in_order, config.max_round_sec) if duration_sec > 0 else []
@@ -169,7 +175,8 @@ def rounds_from_turns(
     end_sec = min(max((turn.end_sec for turn in turns if turn.start_sec < duration_sec), default=0.0), duration_sec)
     if not turns or end_sec - turns[0].start_sec <= shortest_sec:
         return _split_span(0.0, duration_sec, turns, config.max_round_sec)
-    exchanges = _merge_empty_exchanges(_group_exchanges(turns), end_sec, shortest_sec)
+    groups = [[turn] for turn in turns] if config.round_unit == "turn" else _group_exchanges(turns)
+    exchanges = _merge_empty_exchanges(groups, end_sec, shortest_sec)
     starts_sec = [exchange[0].start_sec for exchange in exchanges]
     rounds = []
     for exchange, round_end_sec in zip(exchanges, [*starts_sec[1:], end_sec], strict=True):

@@ -24,8 +24,12 @@ COMMANDS: Final = {
     "calibrate": "calibrate a model on labelled calls",
     "models": "list, promote and roll back versions of a model",
     "simulate-calls": "generate a corpus of labelled sales calls",
+    "import": "import a published corpus: MOSI, MOSEI, MELD, MarketCalls or EmoDB",
 }
-"""Commands and their summaries; a command's module in `msmtfn.cli` has the same name with underscores."""
+"""Commands and their summaries."""
+
+LONGER_NAMES: Final = {"import": "import-corpus"}
+"""Other names of commands whose own name Python reserves; they name module and script."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,8 +62,13 @@ def run_script(path: str) -> int:
     return _run(Path(path).stem.replace("_", "-"), Path(path).name, sys.argv[1:])
 
 
+def module_name(command: str) -> str:
+    """Return the name of a command's module in `msmtfn.cli` and of its script: its own, with underscores."""
+    return LONGER_NAMES.get(command, command).replace("-", "_")
+
+
 def _run(command: str, program: str, arguments: Sequence[str]) -> int:
-    name = command.replace("-", "_")
+    name = module_name(command)
     try:
         module = importlib.import_module(f"msmtfn.cli.{name}")
     except Exception as exc:

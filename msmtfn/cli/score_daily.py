@@ -250,5 +250,28 @@ def _open_transcriber(
         work=work,
         max_rejected_share=arguments.max_rejected_share,
     )
+
+
+def _show(scorer: DayRunner[ScoringGraph], delivery: DeliveryConfig, plan: DayPlan, success: Success) -> None:
+    """Print the summary of a published day, and where the deliveries are."""
+    date = plan.manifest.date
+    scorer.console.print(summarize(plan.leads, date, success, is_trained=is_trained(scorer.graph.folder)))
+    for line in describe_deliveries(delivery, date):
+        scorer.console.print(line, highlight=False, soft_wrap=True)
+
+
+def _resolve_roots(arguments: Arguments) -> tuple[str, str, DeliveryConfig]:
+    """Return the roots of the manifests and of the leads, and what to deliver."""
+    if arguments.demo:
+        folder = Path(tempfile.mkdtemp(prefix="msmtfn-demo-"))
+        logger.info("generating a small day of calls in %s", folder)
+        manifests = write_demo_day(folder, DEMO_DATE)
+        given = arguments.delivery
+        delivery = replace(
+            given,
+            report=given.report or str(folder / "report"),
+            customers=given.customers or str(folder / "customers"),
+            recording_url_template=given.recording_url_template or f"{manifests.absolute().as_uri()}/{{path}}",
+        )
         return str(manifests), str(folder / "leads"), delivery
     return str(arguments.manifests), str(arguments.leads), arguments.delivery

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from msmtfn.cli.command import PARSER_OPTIONS, SafeConsole, run_command
+from msmtfn.cli.network_options import NetworkOptions, given_options
 from msmtfn.labels import TASKS
 from msmtfn.model.location import read_current
 from msmtfn.progress import LineLog, TimeLeft, show_bar
@@ -45,16 +46,19 @@ class Arguments(TrainingJob):
     last_date: Annotated[dt.date | None, tyro.conf.arg(name="to")] = None
     gate: Annotated[GateConfig, tyro.conf.arg(name="")] = field(default_factory=GateConfig)
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
+    network: tyro.conf.Suppress[Mapping[str, Any]] = field(default_factory=dict)
+    network_options: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(default_factory=NetworkOptions)
     freeze_encoders: bool = False
     """Same as --frozen encoders --augment none: encoder outputs are computed once and only the rest is trained."""
 
     def complete(self) -> Arguments:
-        """Return the arguments with --freeze-encoders expanded into the options that it stands for."""
+        """Return the arguments with the network's settings, and what --freeze-encoders stands for, in their places."""
+        network = {**self.network, **given_options(self.network_options)}
         if not self.freeze_encoders:
-            return self
+            return replace(self, network=network)
         recipe = self.training.recipe
         recipe = replace(recipe, frozen="encoders", augmentation=replace(recipe.augmentation, augment="none"))
-        return replace(self, training=replace(self.training, recipe=recipe))
+        return replace(self, network=network, training=replace(self.training, recipe=recipe))
 
 
 RECIPES: Final = {
@@ -78,8 +82,8 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 def _train(program: str, arguments: Sequence[str]) -> None:
     options = tyro.extras.overridable_config_cli(RECIPES, prog=program, args=arguments, config=PARSER_OPTIONS)
-    options.check()
     job, console = options.complete(), SafeConsole()
+    job.check()
     with _show_progress(console, job.training.recipe.max_epochs) as report:
         result = run_job(job, report)
     if result.epochs:

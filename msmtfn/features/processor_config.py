@@ -64,6 +64,8 @@ class ProcessorConfig:
     """Maximum length of a round in seconds."""
     overlong_rounds: Literal["truncate", "split"] = "truncate"
     """Treatment of longer rounds: truncate drops the excess audio, split makes further rounds of it."""
+    round_unit: Literal["exchange", "turn"] = "exchange"
+    """What a round is: an exchange of agent and customer, or a turn, whoever speaks."""
     max_text_tokens: int = 199
     """Maximum number of tokens in a round, special tokens included."""
     silence: Literal["keep", "remove"] = "keep"
@@ -80,7 +82,10 @@ class ProcessorConfig:
     def rounds(self) -> RoundsConfig:
         """Options of cutting a call into rounds."""
         return RoundsConfig(
-            max_round_sec=float(self.max_round_sec), overlong_rounds=self.overlong_rounds, activity=self.activity
+            max_round_sec=float(self.max_round_sec),
+            overlong_rounds=self.overlong_rounds,
+            round_unit=self.round_unit,
+            activity=self.activity,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -200,13 +200,14 @@ def load_model(folder: Path) -> Model:
     return Model(network.train(False), processor.tokenizer, processor.config.activity, read_calibration(folder))
 
 
-def build_model_from_encoders(audio_encoder: str, text_encoder: str, seed: int) -> Model:
+def build_model_from_encoders(audio_encoder: str, text_encoder: str, seed: int, **settings: Any) -> Model:
     """Build a network from pretrained encoders and new weights elsewhere, with the text encoder's tokenizer.
 
     Args:
         audio_encoder: folder or hub name of a HuBERT or wav2vec 2.0.
         text_encoder: folder or hub name of a BERT or RoBERTa.
         seed: random seed for the new weights.
+        **settings: fields of `MsmtFnConfig`.
 
     Raises:
         ModelError: an encoder cannot be loaded, or the two do not fit together.
@@ -214,7 +215,7 @@ def build_model_from_encoders(audio_encoder: str, text_encoder: str, seed: int) 
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = MsmtFn.from_encoders(audio_encoder=audio_encoder, text_encoder=text_encoder)
+            network = MsmtFn.from_encoders(audio_encoder=audio_encoder, text_encoder=text_encoder, **settings)
         tokenizer = AutoTokenizer.from_pretrained(text_encoder, trust_remote_code=False)
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as exc:
         raise ModelError(

@@ -24,10 +24,13 @@ class MsmtFnConfig(PreTrainedConfig):
         text_config: configuration of the text encoder, a BERT, RoBERTa or RoFormer.
         audio_frontend: "encoder" uses the audio encoder's own convolutions, "wav2vec2" puts those of `frontend_config`
             before the audio encoder's transformer (paper, section 3.3).
+        frontend_encoder: hub name or folder of the wav2vec 2.0 model whose convolutions are the frontend.
         frontend_config: configuration of the wav2vec 2.0 model whose convolutions are the frontend.
         encoder_sample_rate: sample rate of the audio encoder's input in Hz.
         max_round_sec: maximum length of a round in seconds.
         overlong_rounds: "truncate" cuts a round at `max_round_sec`, "split" turns the rest into further rounds.
+        round_unit: what a round is: "exchange" is one of agent and customer, "turn" is one turn, whoever speaks, as in
+            corpora of utterances.
         max_text_tokens: maximum number of tokens in a round, special tokens included.
         modalities: "both", or the only modality that is used, "text" or "audio"; the other is its [CLS] vector alone.
         silence: "keep" encodes rounds as they are, "remove" only the speech in them (paper, table 6, Rm-silence).
@@ -64,10 +67,12 @@ class MsmtFnConfig(PreTrainedConfig):
     audio_config: PreTrainedConfig | dict[str, Any] | None = None
     text_config: PreTrainedConfig | dict[str, Any] | None = None
     audio_frontend: Literal["encoder", "wav2vec2"] = "encoder"
+    frontend_encoder: str = ""
     frontend_config: PreTrainedConfig | dict[str, Any] | None = None
     encoder_sample_rate: int = 8000
     max_round_sec: int | float = 40.0
     overlong_rounds: Literal["truncate", "split"] = "truncate"
+    round_unit: Literal["exchange", "turn"] = "exchange"
     max_text_tokens: int = 199
     modalities: Literal["both", "text", "audio"] = "both"
     silence: Literal["keep", "remove"] = "keep"

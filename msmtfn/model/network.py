@@ -63,9 +63,7 @@ class MsmtFn(PreTrainedModel):
         """Build a network with pretrained encoders and new weights elsewhere.
 
         Args:
-            **options: fields of `MsmtFnConfig`, and `frontend_encoder`, the wav2vec 2.0 model whose convolutions to use
-                with `audio_frontend="wav2vec2"`; it is a hub name or a folder, as are `audio_encoder` and
-                `text_encoder`.
+            **options: fields of `MsmtFnConfig`; `audio_frontend="wav2vec2"` needs `frontend_encoder`.
 
         Raises:
             ValueError: an option is out of range or does not fit the encoders.
@@ -74,8 +72,8 @@ class MsmtFn(PreTrainedModel):
             "audio_config": options.get("audio_encoder", MsmtFnConfig.audio_encoder),
             "text_config": options.get("text_encoder", MsmtFnConfig.text_encoder),
         }
-        frontend_encoder = options.pop("frontend_encoder", None)
-        if frontend_encoder is not None:
+        frontend_encoder = options.get("frontend_encoder")
+        if frontend_encoder:
             names["frontend_config"] = frontend_encoder
             options["audio_frontend"] = "wav2vec2"
         elif options.get("audio_frontend") == "wav2vec2":
@@ -85,7 +83,7 @@ class MsmtFn(PreTrainedModel):
         network.audio_encoder.model = _load_encoder(names["audio_config"], network.config.audio)
         text = network.config.text
         network.text_encoder.model = _load_encoder(names["text_config"], text, **no_pooling(text))
-        if frontend_encoder is not None:
+        if frontend_encoder:
             network.audio_encoder.use_frontend(_load_encoder(frontend_encoder, network.config.convolutions))
         return network
 

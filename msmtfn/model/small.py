@@ -39,8 +39,13 @@ def make_small_model(seed: int, **options: Any) -> Model:
 
 def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
     """Return the configuration of the small network; `options` override fields of `MsmtFnConfig`."""
+    return MsmtFnConfig(**(small_fields(vocabulary_size) | options))
+
+
+def small_fields(vocabulary_size: int) -> dict[str, Any]:
+    """Return the fields of `MsmtFnConfig` that make the small network."""
     sizes = {"hidden_size": HIDDEN_SIZE, "num_attention_heads": NUM_HEADS, "intermediate_size": INNER_SIZE}
-    fields: dict[str, Any] = {
+    return {
         "audio_encoder": "",
         "text_encoder": "",
         "audio_config": {
@@ -78,7 +83,6 @@ def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
         "dropout": 0.3,
         "attention_dropout": 0.0,
     }
-    return MsmtFnConfig(**(fields | options))
 
 
 def character_vocabulary() -> dict[str, int]:

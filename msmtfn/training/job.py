@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 import os
 import shutil
@@ -11,14 +12,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from msmtfn import storage
 from msmtfn.calls.days import find_days
 from msmtfn.corpora import is_demo, replace_demo
 from msmtfn.corpora.simulation.plan import SPLITS
 from msmtfn.engine import start_engine
-from msmtfn.errors import UsageError
+from msmtfn.errors import ModelError, UsageError
 from msmtfn.evaluation.calibrate import calibrate_folder
 from msmtfn.evaluation.evaluator import evaluate_calls
 from msmtfn.evaluation.labelled import LabelledSplit, check_splits, read_labelled, split_by_customer
@@ -27,7 +28,8 @@ from msmtfn.leads.drift import write_distribution
 from msmtfn.model.checkpoint import Model, build_model_from_encoders, fetch_model, load_model, weights_digest
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.location import CURRENT, is_in_registry, locations_of_model
-from msmtfn.model.small import make_small_model
+from msmtfn.model.settings import SETTINGS, check_names, make_config, make_config_of_encoders
+from msmtfn.model.small import character_vocabulary, make_small_model, small_fields
 from msmtfn.registry.records import GateConfig, VersionRecord
 from msmtfn.registry.registration import Registration, find_registered, register_model
 from msmtfn.storage.conditional import warn_unless_conditional
@@ -78,6 +80,8 @@ class TrainingJob:
     """HuBERT or wav2vec 2.0 for --start encoders: a folder or a name on the Hugging Face hub."""
     text_encoder: str = MsmtFnConfig.text_encoder
     """BERT or RoBERTa with its tokenizer for --start encoders: a folder or a name on the Hugging Face hub."""
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of a new network that replace those of --start: fields of `MsmtFnConfig` by their names."""
     gate: GateConfig = field(default_factory=GateConfig)
     """Criteria by which --register makes the new model current."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -101,6 +105,29 @@ class TrainingJob:
             raise UsageError("--model and --start model require each other; set both or neither")
         if not 0 < self.validation_share < 1:
             raise UsageError(f"--validation-share is {self.validation_share}; it must be between 0 and 1")
+        self._check_network()
+
+    def _check_network(self) -> None:
+        """Check the settings of the network, before any call is read."""
+        check_names(self.network)
+        if self.network and self.start == "model":
+            given = ", ".join(SETTINGS[name].option for name in self.network)
+            raise UsageError(
+                f"{given} cannot be used with --start model, which has its own settings; start a new network"
+            )
+        if self.start == "small":
+            if self.network.get("audio_frontend") == "wav2vec2" or self.network.get("frontend_encoder"):
+                raise UsageError(
+                    "a wav2vec 2.0 frontend needs --start encoders; the small network has its own encoders"
+                )
+            make_config(small_fields(len(character_vocabulary())), self.network)
+        elif self.network:
+            try:
+                make_config_of_encoders(self.audio_encoder, self.text_encoder, self.network)
+            except (OSError, ValueError) as exc:
+                raise ModelError(
+                    f"the configuration of an encoder cannot be read: {' '.join(str(exc).split())[:300]}"
+                ) from exc
 
     @property
     def target(self) -> str:
@@ -164,6 +191,7 @@ def train(
     model: Location | None = None,
     audio_encoder: str = MsmtFnConfig.audio_encoder,
     text_encoder: str = MsmtFnConfig.text_encoder,
+    network: Mapping[str, Any] | None = None,
     gate: GateConfig | None = None,
     report: Report = _ignore,
 ) -> TrainingResult:
@@ -179,9 +207,8 @@ def train(
         JobError: an argument is wrong (`UsageError`), the calls or the model cannot be used, or training failed.
 
     Example:
-        >>> result = msmtfn.train("small", corpus="corpus", out="model")
-        >>> result.folder, result.best_epoch.accuracy["five"]
-        ('/home/me/model', 0.71)
+        >>> msmtfn.train("small", corpus="corpus", out="model").best_epoch.accuracy["five"]
+        0.71
     """
     if not isinstance(recipe, TrainingConfig) and recipe not in get_args(RecipeName):
         raise UsageError(f"recipe is {recipe!r}; it must be one of {', '.join(TRAINING_CONFIGS)}, or a TrainingConfig")
@@ -201,6 +228,7 @@ def train(
         model=_as_text(model),
         audio_encoder=audio_encoder,
         text_encoder=text_encoder,
+        network=network or {},
         gate=gate or GateConfig(),
         training=recipe if isinstance(recipe, TrainingConfig) else TRAINING_CONFIGS[recipe],
     )
@@ -263,6 +291,8 @@ def _refuse_overlaps(job: TrainingJob) -> None:
     inputs += [NamedLocation("--allowed-prefixes", prefix) for prefix in job.training.prepare.allowed_prefixes]
     if job.start == "encoders":
         encoders = {"--audio-encoder": job.audio_encoder, "--text-encoder": job.text_encoder}
+        if frontend := job.network.get("frontend_encoder"):
+            encoders[SETTINGS["frontend_encoder"].option] = frontend
         inputs += [NamedLocation(option, location) for option, location in encoders.items() if is_location(location)]
     model = str(job.model)
     if job.start == "model" and not is_demo(model) and not (job.register and is_in_registry(job.register, model)):
@@ -289,12 +319,12 @@ def _initial_model(job: TrainingJob) -> tuple[Model, str]:
     """Return the model that training starts from, and a sentence about it for the model card."""
     seed = job.training.recipe.seed
     if job.start == "small":
-        return make_small_model(seed), "Trained from scratch: new weights, small encoders."
+        return make_small_model(seed, **job.network), "Trained from scratch: new weights, small encoders."
     if job.start == "model":
         with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
             return load_model(fetch_model(replace_demo(str(job.model)), Path(scratch))), f"Trained on from {job.model}."
     origin = f"Trained from the encoders {job.audio_encoder} and {job.text_encoder}."
-    return build_model_from_encoders(job.audio_encoder, job.text_encoder, seed), origin
+    return build_model_from_encoders(job.audio_encoder, job.text_encoder, seed, **job.network), origin
 
 
 def _start_fingerprint(job: TrainingJob, model: Model) -> str:
@@ -306,7 +336,9 @@ def _start_fingerprint(job: TrainingJob, model: Model) -> str:
     starts_from = storage.absolute(job.model or "")
     if job.register is not None and starts_from == storage.join(job.target, CURRENT):
         return CURRENT
-    return weights_digest(model.network)
+    digest = weights_digest(model.network)
+    # Networks with other settings may have equal weights.
+    return f"{digest} {json.dumps(job.network, sort_keys=True)}" if job.network else digest
 
 
 def _describe_data(job: TrainingJob, run: TrainingRun, folder: Path) -> None:

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.labels import TASKS
 from msmtfn.model.network import MsmtFn
+from msmtfn.model.settings import settings_of
 from msmtfn.training.events import EpochDone
 from msmtfn.training.recipe import Recipe
 
@@ -64,6 +65,12 @@ def write_card(
         "| task | accuracy, % |",
         "|---|---|",
         *(f"| {task} | {100 * best.accuracy[task]:.1f} |" for task in TASKS),
+        "",
+        "## Network",
+        "",
+        "```json",
+        json.dumps(settings_of(network.config), indent=2),
+        "```",
         "",
         "## Recipe",
         "",

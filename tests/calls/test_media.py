@@ -20,9 +20,9 @@ import pytest
 
 from msmtfn.calls.audio import AudioConfig, Recording, decode_recording
 from msmtfn.calls.containers import check_mp4_boxes, recognise_container
-from msmtfn.calls.media import FORMATS, decode_media
+from msmtfn.calls.media import FORMATS, decode_media, decode_video_sound
 from msmtfn.errors import CallError, RejectCode
-from tests.ffmpeg import encode_media
+from tests.ffmpeg import encode_media, encode_video
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 RATES = {"m4a": 44_100, "alac": 8000, "3gp": 8000, "aac": 16_000, "amr": 8000, "g722": 16_000}
@@ -327,3 +327,21 @@ def test_many_boxes_of_unusual_names_do_not_have_the_file_searched_for_each() ->
     started = time.process_time()
     check_mp4_boxes(data, 10_000)
     assert time.process_time() - started < 1.0  # searching 3 GB takes many times that
+
+
+@pytest.mark.parametrize(("layout", "channels"), [("mono", 1), ("stereo", 2), ("5.1", 6)])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_the_sound_of_a_video_is_mixed_down_and_resampled(layout: str, channels: int, codec: str) -> None:
+    samples = np.repeat(tone(48_000, 1.0), channels, axis=0)
+    sound = decode_video_sound(memoryview(encode_video(samples, 48_000, layout, codec)), 8000)
+
+    assert sound.dtype == np.int16
+    assert len(sound) == pytest.approx(8000, abs=2 * 1024 / 6)  # AAC frames of 1024 samples at 48 kHz
+    assert amplitude(sound / 2**15, 440) == pytest.approx(0.5, rel=0.1)
+    assert amplitude(sound / 2**15, 1000) < 0.01
+
+
+def test_a_video_that_is_cut_off_is_rejected() -> None:
+    video = encode_video(tone(16_000), 16_000, "mono")
+    with pytest.raises(CallError, match="the MP4"):
+        decode_video_sound(memoryview(video[: len(video) // 2]), 16_000)

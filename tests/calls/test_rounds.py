@@ -263,3 +263,11 @@ def test_a_real_call_has_as_many_rounds_as_exchanges_by_its_turns_and_by_its_act
     by_activity = find_rounds(samples.T, sample_rate, None, 0, TRUNCATE)
     assert 8 <= len(by_turns) <= 40  # actually 12
     assert 8 <= len(by_activity) <= 40  # actually 12
+
+
+@pytest.mark.parametrize("speakers", [("speaker_1", "speaker_1", "speaker_1"), ("agent", "customer", "agent")])
+def test_a_turn_may_be_a_round_whoever_speaks(speakers: tuple[str, ...]) -> None:
+    turns = [Turn(speaker, second, second + 0.5, f"turn {second}") for second, speaker in enumerate(speakers)]
+    channels = np.zeros((1, 8000 * 4), np.float32)
+    rounds = find_rounds(channels, 8000, turns, None, RoundsConfig(round_unit="turn"))
+    assert rounds == [Round(0.0, 1.0, "turn 0"), Round(1.0, 2.0, "turn 1"), Round(2.0, 2.5, "turn 2")]

@@ -9,6 +9,7 @@ import pytest
 
 import msmtfn
 from msmtfn.cli import COMMANDS, main
+from msmtfn.cli.commands import module_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +36,7 @@ def test_an_unknown_command_is_wrong_usage(arguments: list[str], capsys: pytest.
 
 
 def test_every_command_has_a_script_and_a_module() -> None:
-    for name in (command.replace("-", "_") for command in COMMANDS):
+    for name in map(module_name, COMMANDS):
         assert (ROOT / "jobs" / f"{name}.py").is_file()
         assert callable(importlib.import_module(f"msmtfn.cli.{name}").main)
 

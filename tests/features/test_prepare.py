@@ -79,6 +79,14 @@ def test_an_overlong_round_is_split_if_the_network_is_configured_so(
     assert np.abs(samples_of(prepared) - ramp(36_000)).max() <= 1
 
 
+def test_every_turn_is_a_round_if_the_network_is_configured_so(make_preparer: MakePreparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 3.0)
+    turns = [("speaker_1", 0, 1, "a"), ("speaker_1", 1, 2.5, "b"), ("speaker_2", 2.5, 3, "c")]
+    prepared = prepare_one(make_preparer(round_unit="turn"), uri="a.wav", turns=turns)
+    assert prepared["round_samples"] == [8_000, 12_000, 4_000]
+    assert (prepared["tokens"], prepared["round_tokens"]) == ([CLS, A, SEP, CLS, B, SEP, CLS, C, SEP], [3, 3, 3])
+
+
 def test_the_maximum_round_comes_from_the_network(make_preparer: MakePreparer, tmp_path: Path) -> None:
     write(tmp_path / "a.wav", 5.0)
     assert prepare_one(make_preparer(max_round_sec=3.0), uri="a.wav")["round_samples"] == [24_000, 16_000]

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 import torch
+from transformers import BertConfig, BertModel, HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
@@ -252,6 +253,53 @@ def test_corpus_work_folder_and_registry_may_all_be_on_s3(corpus: Path, s3: str,
     code, output = run_train(*command)
     assert code == 0, output
     assert "registered already" in output
+
+
+@pytest.mark.slow
+def test_a_network_with_a_wav2vec2_frontend_is_trained_by_one_command(corpus: Path, tmp_path: Path) -> None:
+    folders = write_encoders(tmp_path)
+    out = tmp_path / "model"
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "paper", "--corpus", str(corpus), "--out", str(out)]
+    encoders = ["--audio-encoder", folders["hubert"], "--text-encoder", folders["bert"]]
+    network = {
+        "audio-frontend": "wav2vec2",
+        "frontend-encoder": folders["wav2vec2"],
+        "encoder-sample-rate": "4000",
+        "pooling": "mean",
+        "hidden-size": "32",
+        "num-attention-heads": "2",
+        "feed-forward-size": "64",
+        "num-cross-layers": "1",
+        "max-round-sec": "2",
+        "max-text-tokens": "20",
+    }
+    settings = [part for name, value in network.items() for part in (f"--network.{name}", value)]
+    options = ["--max-epochs", "1", "--augment", "none", "--batch-calls", "8"]
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    command += [*encoders, *settings, *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=540, check=False)
+    assert done.returncode == 0, done.stderr
+    model = load_model(out)
+    assert (model.network.config.audio_frontend, model.network.config.pooling) == ("wav2vec2", "mean")
+    convolutions = model.network.audio_encoder.model.feature_extractor.state_dict()  # the recipe freezes them
+    expected = Wav2Vec2Model.from_pretrained(folders["wav2vec2"]).feature_extractor.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in convolutions.items())
+    assert f'"frontend_encoder": "{folders["wav2vec2"]}"' in (out / "README.md").read_text()
+
+
+def write_encoders(folder: Path) -> dict[str, str]:
+    """Write a tiny HuBERT, BERT with its tokenizer, and wav2vec 2.0."""
+    folders = {name: str(folder / name) for name in ("hubert", "bert", "wav2vec2")}
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    sound: dict[str, Any] = {"hidden_size": 24, "conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, **sizes}
+    sound["num_conv_pos_embedding_groups"] = 2
+    HubertModel(HubertConfig(**sound)).save_pretrained(folders["hubert"])
+    Wav2Vec2Model(Wav2Vec2Config(**sound)).save_pretrained(folders["wav2vec2"])
+    small = make_small_model(0)
+    text = BertConfig(hidden_size=24, vocab_size=small.network.config.text.vocab_size, **sizes)
+    BertModel(text).save_pretrained(folders["bert"])
+    small.tokenizer.save_pretrained(folders["bert"])
+    return folders
 
 
 def check_same_losses(model: Path, reference: Path) -> None:

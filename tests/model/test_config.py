@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "encoder_sample_rate": 16000,
         "max_round_sec": 12.5,
         "overlong_rounds": "split",
+        "round_unit": "turn",
         "pooling": "max",
         "dropout": 0,
         "attention_dropout": 0.1,
@@ -62,6 +63,7 @@ def test_the_defaults_are_the_papers(paper: MsmtFnConfig) -> None:
         "multi_task": True,
         "silence": "keep",
         "overlong_rounds": "truncate",
+        "round_unit": "exchange",
         "pooling": "flatten",
         "is_trained": False,
     }
@@ -209,6 +211,7 @@ def test_an_encoder_of_an_unsupported_type_is_refused(
     [
         ("audio_frontend", "hubert", "'encoder', 'wav2vec2'"),
         ("overlong_rounds", "drop", "'truncate', 'split'"),
+        ("round_unit", "word", "'exchange', 'turn'"),
         ("pooling", "sum", "'flatten', 'cls', 'mean', 'max'"),
         ("modalities", "video", "'both', 'text', 'audio'"),
         ("silence", "drop", "'keep', 'remove'"),

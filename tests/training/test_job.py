@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,19 @@ def test_a_link_in_the_place_of_work_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "out.work" / "train-1").symlink_to(tmp_path / "theirs")
     storage.delete(str(tmp_path / "out.work" / "train-1"))
     assert (tmp_path / "theirs" / "file").exists()
+
+
+def test_settings_of_the_network_make_another_network_and_another_run(manifests: Path) -> None:
+    plain = TrainingJob(manifests=str(manifests), out="model", start="small")
+    chosen = replace(plain, network={"pooling": "mean", "num_context_layers": 2})
+    chosen.check()
+    config = _initial_model(chosen)[0].network.config
+
+    assert (config.pooling, config.num_context_layers, config.hidden_size) == ("mean", 2, 48)
+    assert run_name(replace(plain, network={"pooling": "mean"})) != run_name(plain)
+    assert run_name(replace(plain, network={"pooling": "mean"})) != run_name(replace(plain, network={"pooling": "cls"}))
+
+
+def test_a_setting_that_does_not_exist_is_a_usage_error(manifests: Path) -> None:
+    with pytest.raises(UsageError, match="the network has no setting 'poling'"):
+        msmtfn.train("small", manifests=manifests, out=manifests.parent / "model", network={"poling": "mean"})

@@ -51,8 +51,13 @@ def test_the_card_has_the_metrics_of_the_best_epoch_only(card: str) -> None:
     assert "| five | 62.5 |\n| four | 25.0 |\n| three | 50.0 |\n| two | 87.5 |" in card
 
 
+def test_the_card_has_all_settings_of_the_network(card: str) -> None:
+    written = json.loads(card.partition("## Network")[2].partition("```json\n")[2].partition("```")[0])
+    assert (written["hidden_size"], written["pooling"], written["audio_frontend"]) == (32, "flatten", "encoder")
+
+
 def test_the_card_has_the_whole_recipe(card: str) -> None:
-    written = json.loads(card.partition("```json\n")[2].partition("```")[0])
+    written = json.loads(card.partition("## Recipe")[2].partition("```json\n")[2].partition("```")[0])
     assert (written["learning_rate"], written["seed"], written["frozen"]) == (0.002, 17, "convolutions")
     assert written["augmentation"]["augment"] == "both"
     assert "3 workers." in card

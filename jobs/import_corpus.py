@@ -1,0 +1,8 @@
+"""Import a published corpus: `msmtfn import`."""
+
+import sys
+
+from msmtfn.cli import run_script
+
+if __name__ == "__main__":
+    sys.exit(run_script(__file__))

@@ -1,0 +1,1 @@
+"""Importers of published corpora: from each as it is distributed to manifests and recordings of ours."""
