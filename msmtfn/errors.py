@@ -101,6 +101,10 @@ class PublishError(JobError):
     """Error of a day that is not published because its scored parts do not match the manifest."""
 
 
+class OutcomesError(JobError):
+    """Error of a file or table of outcomes that cannot be used."""
+
+
 class LockedError(JobError):
     """Error of a run whose day is locked, or was taken over, by another run."""
 

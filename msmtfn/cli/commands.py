@@ -19,6 +19,8 @@ COMMANDS: Final = {
     "transcribe-daily": "transcribe a day of recorded calls and publish the transcripts",
     "report": "make the page and the customers of a published day again",
     "export": "export a published day for HubSpot, Salesforce or as CSV",
+    "outcomes": "compare the leads with what became of them",
+    "label-queue": "choose the calls to label next",
     "train": "train the network on labelled calls",
     "evaluate": "evaluate a model, or run the paper's ablations",
     "calibrate": "calibrate a model on labelled calls",

@@ -48,6 +48,7 @@ class Batch:
         audio_sec: total length of the recordings in seconds.
         seconds: seconds that the last stage took.
         failure: detail of one of the rejects for which not the call is to blame, if there are such.
+        unranked: number of scored calls that get no rank, by reason.
     """
 
     outcomes: Mapping[str, int]
@@ -55,6 +56,7 @@ class Batch:
     audio_sec: float
     seconds: float
     failure: str = ""
+    unranked: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -80,6 +82,7 @@ class RunFigures:
         done: number of calls done, rejects included.
         rejected: number of calls rejected.
         unavailable: number of calls left out because storage did not deliver their recordings.
+        unranked: number of scored calls that get no rank, by reason.
         startup_sec: seconds until the first batch reached the last stage; None until then.
         stage_sec: seconds of work of all processes, by stage.
         prepared: number of calls prepared, by the id of the node.
@@ -93,6 +96,7 @@ class RunFigures:
     done: int = 0
     rejected: int = 0
     unavailable: int = 0
+    unranked: Count[str] = field(default_factory=Count)
     startup_sec: float | None = None
     stage_sec: dict[str, float] = field(default_factory=dict)
     prepared: Count[str] = field(default_factory=Count)
@@ -110,6 +114,7 @@ class RunMetrics:
         self.calls = Counter(
             "msmtfn_calls", "Calls by outcome: scored, transcribed, or the error code of the reject.", ("outcome",)
         )
+        self.unranked = Counter("msmtfn_calls_unranked", "Scored calls that get no rank, by reason.", ("reason",))
         self.audio = Counter("msmtfn_audio_seconds", "Seconds of audio of the calls done.")
         self.stages = Histogram(
             "msmtfn_stage_seconds", "Seconds a stage took for a batch of calls.", SECONDS_BOUNDS, ("stage",)
@@ -124,6 +129,8 @@ class RunMetrics:
         """Count a batch that has left the last stage."""
         for outcome, number in batch.outcomes.items():
             self.calls.inc(number, {"outcome": outcome})
+        for reason, number in batch.unranked.items():
+            self.unranked.inc(number, {"reason": reason})
         if batch.audio_sec:
             self.audio.inc(batch.audio_sec)
         self.add_work(stage, batch.seconds)
@@ -169,6 +176,7 @@ class RunCounter:
         figures.failed += batch.failed
         figures.failure = batch.failure or figures.failure
         figures.starts = 0
+        figures.unranked.update(batch.unranked)
         figures.stage_sec[self.stages[1]] += batch.seconds
         if self.metrics is not None:
             self.metrics.add(batch, self.stages[1])

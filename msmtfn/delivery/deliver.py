@@ -43,6 +43,8 @@ class DeliveryConfig:
     """Address at which a browser finds a recording, such as https://recordings.example/{call_id}.
     It may also name {uri}, {path} (the uri without its scheme), {file} (its last part) and {date}; values are
     percent-encoded. Without it the page has no player."""
+    report_outcomes: str | None = None
+    """Folder that msmtfn outcomes wrote to (its --out), so that the page shows what became of the last weeks' leads."""
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -64,7 +66,10 @@ class DeliveryConfig:
         """
         roots = {"--report": self.report, "--customers": self.customers}
         outputs = [NamedLocation(option, root) for option, root in roots.items() if root is not None]
-        refuse_overlaps([*inputs, NamedLocation("--leads", leads)], outputs)
+        read = [NamedLocation("--leads", leads)]
+        if self.report_outcomes is not None:
+            read.append(NamedLocation("--report-outcomes", self.report_outcomes))
+        refuse_overlaps([*inputs, *read], outputs)
 
 
 def check_customer_days(number: int) -> None:
@@ -110,5 +115,6 @@ def deliver_day(
             max_leads=config.report_leads,
             num_days=config.customer_days,
             template=config.recording_url_template,
+            outcomes=config.report_outcomes,
         )
         logger.info("%s: the page is %s", date, write_page(leads, day, config.report, options))

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from msmtfn import storage
 from msmtfn.daily.publish import read_success
+from msmtfn.delivery.outcome_view import read_outcomes_view
 from msmtfn.delivery.published import PublishedDay, open_day
 from msmtfn.delivery.recordings import scheme_of
 from msmtfn.delivery.view import MAX_LISTED, MAX_TEXT, SIDES, Call, DayView, read_view
@@ -46,12 +47,14 @@ class PageOptions:
         max_leads: number of ranked leads that it holds.
         num_days: days to look at for refusals, the day included.
         template: checked template of the recordings' addresses; None for a page without a player.
+        outcomes: folder that `msmtfn outcomes` wrote to; None for a page without outcomes.
     """
 
     language: Language
     max_leads: int
     num_days: int
     template: str | None
+    outcomes: str | None = None
 
 
 def write_page(leads: str, day: PublishedDay, root: str, options: PageOptions) -> str:
@@ -72,6 +75,8 @@ def write_page(leads: str, day: PublishedDay, root: str, options: PageOptions) -
     location = storage.join(inside(storage.absolute(root), f"{storage.DAY_PREFIX}{day.date}"), PAGE_FILE)
     for _ in range(MAX_ATTEMPTS):
         view = read_view(day, options.max_leads, options.num_days, options.template)
+        if options.outcomes is not None:
+            view = replace(view, outcomes=read_outcomes_view(options.outcomes))
         storage.write_text(location, render(view, options), content_type="text/html; charset=utf-8")
         now = read_success(day.root, day.date)
         if now is not None and now.publication == day.success.publication:
@@ -120,6 +125,7 @@ def _render(view: DayView, options: PageOptions) -> str:
         codes=_sorted_counts(success.rejected_by_reason),
         unranked=[*view.suppressed, *view.unranked][:MAX_LISTED],
         num_unranked=sum(view.counts.unranked.values()) + len(view.suppressed),
+        outcomes=view.outcomes,
         before=[(day, _printable(describe_drift(day.drift or NO_DRIFT))) for day in reversed(view.before)],
         model=printable(success.model),
         version=printable(success.model_version),

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from msmtfn.daily.publish import read_earlier_successes
 from msmtfn.daily.success import Success
+from msmtfn.delivery.outcome_view import OutcomesView
 from msmtfn.delivery.published import PublishedDay, open_days_before, read_batches
 from msmtfn.delivery.recordings import address_of
 from msmtfn.delivery.suppression import CUSTOMER_ID, UNRANKED_REASON, find_suppressed
@@ -154,6 +155,7 @@ class DayView:
         unranked: calls without a rank, at most `MAX_LISTED`.
         rejected: rejects, at most `MAX_LISTED`.
         before: records of up to 14 days before, oldest first.
+        outcomes: what became of earlier leads, or why that cannot be read; None where it was not asked for.
     """
 
     success: Success
@@ -163,6 +165,7 @@ class DayView:
     unranked: Sequence[Call] = ()
     rejected: Sequence[Call] = ()
     before: Sequence[Success] = field(default_factory=tuple)
+    outcomes: OutcomesView | str | None = None
 
     @property
     def num_ranked(self) -> int:

@@ -9,7 +9,7 @@ import datetime as dt
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Final
@@ -105,6 +105,22 @@ def read_labelled(name: str, root: str, dates: Sequence[dt.date], transcripts: s
     return LabelledSplit(name, rows, tuple(dates), root)
 
 
+def iter_rows(root: str, date: dt.date, transcripts: Transcripts | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a day with `COLUMNS`, labelled or not; the first batch is empty.
+
+    Raises:
+        JobError: the transcripts of the day are not published.
+        ManifestError: the manifest cannot be read.
+    """
+    manifest = open_manifest(root, date)
+    calls = iter_calls(manifest)
+    if transcripts is not None:
+        calls = transcripts.open_day(date).fill(calls)
+    empty = pa.RecordBatch.from_pylist([], schema=manifest.schema)  # sets the schema of a day without calls
+    for batch in chain([empty], calls):
+        yield _select_columns(batch, manifest.root)
+
+
 def split_by_customer(
     split: LabelledSplit, validation_share: float, seed: int, held_out_share: float = 0.0
 ) -> tuple[LabelledSplit, LabelledSplit, LabelledSplit]:
@@ -171,13 +187,7 @@ def keep_ready(batch: pa.Table) -> pa.Table:
 
 
 def _read_day(root: str, date: dt.date, transcripts: Transcripts | None) -> pa.Table:
-    manifest = open_manifest(root, date)
-    calls = iter_calls(manifest)
-    if transcripts is not None:
-        calls = transcripts.open_day(date).fill(calls)
-    empty = pa.RecordBatch.from_pylist([], schema=manifest.schema)  # sets the schema of a day without calls
-    batches = chain([empty], calls)
-    return pa.Table.from_batches(_select_columns(batch, manifest.root) for batch in batches)
+    return pa.Table.from_batches(iter_rows(root, date, transcripts))
 
 
 def _select_columns(batch: pa.RecordBatch, root: str) -> pa.RecordBatch:

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from msmtfn.calls.conversation import ConversationConfig, judge_conversation
+from msmtfn.calls.facts import CallFacts
 from msmtfn.corpora import replace_demo
 from msmtfn.errors import CallError
 from msmtfn.features.prepare import PrepareConfig
 from msmtfn.features.processor import PreparedCall, RecordingLike, TurnLike
 from msmtfn.inference.evidence import Side
 from msmtfn.inference.scorer import BATCH_CALLS, CallRounds, Device, ScoredCall, Scorer, ScorerConfig
-from msmtfn.labels import TASKS
+from msmtfn.labels import TASKS, UnrankedReason
 from msmtfn.model.checkpoint import Model, fetch_model
 from msmtfn.model.checkpoint import load_model as load_folder
 from msmtfn.model.runtime.precision import ScoringPrecision
@@ -53,6 +55,10 @@ class CallScore:
         prediction_set: the intents that the call may have, most likely first: for 90 % of all calls the true one is in
             it. Empty where the call cannot be scored.
         evidence: up to three rounds that moved the score most, largest change first; empty for a call of one round.
+        facts: talk shares, reply delay, interruptions and the like, null where roles are unknown; None where nothing is
+            known of who speaks when.
+        unranked_reason: why nobody is to ring because of this call, such as `no_conversation` or `refused`; None where
+            it would get a rank.
         rounds: start and end of each round in seconds, as the network was given them.
         duration_sec: length of the recording; None where it cannot be read.
         error_code: why the call cannot be scored, such as `audio_unreadable`; None where it is scored.
@@ -64,6 +70,8 @@ class CallScore:
     probabilities: Mapping[str, Mapping[str, float]]
     prediction_set: Sequence[str] = ()
     evidence: Sequence[RoundEvidence] = ()
+    facts: CallFacts | None = None
+    unranked_reason: UnrankedReason | None = None
     rounds: Sequence[tuple[float, float]] = ()
     duration_sec: float | None = None
     error_code: str | None = None
@@ -98,7 +106,12 @@ class CallClassifier:
     """
 
     def __init__(
-        self, model: Model, *, config: ScorerConfig | None = None, prepare: PrepareConfig | None = None
+        self,
+        model: Model,
+        *,
+        config: ScorerConfig | None = None,
+        prepare: PrepareConfig | None = None,
+        conversation: ConversationConfig | None = None,
     ) -> None:
         """Wrap a loaded model, which stays as it is.
 
@@ -106,10 +119,12 @@ class CallClassifier:
             model: as `load_model` returns it.
             config: how the network is run; by default on a GPU where there is one.
             prepare: limits of a recording and its transcript, and options of the activity detector.
+            conversation: thresholds below which a call would get no rank.
         """
         config = config or ScorerConfig()
         prepare = prepare or PrepareConfig()
         self._limits = prepare
+        self._conversation = conversation or ConversationConfig()
         self.processor = model.processor.with_options(prepare.activity)
         self._scorer = Scorer(model.network, config, calibration=model.calibration)
 
@@ -214,7 +229,36 @@ class CallClassifier:
     def _score(self, calls: Sequence[PreparedCall | CallError]) -> list[CallScore]:
         ready = [call for call in calls if isinstance(call, PreparedCall)]
         outcomes = iter(self._scorer.score_calls([_as_rounds(call) for call in ready]))
-        return [_failed(call) if isinstance(call, CallError) else _as_score(call, next(outcomes)) for call in calls]
+        return [
+            _failed(call) if isinstance(call, CallError) else self._as_score(call, next(outcomes)) for call in calls
+        ]
+
+    def _as_score(self, call: PreparedCall, outcome: ScoredCall | CallError) -> CallScore:
+        if isinstance(outcome, CallError):
+            return _failed(outcome)
+        judged = None if call.timeline is None else judge_conversation(call.timeline, self._conversation)
+        return CallScore(
+            intent=outcome.intent,
+            lead_score=outcome.lead_score,
+            probabilities={
+                task: dict(zip(classes, outcome.probabilities[task].tolist(), strict=True))
+                for task, classes in TASKS.items()
+            },
+            prediction_set=tuple(outcome.prediction_set),
+            evidence=tuple(
+                RoundEvidence(
+                    start_sec=call.rounds[each.first_round].start_sec,
+                    end_sec=call.rounds[each.last_round].end_sec,
+                    change=each.change,
+                    side=each.side,
+                )
+                for each in outcome.evidence or ()
+            ),
+            facts=call.facts,
+            unranked_reason=judged or outcome.refusal(self._scorer.config.max_refusal_probability),
+            rounds=tuple((round_.start_sec, round_.end_sec) for round_ in call.rounds),
+            duration_sec=call.duration_sec,
+        )
 
 
 def _batched(paths: Iterable[str | os.PathLike[str]], size: int) -> Iterator[list[str | os.PathLike[str]]]:
@@ -226,31 +270,6 @@ def _batched(paths: Iterable[str | os.PathLike[str]], size: int) -> Iterator[lis
 
 def _as_rounds(call: PreparedCall) -> CallRounds:
     return CallRounds(call.split_samples(), [np.asarray(ids, np.int32) for ids in call.input_ids])
-
-
-def _as_score(call: PreparedCall, outcome: ScoredCall | CallError) -> CallScore:
-    if isinstance(outcome, CallError):
-        return _failed(outcome)
-    return CallScore(
-        intent=outcome.intent,
-        lead_score=outcome.lead_score,
-        probabilities={
-            task: dict(zip(classes, outcome.probabilities[task].tolist(), strict=True))
-            for task, classes in TASKS.items()
-        },
-        prediction_set=tuple(outcome.prediction_set),
-        evidence=tuple(
-            RoundEvidence(
-                start_sec=call.rounds[each.first_round].start_sec,
-                end_sec=call.rounds[each.last_round].end_sec,
-                change=each.change,
-                side=each.side,
-            )
-            for each in outcome.evidence or ()
-        ),
-        rounds=tuple((round_.start_sec, round_.end_sec) for round_ in call.rounds),
-        duration_sec=call.duration_sec,
-    )
 
 
 def _failed(error: CallError) -> CallScore:

@@ -143,6 +143,10 @@ class ScoredCall:
         """The most likely of the five intents."""
         return INTENTS[int(self.probabilities["five"].argmax())]
 
+    def refusal(self, max_probability: float) -> UnrankedReason | None:
+        """Return the reason to give the call no rank if class D is more probable than this; else None."""
+        return UnrankedReason.REFUSED if self.probabilities["five"][REFUSAL] > max_probability else None
+
 
 class Scorer:
     """Scorer of batches of prepared calls with a copy of one network."""
@@ -347,7 +351,7 @@ def _scored_columns(
         "intent_predicted": outcome.intent,
         "prediction_set": outcome.prediction_set,
         "lead_score": outcome.lead_score,
-        UNRANKED: UnrankedReason.REFUSED if outcome.probabilities["five"][REFUSAL] > max_refusal_probability else None,
+        UNRANKED: outcome.refusal(max_refusal_probability),
         "evidence": None
         if outcome.evidence is None
         else [

@@ -197,19 +197,31 @@ class ScoringActor:
             # CUDA cannot be used in this process any more; Ray sends the same calls to a new one.
             logger.exception("the GPU failed; this process exits and is replaced")
             os._exit(1)
-        outcomes = pc.value_counts(pc.fill_null(scored["error_code"], SCORED)).to_pylist()
-        counted = self.counter.add.remote(
-            Batch(
-                outcomes={outcome["values"]: outcome["counts"] for outcome in outcomes},
-                unavailable=unsettled.count(RejectCode.STORAGE_UNAVAILABLE),
-                audio_sec=pc.sum(scored["duration_sec"]).as_py() or 0.0,
-                seconds=time.monotonic() - started,
-                failure=failure_of(scored),
-            )
-        )
+        num_unavailable = unsettled.count(RejectCode.STORAGE_UNAVAILABLE)
+        counted = self.counter.add.remote(figures_of(scored, num_unavailable, time.monotonic() - started))
         if unsettled:
             ray.get(counted)  # the run's outcome depends on this count, so it must arrive before the run ends
         return scored
+
+
+def figures_of(scored: pa.Table, num_unavailable: int, seconds: float) -> Batch:
+    """Return the figures of a batch of scored calls, rejects included.
+
+    Args:
+        scored: the calls, with the columns of `leads.schema.OUTCOME`.
+        num_unavailable: number of calls left out because storage did not deliver their recordings.
+        seconds: seconds that scoring took.
+    """
+    outcomes = pc.value_counts(pc.fill_null(scored["error_code"], SCORED)).to_pylist()
+    reasons = pc.value_counts(scored["unranked_reason"].drop_null()).to_pylist()
+    return Batch(
+        outcomes={outcome["values"]: outcome["counts"] for outcome in outcomes},
+        unavailable=num_unavailable,
+        audio_sec=pc.sum(scored["duration_sec"]).as_py() or 0.0,
+        seconds=seconds,
+        failure=failure_of(scored),
+        unranked={reason["values"]: reason["counts"] for reason in reasons},
+    )
 
 
 def _with_lineage(scored: pa.Table, task: Task) -> pa.Table:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Final
+from typing import Any, Final
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -68,24 +68,22 @@ def write_card(
         "",
         "## Network",
         "",
-        "```json",
-        json.dumps(settings_of(network.config), indent=2),
-        "```",
-        "",
+        *_code_block(settings_of(network.config)),
         "## Recipe",
         "",
         f"{num_workers} workers.",
         "",
-        "```json",
-        json.dumps(asdict(recipe), indent=2),
-        "```",
-        "",
+        *_code_block(asdict(recipe)),
         "## Versions",
         "",
         ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
         "",
     ]
     return f"---\n{_metadata(best)}\n---\n\n" + "\n".join(lines)
+
+
+def _code_block(content: Mapping[str, Any]) -> list[str]:
+    return ["```json", json.dumps(content, indent=2), "```", ""]
 
 
 def _metadata(best: EpochDone) -> str:

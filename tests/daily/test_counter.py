@@ -34,9 +34,10 @@ def test_scored_and_prepared_calls_are_counted_separately() -> None:
     for node_id, calls in (("a", 2), ("b", 1), ("a", 3)):
         counter.add_prepared(node_id, calls, seconds=0.5)
     counter.add(Batch({"scored": 1, "bad_row": 1}, unavailable=0, audio_sec=60.0, seconds=2.0))
-    counter.add(Batch({"scored": 3}, unavailable=4, audio_sec=90.0, seconds=1.0))
+    counter.add(Batch({"scored": 3}, unavailable=4, audio_sec=90.0, seconds=1.0, unranked={"refused": 2}))
     figures = counter.read()
     assert (figures.done, figures.rejected, figures.unavailable) == (5, 1, 4)
+    assert figures.unranked == {"refused": 2}
     assert figures.stage_sec == {"prepare": 1.5, "score": 3.0}
     assert figures.prepared == {"a": 5, "b": 1}
 

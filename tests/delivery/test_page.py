@@ -57,9 +57,11 @@ class Page(HTMLParser):
 
 
 def page_of(root: Path, rows: list[Any], **options: Any) -> Page:
+    outcomes = options.pop("outcomes", None)
     chosen = replace(OPTIONS, **options)
     day = open_leads(str(root), rows)
-    return Page(render(read_view(day, chosen.max_leads, chosen.num_days, chosen.template), chosen))
+    view = read_view(day, chosen.max_leads, chosen.num_days, chosen.template)
+    return Page(render(replace(view, outcomes=outcomes), chosen))
 
 
 def test_what_calls_say_is_neither_markup_nor_script(tmp_path: Path) -> None:

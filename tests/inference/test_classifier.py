@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel
 
 import msmtfn
 from msmtfn import CallClassifier, MsmtFn, MsmtFnConfig, Turn, load_model
+from msmtfn.calls.conversation import ConversationConfig
 from msmtfn.calls.manifest import iter_calls, open_manifest
 from msmtfn.errors import ModelError
 from msmtfn.features.prepare import PrepareConfig, Preparer
@@ -69,6 +70,9 @@ def test_a_file_is_scored_as_the_nightly_job_scores_it(
         each | {"change": pytest.approx(each["change"])} for each in row["evidence"]
     ]
     assert len(score.evidence) == len(score.rounds) == 2
+    assert score.facts is not None
+    assert asdict(score.facts) == pytest.approx(row["facts"])
+    assert score.unranked_reason == row["unranked_reason"]
     assert score.duration_sec == row["duration_sec"] == 3.0
     assert score.error_code is None
 
@@ -153,3 +157,20 @@ def test_the_public_names_are_there_and_imported_on_first_use() -> None:
     assert all(hasattr(msmtfn, name) for name in msmtfn.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = msmtfn.nothing  # type: ignore[attr-defined]
+
+
+def test_a_call_that_nobody_should_ring_about_says_why(model: Model, recording: Path) -> None:
+    alone = [{"speaker": "agent", "start_sec": 0.0, "end_sec": 2.0, "text": "a b"}]
+    config = ScorerConfig(device="cpu", max_refusal_probability=0.0)
+    strict = CallClassifier(model, config=config, conversation=ConversationConfig(min_customer_sec=0.5))
+    assert strict.score_file(recording, alone, 0).unranked_reason == "no_conversation"
+    score = strict.score_file(recording, TURNS, 0)
+    assert score.unranked_reason == "refused"  # D is never less probable than 0
+    assert score.facts is not None
+    # 1 s and 0.5 s of the agent, 0.8 s of the customer
+    assert score.facts.agent_talk_share == pytest.approx(1.5 / 2.3)
+
+
+def test_a_recording_that_cannot_be_read_has_no_facts(classifier: CallClassifier, tmp_path: Path) -> None:
+    score = classifier.score_file(tmp_path / "missing.wav")
+    assert (score.facts, score.unranked_reason) == (None, None)

@@ -306,7 +306,7 @@
     refresh();
   };
   const showSection = () => {
-    const wanted = ["unranked", "rejected", "moved"].find((id) => `#${id}` === location.hash) ?? "leads";
+    const wanted = ["unranked", "rejected", "moved", "outcomes"].find((id) => $(id) && `#${id}` === location.hash) ?? "leads";
     for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== wanted;
     for (const link of document.querySelectorAll("nav a")) {
       if (link.getAttribute("href") === `#${wanted}`) link.setAttribute("aria-current", "true");
