@@ -97,7 +97,7 @@ def check_kubernetes(files: Files, name: str) -> None:
 
 
 def check_pods(files: Files, name: str) -> None:
-    """Check that the pods are valid, do not run as root, and have resource limits."""
+    """Check that the pods are valid, do not run as root, write to volumes only, and have resource limits."""
     for template in pod_templates(files, name):
         pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": "pod", **template["metadata"]}}
         _validate_kubernetes(pod, name)
@@ -105,6 +105,12 @@ def check_pods(files: Files, name: str) -> None:
         for container in pod["spec"]["containers"]:
             assert not container["securityContext"]["allowPrivilegeEscalation"], "a container may become root"
             assert {"cpu", "memory"} <= set(container["resources"]["limits"]), "a container has no limits"
+            assert container["securityContext"]["readOnlyRootFilesystem"], "a container may change its image"
+            mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            empty = {volume["name"] for volume in pod["spec"]["volumes"] if "emptyDir" in volume}
+            assert {mounted.get("/tmp"), mounted.get("/home/msmtfn")} <= empty, "a container has no folder to write to"
+            statistics = {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}
+            assert name not in KUBERAY_FILES or statistics in container["env"], "Ray sends usage statistics"
 
 
 def check_launcher(files: Files) -> None:
@@ -184,6 +190,10 @@ def check_accounts(files: Files) -> None:
     binding, role = (
         next(document for document in access if document["kind"] == kind) for kind in ("RoleBinding", "Role")
     )
+    (network,) = [document["spec"] for document in access if document["kind"] == "NetworkPolicy"]
+    assert network["podSelector"] == {}, "the network policy spares pods"
+    assert set(network["policyTypes"]) == {"Ingress", "Egress"}, "the network policy leaves a direction open"
+    assert all(rule.get("from") for rule in network["ingress"]), "anybody may reach the pods"
     assert binding["roleRef"]["name"] == role["metadata"]["name"], "another role"
     assert [subject["name"] for subject in binding["subjects"]] == [
         template["spec"]["serviceAccountName"] for template in pod_templates(files, "cronjob-score.yaml")
@@ -199,9 +209,9 @@ def check_nights(files: Files) -> None:
     assert len({spec["schedule"] for spec in schedules}) == 1, "the schedules differ"
     job = schedules[0]["jobTemplate"]["spec"]
     assert job["activeDeadlineSeconds"] > night["activeDeadlineSeconds"], "the scheduler times out before the job"
-    (volume,) = job["template"]["spec"]["volumes"]
+    (volume,) = [volume for volume in job["template"]["spec"]["volumes"] if "configMap" in volume]
     (submit,) = job["template"]["spec"]["containers"]
-    (mount,) = submit["volumeMounts"]
+    (mount,) = [mount for mount in submit["volumeMounts"] if mount["name"] == volume["name"]]
     assert f"{mount['mountPath']}/rayjob-score.yaml" in submit["args"][0], "the RayJob file is mounted elsewhere"
     assert (
         f"configmap {volume['configMap']['name']} --from-file=cluster/rayjob-score.yaml" in files["cronjob-score.yaml"]

@@ -78,6 +78,17 @@ def kubernetes(name: str) -> Check:
         ("rayjob-train.yaml", "minReplicas: 4", "", kuberay("rayjob-train.yaml"), "'minReplicas' is a required"),
         ("rayjob-train.yaml", "tolerations:", "toleration:", kuberay("rayjob-train.yaml"), "'toleration' was unexp"),
         ("rayjob-train.yaml", "runAsNonRoot: true", "runAsNonRoot: false", kuberay("rayjob-train.yaml"), "as root"),
+        (
+            "rayjob-score.yaml",
+            "Filesystem: true",
+            "Filesystem: false",
+            kuberay("rayjob-score.yaml"),
+            "change its image",
+        ),
+        ("rayjob-train.yaml", "mountPath: /tmp", "mountPath: /var", kuberay("rayjob-train.yaml"), "no folder to write"),
+        ("rayjob-train.yaml", 'ENABLED, value: "0"', 'ENABLED, value: "1"', kuberay("rayjob-train.yaml"), "statistics"),
+        ("access.yaml", "[Ingress, Egress]", "[Ingress]", checks.check_accounts, "leaves a direction open"),
+        ("access.yaml", "    - from: [{podSelector: {}}]\n", "    - {}\n", checks.check_accounts, "anybody may reach"),
         ("raycronjob-score.yaml", "timeZone:", "timezone:", kuberay("raycronjob-score.yaml"), "'timezone' was unexp"),
         (
             "raycronjob-score.yaml",
