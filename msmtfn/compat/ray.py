@@ -54,7 +54,8 @@ def watch_blocks(
         return error is None or add_failure(error)
 
     block_logger = logging.getLogger(BLOCK_LOGGER)
-    context.custom_execution_callback_classes = [partial(_StepCallback, check)]
+    # Ray calls what it calls a class without arguments.
+    context.custom_execution_callback_classes = [partial(_StepCallback, check)]  # type: ignore[list-item]
     block_logger.addFilter(is_logged)
     try:
         yield

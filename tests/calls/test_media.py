@@ -53,7 +53,7 @@ def reject(data: bytes, kind: str = "", max_duration_sec: float = 10.0) -> CallE
     return caught.value
 
 
-def amplitude(samples: npt.NDArray[np.float32], frequency: float) -> float:
+def amplitude(samples: npt.NDArray[np.floating[Any]], frequency: float) -> float:
     """Amplitude of one frequency in the middle half."""
     middle = samples[len(samples) // 4 : 3 * len(samples) // 4]
     return float(2 * abs(np.mean(middle * np.exp(-2j * np.pi * frequency * np.arange(len(middle)) / 8000))))

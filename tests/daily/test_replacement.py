@@ -81,7 +81,7 @@ class BrokenGraph(PlainGraph):
 
 
 def runner(manifests: Path, leads: str, graph: PlainGraph, **options: Any) -> DayRunner[PlainGraph]:
-    places = {"manifests": str(manifests), "root": leads, "work": f"{leads}.work"}
+    places: dict[str, Any] = {"manifests": str(manifests), "root": leads, "work": f"{leads}.work"}
     console = Console(file=StringIO())
     return DayRunner(**places, graph=graph, console=console, start_ray=lambda: None, verb="scoring", **options)
 

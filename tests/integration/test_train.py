@@ -290,7 +290,7 @@ def test_a_network_with_a_wav2vec2_frontend_is_trained_by_one_command(corpus: Pa
 def write_encoders(folder: Path) -> dict[str, str]:
     """Write a tiny HuBERT, BERT with its tokenizer, and wav2vec 2.0."""
     folders = {name: str(folder / name) for name in ("hubert", "bert", "wav2vec2")}
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    sizes: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
     sound: dict[str, Any] = {"hidden_size": 24, "conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, **sizes}
     sound["num_conv_pos_embedding_groups"] = 2
     HubertModel(HubertConfig(**sound)).save_pretrained(folders["hubert"])
