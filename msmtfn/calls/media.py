@@ -97,7 +97,8 @@ def decode_video_sound(data: memoryview, sample_rate: int) -> npt.NDArray[np.int
     import av  # noqa: PLC0415
 
     resampler = av.AudioResampler("s16", "mono", sample_rate)  # of floats it would not keep the sum below full scale
-    resampled = [part for frame in chain([first], frames, [None]) for part in resampler.resample(frame)]
+    whole: Iterator[av.AudioFrame | None] = chain([first], frames, [None])  # None ends the stream
+    resampled = [part for frame in whole for part in resampler.resample(frame)]
     return np.concatenate([part.to_ndarray().reshape(-1) for part in resampled])
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, make_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from dataclasses import asdict, dataclass, make_dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -17,7 +17,13 @@ def _describe(setting: Setting) -> Any:
 
 
 if TYPE_CHECKING:
-    NetworkOptions: TypeAlias = Any
+
+    @dataclass(frozen=True, init=False)
+    class NetworkOptions:
+        """Settings of a new network; None leaves that of --start."""
+
+        def __init__(self, **settings: Any) -> None: ...
+
 else:
     NetworkOptions = make_dataclass(
         "NetworkOptions",
