@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import re
+import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -63,3 +66,40 @@ def test_the_lock_has_what_builds_the_project() -> None:
 def test_the_runtime_environment_names_the_lock() -> None:
     digest = hashlib.sha256((ROOT / "requirements.txt").read_bytes()).hexdigest()[:12]
     assert f'"# lock {digest}"' in (ROOT / "cluster" / "runtime-env.yaml").read_text(), "run .ci/lock"
+
+
+def closure(wanted: list[Requirement]) -> set[str]:
+    """The installed packages that some requirements bring, directly or not."""
+    found: set[tuple[str, str]] = set()
+    left = [(normal(each.name), extra) for each in wanted for extra in ("", *each.extras)]
+    while left:
+        package, extra = left.pop()
+        if (package, extra) in found:
+            continue
+        found.add((package, extra))
+        for needed in map(Requirement, importlib.metadata.requires(package) or []):
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                left += [(normal(needed.name), each) for each in ("", *needed.extras)]
+    return {package for package, _ in found}
+
+
+IMPORT_WITHOUT = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {missing}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+import {modules}
+"""
+
+
+@pytest.mark.parametrize("modules", ["msmtfn.cli.score_daily, msmtfn.inference.classifier", "msmtfn.cli.outcomes"])
+def test_what_needs_no_extra_is_imported_without_the_packages_that_only_extras_bring(modules: str) -> None:
+    extras = closure(requirements(*OF_THE_JOBS)) - closure(requirements())
+    assert extras > {"scikit-learn", "matplotlib"}
+    owners = importlib.metadata.packages_distributions()
+    missing = {name for name, packages in owners.items() if {normal(package) for package in packages} <= extras}
+    program = IMPORT_WITHOUT.format(missing=missing, modules=modules)
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
