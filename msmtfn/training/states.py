@@ -28,7 +28,7 @@ SNAPSHOT_NAME: Final = "checkpoint_manager_snapshot.json"
 CHECKPOINT_PREFIX: Final = "checkpoint_"
 """Begin of the name of a checkpoint's folder; the time that follows sorts like the epochs."""
 ENTRIES: Final = frozenset({"network", "optimizer", "schedule", "epochs", "best"})
-UNREADABLE: Final = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
+UNREADABLE: Final = (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, pickle.UnpicklingError)
 """What PyTorch raises for a file that is missing, truncated or something else."""
 
 
@@ -47,7 +47,7 @@ def load_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
         with checkpoint.as_directory() as folder:
             state: dict[str, Any] = torch.load(Path(folder) / STATE_NAME, map_location="cpu", weights_only=True)
         missing = ENTRIES - state.keys()
-    except (*UNREADABLE, AttributeError) as exc:
+    except UNREADABLE as exc:
         raise TrainingError(f"the checkpoint {checkpoint.path} cannot be read ({type(exc).__name__})") from exc
     if missing:
         raise TrainingError(f"the checkpoint {checkpoint.path} lacks {', '.join(sorted(missing))}")

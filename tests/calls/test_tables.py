@@ -232,3 +232,30 @@ def test_a_missing_field_of_turns_is_named(tmp_path: Path, field: str) -> None:
     with pytest.raises(ManifestError, match=f"the column 'turns' without the field '{field}'; a turn needs") as caught:
         open_manifest(str(tmp_path), DATE)
     assert str(caught.value).startswith(file)
+
+
+class RefusingType(pa.ExtensionType):  # type: ignore[misc]
+    """Extension type that cannot be described without a pickle, and says how to open one, as Ray's tensors do."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.int64(), "tests.refusing")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b"\x80\x05a pickle"
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> RefusingType:
+        raise ValueError("set UNPICKLE=1")
+
+
+def test_a_type_described_by_a_pickle_is_refused_without_a_hint_how_to_open_it(tmp_path: Path) -> None:
+    pa.register_extension_type(RefusingType())
+    try:
+        crm = pa.ExtensionArray.from_storage(RefusingType(), pa.array([1, 2]))
+        write(tmp_path, calls(2) | {"crm": crm})
+        with pytest.raises(ManifestError, match=r"calls.parquet has a column .* no pickle is opened") as refused:
+            open_manifest(str(tmp_path), DATE)
+    finally:
+        pa.unregister_extension_type("tests.refusing")
+    assert "UNPICKLE" not in str(refused.value)
+    assert refused.value.__cause__ is None
