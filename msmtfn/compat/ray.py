@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import ray
 import ray._private.utils
@@ -22,7 +20,6 @@ try:
 
     DownstreamCapacityBackpressurePolicy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD  # noqa: B018
     ray._private.utils.set_sigterm_handler  # noqa: B018
-    DataContext().custom_execution_callback_classes  # noqa: B018
 except (ImportError, AttributeError) as exc:
     raise BrokenEnvironmentError(
         f"ray {ray.__version__} lacks a private name that msmtfn needs ({exc}); install a tested version: "
@@ -31,56 +28,6 @@ except (ImportError, AttributeError) as exc:
 
 QUIET_LOGGERS: Final = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
 """Loggers that warn on every run that authentication is on and that Ray's own progress bars are off."""
-BLOCK_LOGGER: Final = "ray.data._internal.execution.streaming_executor_state"
-"""Logger that gets an event for each block that fails and is skipped."""
-
-
-@contextlib.contextmanager
-def watch_blocks(
-    context: DataContext, check: Callable[[int], None], add_failure: Callable[[BaseException], bool]
-) -> Iterator[None]:
-    """Watch the blocks of datasets that are made and run in the block: Ray Data has no public hook for either.
-
-    Args:
-        context: context of the datasets. Ray sends it to workers, so the functions must be picklable.
-        check: called at every step of an execution with the number of blocks that have left the last operator; what it
-            raises ends the execution.
-        add_failure: called with the error of each block that fails and is skipped; if it returns False, the event is
-            not logged.
-    """
-
-    def is_logged(record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return error is None or add_failure(error)
-
-    block_logger = logging.getLogger(BLOCK_LOGGER)
-    # Ray calls what it calls a class without arguments.
-    context.custom_execution_callback_classes = [partial(_StepCallback, check)]  # type: ignore[list-item]
-    block_logger.addFilter(is_logged)
-    try:
-        yield
-    finally:
-        block_logger.removeFilter(is_logged)
-
-
-class _StepCallback:
-    """Ray Data's `ExecutionCallback` that calls a function at every step."""
-
-    def __init__(self, check: Callable[[int], None]) -> None:
-        self.check = check
-
-    def on_execution_step(self, executor: Any) -> None:
-        metrics = executor._output_node[0].metrics
-        self.check(metrics.num_tasks_finished - metrics.num_tasks_failed)
-
-    def before_execution_starts(self, executor: Any) -> None:
-        """Do nothing."""
-
-    def after_execution_succeeds(self, executor: Any) -> None:
-        """Do nothing."""
-
-    def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Do nothing."""
 
 
 @contextlib.contextmanager

@@ -71,11 +71,9 @@ def run_until_complete(
                 "accepts the credentials of every machine; the same command resumes where this one stopped"
             )
     if len(left) > allowed:
-        causes = [figures.cause for figures in passes if figures.cause]
-        cause = f" (the last failure: {causes[-1]})" if causes else ""
         raise ScoringError(
             f"the work on {len(left)} calls failed even alone, more than --max-crashed-share allows ({allowed}), so "
-            f"the calls are not the cause{cause}; see the errors above; the same command resumes where this one stopped"
+            "the calls are not the cause; see the errors above; the same command resumes where this one stopped"
         )
     reject_crashed(task, left)
     return passes
