@@ -17,7 +17,7 @@ from msmtfn.daily.graph import Task
 from msmtfn.daily.state import RunState
 from msmtfn.daily.success import Success
 from msmtfn.daily.tables import LEADS, DayTable
-from msmtfn.leads.schema import SCORED, parts_schema
+from msmtfn.leads.schema import REJECTED, SCORED, parts_schema
 from tests.daily.parts import DATE
 
 
@@ -42,11 +42,13 @@ class PlainGraph:
     Attributes:
         passes: row ids that each pass commits; after the last, a pass commits all that are left.
         dies_in: number of the pass, from 0, that is killed once it has committed its calls.
+        missing: ids of the calls that are rejected, since their recordings are not there.
         look: called before and after each pass, and before the day is published.
     """
 
     passes: list[Collection[int]] = field(default_factory=list)
     dies_in: int | None = None
+    missing: Collection[str] = ()
     look: Callable[[RunState | None], None] = lambda _state: None
     name: str = "plain"
     version: str = "v1"
@@ -71,7 +73,7 @@ class PlainGraph:
         assert num_left == len(left)
         chosen = [row_id for row_id in left if not self.passes or row_id in self.passes[0]]
         self.passes = self.passes[1:]
-        commit(task, chosen)
+        commit(task, chosen, self.missing)
         report(len(chosen), 0)
         if self.dies_in is not None:
             self.dies_in -= 1
@@ -81,14 +83,15 @@ class PlainGraph:
         return Figures(len(chosen))
 
 
-def commit(task: Task, row_ids: list[int]) -> None:
+def commit(task: Task, row_ids: list[int], missing: Collection[str] = ()) -> None:
     """Write a part with these calls, and then their ids to the checkpoint, as the engine does."""
     if not row_ids:
         return
     filesystem, calls = storage.arrow_filesystem_of(task.folder.calls)
     copied = pads.dataset(calls, filesystem=filesystem).to_table().to_pylist()
     scored = {"status": SCORED, "lead_score": 50.0, "intent_predicted": "B", "duration_sec": 60.0, "num_rounds": 2}
-    rows = [{**row, **scored, "run_id": task.run_id} for row in copied]
+    rejected = {"status": REJECTED, "error_code": "audio_not_found", "error_detail": "why"}
+    rows = [{**row, **(rejected if row["call_id"] in missing else scored), "run_id": task.run_id} for row in copied]
     name = "-".join(map(str, row_ids))
     part = pa.Table.from_pylist([row for row in rows if row["row_id"] in row_ids], schema=task.schema)
     storage.write_parquet(f"{task.folder.parts}/{name}.parquet", part)
