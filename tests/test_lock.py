@@ -84,12 +84,11 @@ def closure(wanted: list[Requirement]) -> set[str]:
 
 
 IMPORT_WITHOUT = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {missing}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Missing())
+import importlib.util, sys
+find = importlib.machinery.PathFinder.find_spec
+def find_others(name, path=None, target=None):
+    return None if name.partition(".")[0] in {missing} else find(name, path, target)
+importlib.machinery.PathFinder.find_spec = find_others
 import {modules}
 """
 

@@ -20,7 +20,6 @@ COMMANDS: Final = {
     "report": "make the page and the customers of a published day again",
     "export": "export a published day for HubSpot, Salesforce or as CSV",
     "outcomes": "compare the leads with what became of them",
-    "label-queue": "choose the calls to label next",
     "train": "train the network on labelled calls",
     "evaluate": "evaluate a model, or run the paper's ablations",
     "calibrate": "calibrate a model on labelled calls",

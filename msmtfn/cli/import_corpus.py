@@ -18,7 +18,7 @@ from rich.progress import MofNCompleteColumn
 from rich.table import Table
 from rich.text import Text
 
-from msmtfn.cli.command import SafeConsole, run_command
+from msmtfn.cli.command import PARSER_OPTIONS, SafeConsole, run_command
 from msmtfn.corpora.published.corpus import PublishedCorpus
 from msmtfn.corpora.published.emodb import read_emodb
 from msmtfn.corpora.published.importing import import_corpus
@@ -88,7 +88,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _import(program: str, arguments: Sequence[str]) -> None:
-    options, console = tyro.cli(Arguments, prog=program, args=arguments), SafeConsole()
+    options, console = tyro.cli(Arguments, prog=program, args=arguments, config=PARSER_OPTIONS), SafeConsole()
     started = time.monotonic()
     corpus = READERS[options.corpus](options.folder)
     with _show_progress(console, len(corpus.conversations)) as report:

@@ -14,7 +14,7 @@ import tyro
 from rich.table import Table
 
 from msmtfn import storage
-from msmtfn.cli.command import SafeConsole, run_command
+from msmtfn.cli.command import PARSER_OPTIONS, SafeConsole, run_command
 from msmtfn.delivery.figures import FIGURES_FILE
 from msmtfn.delivery.lift import measure_outcomes
 from msmtfn.delivery.outcomes import UNUSED_FILE, KnownOutcomes, join_outcomes
@@ -79,7 +79,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 
 def _run(program: str, arguments: Sequence[str]) -> None:
-    options = tyro.cli(Arguments, prog=program, args=arguments)
+    options = tyro.cli(Arguments, prog=program, args=arguments, config=PARSER_OPTIONS)
     known = join_outcomes(options.outcomes, options.leads, options.last_date, options.days)
     out = storage.absolute(options.out)
     storage.make_folder(out)

@@ -9,7 +9,7 @@ Shapes: L leads whose outcome is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -148,8 +148,10 @@ def _compare_groups(slices: Sequence[Slice]) -> list[Slice]:
         if each.measure in GROUPINGS and min(each.leads, num_others) >= MIN_LEADS:
             counts = [[each.converted, each.leads - each.converted], [converted, num_others - converted]]
             p_values[place] = float(stats.fisher_exact(np.array(counts)).pvalue)
-    adjusted: Iterable[float] = stats.false_discovery_control(list(p_values.values()), method="by") if p_values else []
-    compared = dict(zip(p_values, map(float, adjusted), strict=True))
+    compared: dict[int, float] = {}
+    if p_values:
+        adjusted = stats.false_discovery_control(list(p_values.values()), method="by").tolist()
+        compared = dict(zip(p_values, adjusted, strict=True))
     return [
         replace(each, p_adjusted=compared[place], warning=DIFFERS if compared[place] < 1 - CONFIDENCE else None)
         if place in compared

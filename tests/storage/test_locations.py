@@ -24,12 +24,13 @@ def test_an_unknown_scheme_is_wrong_usage_and_the_message_names_those_known(loca
 
 
 @pytest.mark.parametrize(
-    "location", ["s3://user:word@bucket/a", "s3://user:wo/rd@bucket/a", "s3://user@bucket", "https://user:wo/rd@host/a"]
+    "location",
+    ["s3://user:tiger@bucket/a", "s3://user:ti/ger@bucket/a", "s3://user@bucket", "https://user:ti/ger@host/a"],
 )
 def test_a_password_in_a_location_is_refused_and_not_repeated(location: str) -> None:
     with pytest.raises(UsageError) as refused:
         storage.absolute(location)
-    assert not any(part in str(refused.value) for part in ("word", "wo/rd", "rd@", "user:"))
+    assert not any(part in str(refused.value) for part in ("tiger", "ti/ger", "ger@", "user:"))
 
 
 @pytest.mark.parametrize("location", ["s3://bucket/a@b:c", "s3://arn:aws:s3:eu-1:1:accesspoint/a", "/user:word@host"])
