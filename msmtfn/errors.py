@@ -98,7 +98,7 @@ class ScoringError(JobError):
 
 
 class PublishError(JobError):
-    """Error of a day that is not published because its scored parts do not match the manifest."""
+    """Error of a day that is not published: its parts do not match the manifest, or the published one is better."""
 
 
 class OutcomesError(JobError):

@@ -227,8 +227,10 @@ def _errors_naming(file: str) -> Iterator[None]:
         ) from exc
     except (pa.ArrowException, OSError) as exc:
         raise ManifestError(f"{file} cannot be read as Parquet: {exc}") from exc
-    except ValueError:
-        # Of Ray, which may be loaded here or not; its message says how to switch unpickling on, which runs code.
+    except ValueError as exc:
+        # Ray, which may be loaded here or not, refuses pickles by this error; its message says how to switch them on.
+        if "deserialize" not in str(exc):
+            raise
         raise ManifestError(
             f"{file} has a column of an extension type that is described by a pickle, such as ray.data.arrow_tensor of "
             "Ray 2.49 to 2.54, and no pickle is opened; write it as lists, as text or as numbers"

@@ -33,7 +33,6 @@ BROKEN_PIPE: Final = SIGNAL_EXIT_CODE + signal.SIGPIPE
 PARSER_OPTIONS: Final = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
 """How command lines are parsed: options have short names, and one without a value is left out rather than `None`."""
 
-
 LOG_WIDTH: Final = 240
 """Columns of tables where the output is no terminal: wide enough that no id or path is cut."""
 

@@ -15,7 +15,7 @@ import ray.train
 import torch
 
 from msmtfn import storage
-from msmtfn.errors import StorageError, TrainingError
+from msmtfn.errors import TrainingError
 from msmtfn.storage.untrusted import parse_object, read_text
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,18 @@ SNAPSHOT_NAME: Final = "checkpoint_manager_snapshot.json"
 CHECKPOINT_PREFIX: Final = "checkpoint_"
 """Begin of the name of a checkpoint's folder; the time that follows sorts like the epochs."""
 ENTRIES: Final = frozenset({"network", "optimizer", "schedule", "epochs", "best"})
-UNREADABLE: Final = (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, pickle.UnpicklingError)
-"""What PyTorch raises for a file that is missing, truncated or something else."""
+UNREADABLE: Final = (
+    FileNotFoundError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+"""What PyTorch raises for a file that is missing, truncated or something else.
+
+Other errors of storage are not among them: they may pass, and workers that do not read the same state would part."""
 
 
 def save_state(state: dict[str, Any], folder: Path) -> None:
@@ -92,6 +102,6 @@ def delete_broken_snapshot(folder: str) -> None:
         text = read_text(snapshot)
         if text is not None:
             parse_object(text)
-    except (ValueError, StorageError) as exc:
+    except ValueError as exc:
         logger.warning("%s cannot be read (%s) and is made again", snapshot, exc)
         storage.delete(snapshot)

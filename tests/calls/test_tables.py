@@ -245,7 +245,7 @@ class RefusingType(pa.ExtensionType):  # type: ignore[misc]
 
     @classmethod
     def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> RefusingType:
-        raise ValueError("set UNPICKLE=1")
+        raise ValueError("Unable to deserialize shape. If you trust it, set UNPICKLE=1")
 
 
 def test_a_type_described_by_a_pickle_is_refused_without_a_hint_how_to_open_it(tmp_path: Path) -> None:

@@ -97,3 +97,11 @@ def test_a_whole_list_of_checkpoints_stays(run: Path) -> None:
     snapshot.write_text("{}")
     delete_broken_snapshot(str(run))
     assert snapshot.read_text() == "{}"
+
+
+def test_an_error_of_storage_that_may_pass_is_no_reason_to_resume_from_an_older_state(run: Path) -> None:
+    state = run / RUN_NAME / NAMES[2] / "state.pt"
+    state.unlink()
+    state.mkdir()  # reading it is an error of the operating system
+    with pytest.raises(IsADirectoryError):
+        find_state(checkpoint(run, 2), str(run))
