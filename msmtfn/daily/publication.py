@@ -1,6 +1,6 @@
 """One publication of a day: the names of its files, and the record that is written before the first of them.
 
-    <leads>/date=YYYY-MM-DD/leads-<publication>-NNNNN.parquet            or transcripts-…, below their own root
+    <leads>/date=YYYY-MM-DD/leads-<publication>-NNNNN.parquet            or transcripts-…, customers-…, below their own
     <leads>/_runs/publication-YYYY-MM-DD-<publication>.json      until the publication is done
 
 By the record the next run finds what a publisher left that died or lost the day. Nothing is deleted from a day but
@@ -20,7 +20,7 @@ from typing import Final
 from msmtfn import storage
 
 PUBLICATION: Final = re.compile(r"[0-9a-f]{8}")
-PUBLISHED_FILE: Final = re.compile(r"(?:leads|transcripts)-([0-9a-f]{8})-[0-9]{5,9}\.parquet")
+PUBLISHED_FILE: Final = re.compile(r"(?:leads|transcripts|customers)-([0-9a-f]{8})-[0-9]{5,9}\.parquet")
 RUN: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})-[0-9a-f]{12}(-(after|retry)-[0-9a-f]{8})?")
 """Name of a run's folder."""
 
@@ -31,7 +31,7 @@ def new_publication() -> str:
 
 
 def file_name(publication: str, number: int, table: str = "leads") -> str:
-    """Return the name of one file of a publication of leads or transcripts."""
+    """Return the name of one file of a publication of leads, transcripts or customers."""
     return f"{table}-{publication}-{number:05d}.parquet"
 
 

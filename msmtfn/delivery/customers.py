@@ -25,6 +25,8 @@ from msmtfn.delivery.suppression import CUSTOMER_ID, UNRANKED_REASON, find_suppr
 from msmtfn.leads.schema import LEAD_RANK, REJECTED, SCORED
 from msmtfn.storage.untrusted import inside
 
+TABLE_NAME: Final = "customers"
+"""Begin of the names of the published files."""
 UNRANKED: Final = np.iinfo(np.int32).max
 NOT_RANKED: Final = "unranked"
 NO_TIME: Final = np.iinfo(np.int64).min
@@ -112,7 +114,8 @@ def publish_customers(
         table = roll_up(day, num_days)
         run = inside(root, CONTROL_FOLDER, f"customers-{day.date}")
         storage.delete(run)
-        success = publish_tables(root, day.date, run, _slices(table), _record(day, table, num_days), check_both)
+        record = _record(day, table, num_days)
+        success = publish_tables(root, day.date, run, _slices(table), record, check_both, name=TABLE_NAME)
         storage.remove_empty_folder(run)
         return success
 
