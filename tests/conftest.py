@@ -56,6 +56,17 @@ def make_tiny_network(seed: int = 0, **options: Any) -> MsmtFn:
     return network
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Divide the tests among the processes of `pytest -n`: one has all tests on Ray, and a module is never divided.
+
+    The tests on Ray come first, as they are the longest group.
+    """
+    on_ray = {item: "ray_address" in getattr(item, "fixturenames", ()) for item in items}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray[item] else item.path.stem))
+    items.sort(key=lambda item: not on_ray[item])
+
+
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., MsmtFnConfig]:
     """Return a function that makes a tiny configuration from fields of `MsmtFnConfig`."""
