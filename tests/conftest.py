@@ -56,6 +56,7 @@ def make_tiny_network(seed: int = 0, **options: Any) -> MsmtFn:
     return network
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Divide the tests among the processes of `pytest -n`: one has all tests on Ray, and a module is never divided.
 
