@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import ray
 import torch
 from hypothesis import settings
 from transformers import BertTokenizer
+from xdist.scheduler import LoadScopeScheduling
 
 from msmtfn.model.checkpoint import save_model
 from msmtfn.model.config import MsmtFnConfig
@@ -56,16 +58,28 @@ def make_tiny_network(seed: int = 0, **options: Any) -> MsmtFn:
     return network
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the tests among the processes of `pytest -n`: one has all tests on Ray, and a module is never divided.
+class RayScheduling(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist has no types for its schedulers
+    """Division of the tests among the processes of `pytest -n`: one gets all modules on Ray, no module is divided."""
 
-    The tests on Ray come first, as they are the longest group.
-    """
-    on_ray = {item: "ray_address" in getattr(item, "fixturenames", ()) for item in items}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray[item] else item.path.stem))
-    items.sort(key=lambda item: not on_ray[item])
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "ray" if _is_on_ray(self.config.rootpath / module) else module
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Return what divides the tests among processes."""
+    return RayScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests on Ray first: they are the longest group, so the other processes work through the rest meanwhile."""
+    items.sort(key=lambda item: not _is_on_ray(item.path))
+
+
+@cache
+def _is_on_ray(module: Path) -> bool:
+    return "ray_address" in module.read_text()
 
 
 @pytest.fixture(scope="session")
