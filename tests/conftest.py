@@ -73,7 +73,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests on Ray first: they are the longest group, so the other processes work through the rest meanwhile."""
+    """Put the tests on Ray first: they are the longest group, and the other processes do the rest meanwhile."""
     items.sort(key=lambda item: not _is_on_ray(item.path))
 
 

@@ -16,7 +16,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 
 from msmtfn.labels import INTENTS, TASKS
 from msmtfn.model.calibration import COVERAGE, MAX_TEMPERATURE, MIN_TEMPERATURE, Calibration
@@ -89,6 +88,8 @@ def fit_calibration(heads: Probabilities, intents: npt.NDArray[np.int64]) -> Cal
     Raises:
         ValueError: there are no calls.
     """
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415 - who applies a calibration needs no SciPy
+
     num_calls = len(intents)
     if num_calls == 0:
         raise ValueError("there are no calls; a calibration needs at least one")

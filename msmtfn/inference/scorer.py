@@ -17,7 +17,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,6 @@ from msmtfn.leads.ranking import LeadWeights, lead_scores
 from msmtfn.leads.schema import HEADS_PREFIX, REJECTED, SCORED
 from msmtfn.model.calibration import Calibration
 from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.precision import (
     ScoringPrecision,
     autocast,
@@ -47,6 +46,9 @@ from msmtfn.model.runtime.precision import (
     quantize_encoders,
     uses_bf16,
 )
+
+if TYPE_CHECKING:
+    from msmtfn.model.network import MsmtFn
 
 logger = logging.getLogger(__name__)
 

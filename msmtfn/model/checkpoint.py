@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,9 @@ from msmtfn.model.calibration import Calibration, read_calibration
 from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.folder import CONFIG_FILE, FILE_PATTERNS, check_folder, check_vocabulary, model_files, read_config
 from msmtfn.model.location import resolve_model
-from msmtfn.model.network import MsmtFn
+
+if TYPE_CHECKING:
+    from msmtfn.model.network import MsmtFn  # imported late elsewhere: a job's driver and tasks need no network
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -174,6 +176,8 @@ def load_model(folder: Path) -> Model:
     _read_config(folder)
     check_folder(folder)
     _check_has_tokenizer(folder)
+    from msmtfn.model.network import MsmtFn  # noqa: PLC0415 - late
+
     transformers_logging.disable_progress_bar()
     try:
         loaded: tuple[MsmtFn, dict[str, set[str]]] = MsmtFn.from_pretrained(  # type: ignore[assignment]
@@ -212,6 +216,8 @@ def build_model_from_encoders(audio_encoder: str, text_encoder: str, seed: int, 
     Raises:
         ModelError: an encoder cannot be loaded, or the two do not fit together.
     """
+    from msmtfn.model.network import MsmtFn  # noqa: PLC0415 - late
+
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -263,6 +269,8 @@ def weights_digest(module: nn.Module) -> str:
 
 def unpack_network(packed: PackedNetwork) -> MsmtFn:
     """Rebuild a packed network, in evaluation mode."""
+    from msmtfn.model.network import MsmtFn  # noqa: PLC0415 - late
+
     transformers_logging.disable_progress_bar()
     weights = {name: torch.from_numpy(np.array(weight)) for name, weight in packed.weights.items()}
     network: MsmtFn = MsmtFn.from_pretrained(None, config=MsmtFnConfig.from_dict(packed.config), state_dict=weights)

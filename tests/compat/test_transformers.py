@@ -32,3 +32,10 @@ def test_a_module_of_the_network_may_be_what_imports_the_auto_classes() -> None:
     )
     job = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=False)
     assert "msmtfn.model.network.MsmtFn" in job.stdout, job.stderr
+
+
+@pytest.mark.parametrize("module", ["msmtfn.cli.score_daily", "msmtfn.features.prepare"])
+def test_drivers_and_preparation_start_without_the_base_class_of_all_models(module: str) -> None:
+    program = f"import sys, msmtfn, {module}; print('transformers.modeling_utils' in sys.modules)"
+    job = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=False)
+    assert job.stdout.split() == ["False"], job.stderr

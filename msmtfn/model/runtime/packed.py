@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import GELUActivation
 
 from msmtfn.compat import pytorch as compat
 
@@ -61,6 +60,8 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 def pack_convolution(layer: Any) -> None:
     """Pack the convolution `conv` of a layer in place, fused with its activation if that is a GELU right after it."""
+    from transformers.activations import GELUActivation  # noqa: PLC0415 - late: it imports all that models need
+
     gelu = isinstance(layer.activation, GELUActivation) and not hasattr(layer, "layer_norm")
     layer.conv = PackedConv1d(layer.conv, gelu=gelu)
     if gelu:

@@ -6,17 +6,18 @@ Normalisation and softmax always compute in fp32.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from torch import nn
 from torch.nn.utils import skip_init
 from torch.nn.utils.parametrize import is_parametrized
 
-from msmtfn.model.attention import MATMUL_ATTENTION
-from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.int8 import Int8Linear
 from msmtfn.model.runtime.packed import PackedConv1d, PackedLinear, can_pack, pack_convolution
+
+if TYPE_CHECKING:
+    from msmtfn.model.network import MsmtFn
 
 Precision = Literal["auto", "fp32", "bf16"]
 ScoringPrecision = Literal["auto", "fp32", "bf16", "int8"]
@@ -62,6 +63,8 @@ def cast_to_bf16_(network: MsmtFn) -> None:
     each normalisation and casts every weight for every batch. Normalisation and softmax compute in fp32 internally
     either way. The first convolution stays in fp32, since the normalisation is folded into it in double precision.
     """
+    from msmtfn.model.attention import MATMUL_ATTENTION  # noqa: PLC0415 - late
+
     audio = network.audio_encoder.model
     _, *convolutions = audio.feature_extractor.conv_layers
     for part in (*convolutions, audio.feature_projection, audio.encoder, network.text_encoder, network.fusion):
