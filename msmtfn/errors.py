@@ -97,6 +97,10 @@ class ScoringError(JobError):
     """Error of a day whose graph failed in spite of retries."""
 
 
+class BatchesFailedError(ScoringError):
+    """Error of a pass in which batch after batch fails; its calls are to be tried one by one."""
+
+
 class PublishError(JobError):
     """Error of a day that is not published: its parts do not match the manifest, or the published one is better."""
 

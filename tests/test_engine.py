@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.faults.ray_cluster import RayCluster
 
 PROGRAM = """
 import sys, time
@@ -107,3 +110,35 @@ def test_an_address_without_a_cluster_is_named() -> None:
     line = last_line(RAY_ADDRESS="127.0.0.1:1")
     assert line["exit_code"] == 1
     assert "no Ray cluster responds at RAY_ADDRESS=127.0.0.1:1" in line["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_folder_that_is_too_large_to_be_uploaded_is_named_with_the_cure(tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "recordings").write_bytes(os.urandom(40 * 2**20))
+    settings = json.dumps({"runtime_env": {"working_dir": str(folder)}})  # as a submitted job gets it
+    line = last_line(RAY_JOB_CONFIG_JSON_ENV_VAR=settings, RAY_max_grpc_message_size=str(30 * 2**20))
+    assert line["exit_code"] == 1
+    assert "exceeds the maximum size" in line["error"]
+    assert "start the job in a smaller one" in line["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_wrong_token_is_told_as_such(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("a" * 64)
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # pytest's is too long for sockets
+        cluster = RayCluster(Path(folder), tmp_path, 1, environment)
+        try:
+            cluster.start(0)
+            token.write_text("f" * 64)
+            line = last_line(RAY_ADDRESS=cluster.address, **environment)
+        finally:
+            cluster.kill(0)
+    assert line["exit_code"] == 1
+    assert "refuses the token" in line["error"]
+    assert "f" * 64 not in line["error"]

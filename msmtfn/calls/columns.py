@@ -177,7 +177,7 @@ def _type_in(footer: Footer, name: str) -> pa.DataType:
 
 
 def _unify(file: str, name: str, before: pa.DataType | None, kind: pa.DataType, *, is_binding: bool) -> pa.DataType:
-    if before is None:
+    if before is None or before == kind:
         return kind
     try:
         schemas = [pa.schema([pa.field("", before)]), pa.schema([pa.field("", kind)])]

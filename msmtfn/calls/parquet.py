@@ -10,6 +10,7 @@ import contextlib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import IO, Any, Final
 
 import numpy as np
@@ -17,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from msmtfn import storage
 from msmtfn.errors import ManifestError
 
 READ_BATCH_ROWS: Final = 4096
@@ -43,13 +43,13 @@ class Footer:
     int96: frozenset[str]
 
 
-def read_footer(file: str) -> Footer:
-    """Read the footer of a file.
+def read_footer(file: str, handle: IO[bytes]) -> Footer:
+    """Read the footer of an open file.
 
     Raises:
         ManifestError: the file cannot be read, or Arrow cannot carry the type of a column.
     """
-    with storage.open_for_reading(file) as handle, _errors_naming(file):
+    with _errors_naming(file):
         parquet = pq.ParquetFile(handle, coerce_int96_timestamp_unit="us")
         metadata = parquet.metadata
         schema = pa.schema([pa.field(field.name, plain_type(field.type)) for field in parquet.schema_arrow])
@@ -58,7 +58,8 @@ def read_footer(file: str) -> Footer:
         if leaf.converted_type == "INTERVAL":
             raise _cannot_carry(file, _column_of(leaf), "an INTERVAL of Parquet")
     for field in schema:
-        _check_writable(file, field)
+        if (reason := _why_not_writable(field.type)) is not None:
+            raise _cannot_carry(file, field.name, reason)
     return Footer(
         file=file,
         num_rows=metadata.num_rows,
@@ -68,21 +69,19 @@ def read_footer(file: str) -> Footer:
     )
 
 
-def iter_batches(footer: Footer) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a file with the types of `footer.schema`.
+def iter_batches(footer: Footer, handle: IO[bytes]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of an open file with the types of `footer.schema`.
 
     Raises:
-        ManifestError: the file cannot be read, or a timestamp would lose nanoseconds.
+        ManifestError: the file cannot be read, memory does not suffice, or a timestamp would lose nanoseconds.
     """
-    with contextlib.ExitStack() as stack:
-        handles = [stack.enter_context(storage.open_for_reading(footer.file)) for _ in range(1 + bool(footer.int96))]
-        stack.enter_context(_errors_naming(footer.file))  # the last one, so that it sees Arrow's errors first
+    with _errors_naming(footer.file):
         batches: Iterator[tuple[pa.RecordBatch, pa.RecordBatch | None]]
-        batches = ((batch, None) for batch in _read_batches(handles[0], "us"))
+        batches = ((batch, None) for batch in _read_batches(handle, "us"))
         if footer.int96:
             # In nanoseconds Arrow lets dates after 2262 overflow, in microseconds it drops what is below them.
-            exact = _read_batches(handles[1], "ns", sorted(footer.int96))
-            batches = zip(_read_batches(handles[0], "us"), exact, strict=True)
+            exact = _read_batches(handle, "ns", sorted(footer.int96))
+            batches = zip(_read_batches(handle, "us"), exact, strict=True)
         for batch, nanoseconds in batches:
             if nanoseconds is not None:
                 _check_exact(footer.file, batch, nanoseconds)
@@ -125,6 +124,13 @@ def _plain_nested(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind):
         return pa.list_(_plain_field(kind.value_field))
     return kind
+
+
+def too_large(file: str) -> ManifestError:
+    """Return the error of a file that takes more memory than there is."""
+    return ManifestError(
+        f"{file} unpacks to more than the memory that is left; check what wrote it, or write shorter rows"
+    )
 
 
 def message_without_values(exc: pa.ArrowException) -> str:
@@ -173,11 +179,14 @@ def _cannot_carry(file: str, column: str, what: str) -> ManifestError:
     )
 
 
-def _check_writable(file: str, field: pa.Field) -> None:
+@lru_cache(maxsize=1024)
+def _why_not_writable(kind: pa.DataType) -> str | None:
+    """Return why Parquet cannot hold a type; None if it can."""
     try:
-        pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
+        pq.write_table(pa.schema([pa.field("", kind)]).empty_table(), pa.BufferOutputStream())
     except pa.ArrowException as exc:
-        raise _cannot_carry(file, field.name, str(exc)) from exc
+        return str(exc)
+    return None
 
 
 def _has_no_value(metadata: pq.FileMetaData, number: int) -> bool:
@@ -221,6 +230,8 @@ def _errors_naming(file: str) -> Iterator[None]:
     """Raise Arrow's errors about a broken file as a `ManifestError` that names the file."""
     try:
         yield
+    except MemoryError as exc:  # before Arrow's, of which one is a MemoryError
+        raise too_large(file) from exc
     except pa.ArrowNotImplementedError as exc:
         raise ManifestError(
             f"{file} has a column of a type that Arrow cannot carry: {exc}; write it as text or as a number"

@@ -33,6 +33,8 @@ PREPARE, SCORE = "prepare", "score"
 LISTEN, RECOGNISE = "listen", "recognise"
 """Names of the stages of scoring, and of those of transcription."""
 REJECT_CODES: Final = frozenset(map(str, RejectCode))
+OUR_FAILURES: Final = frozenset(map(str, (RejectCode.SCORING_FAILED, RejectCode.ASR_FAILED, RejectCode.INTERNAL_ERROR)))
+"""Reasons of rejects that no recording and no row should cause."""
 SECONDS_BOUNDS: Final = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
 
 
@@ -45,6 +47,7 @@ class Batch:
         unavailable: number of calls left out because storage did not deliver their recordings.
         audio_sec: total length of the recordings in seconds.
         seconds: seconds that the last stage took.
+        failure: detail of one of the rejects for which not the call is to blame, if there are such.
         unranked: number of scored calls that get no rank, by reason.
     """
 
@@ -52,6 +55,7 @@ class Batch:
     unavailable: int
     audio_sec: float
     seconds: float
+    failure: str = ""
     unranked: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -63,6 +67,11 @@ class Batch:
     def rejected(self) -> int:
         """Number of rejects."""
         return sum(number for outcome, number in self.outcomes.items() if outcome in REJECT_CODES)
+
+    @property
+    def failed(self) -> int:
+        """Number of rejects for which not the call is to blame."""
+        return sum(number for outcome, number in self.outcomes.items() if outcome in OUR_FAILURES)
 
 
 @dataclass(slots=True)
@@ -77,6 +86,11 @@ class RunFigures:
         startup_sec: seconds until the first batch reached the last stage; None until then.
         stage_sec: seconds of work of all processes, by stage.
         prepared: number of calls prepared, by the id of the node.
+        failed: number of rejects for which not the call is to blame.
+        failure: detail of one of them.
+        starts: number of processes of the last stage that have started, those that died and started again included.
+        ready: number of processes of the last stage that have loaded the model.
+        cause: cause of the last failure of a block; empty if none failed.
     """
 
     done: int = 0
@@ -86,6 +100,11 @@ class RunFigures:
     startup_sec: float | None = None
     stage_sec: dict[str, float] = field(default_factory=dict)
     prepared: Count[str] = field(default_factory=Count)
+    failed: int = 0
+    failure: str = ""
+    starts: int = 0
+    ready: int = 0
+    cause: str = ""
 
 
 class RunMetrics:
@@ -154,6 +173,8 @@ class RunCounter:
         figures.done += batch.done
         figures.rejected += batch.rejected
         figures.unavailable += batch.unavailable
+        figures.failed += batch.failed
+        figures.failure = batch.failure or figures.failure
         figures.unranked.update(batch.unranked)
         figures.stage_sec[self.stages[1]] += batch.seconds
         if self.metrics is not None:
@@ -167,6 +188,14 @@ class RunCounter:
         self.figures.stage_sec[self.stages[0]] += seconds
         if self.metrics is not None:
             self.metrics.add_work(self.stages[0], seconds)
+
+    def add_start(self) -> None:
+        """Count a process of the last stage that starts; one that dies is started again."""
+        self.figures.starts += 1
+
+    def add_ready(self) -> None:
+        """Count a process of the last stage that has loaded the model."""
+        self.figures.ready += 1
 
     def begin(self, row_ids: Sequence[int], done: Sequence[int]) -> None:
         """Note that work on some calls begins, and that on others has ended."""

@@ -9,19 +9,21 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
 from msmtfn import storage
-from msmtfn.compat.ray import limit_queued_blocks
-from msmtfn.daily.counter import RunFigures, prepare_counted
+from msmtfn.compat.ray import limit_queued_blocks, watch_blocks
+from msmtfn.daily.counter import OUR_FAILURES, RunFigures, prepare_counted
+from msmtfn.daily.fuse import RESUME, Fuse, cause_of
 from msmtfn.daily.graph import Task
 from msmtfn.errors import ScoringError, require
 from msmtfn.features.sandbox import BatchPreparer, SandboxConfig, SandboxedPreparer
@@ -36,9 +38,6 @@ BACKPRESSURE_RATIO: Final = 2.0
 """Maximum bytes of prepared calls that wait for the actors, relative to the bytes of the batches being processed."""
 
 BLOCKS_PER_CPU: Final = 4
-
-MAX_CAUSE_LENGTH: Final = 300
-"""Maximum length of the cause of a failure in the job's last line, in characters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,9 +164,35 @@ def passthrough_columns(schema: pa.Schema) -> list[str]:
     return list(schema.names[: schema.names.index("status")])
 
 
+def make_fuse(task: Task, pool: ActorPool, config: PassConfig, *, alone: bool, num_left: int | None) -> Fuse:
+    """Make the fuse of a pass.
+
+    Args:
+        task: the calls.
+        pool: actors that run the model.
+        config: options of the pass.
+        alone: whether the pass tries calls one by one.
+        num_left: number of calls that are not committed; None means all.
+    """
+    return Fuse(
+        folder=task.folder.path,
+        pool_size=pool.size,
+        num_cpus=int(ray.cluster_resources().get("CPU", 1)),
+        allowed=max(1, int(config.max_crashed_share * task.num_calls)),
+        alone=alone,
+        begun=num_left is not None and num_left < task.num_calls,
+    )
+
+
 @contextlib.contextmanager
-def ray_data_settings(task: Task, filesystem: pa.fs.FileSystem) -> Iterator[None]:
-    """Set the options of Ray Data for this graph only; other datasets of the process keep theirs."""
+def ray_data_settings(task: Task, filesystem: pa.fs.FileSystem, fuse: Fuse) -> Iterator[None]:
+    """Set the options of Ray Data for this graph only; other datasets of the process keep theirs.
+
+    Args:
+        task: what to read and where to write.
+        filesystem: file system of the run's folder.
+        fuse: ends the graph if what fails cannot be mended.
+    """
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
@@ -178,8 +203,15 @@ def ray_data_settings(task: Task, filesystem: pa.fs.FileSystem) -> Iterator[None
         ROW_ID, task.folder.checkpoint, override_filesystem=filesystem, delete_checkpoint_on_success=False
     )
     # Backpressure: no more calls are prepared than the actors will soon need.
-    with limit_queued_blocks(context, BACKPRESSURE_RATIO), DataContext.current(context):
-        yield
+    with (
+        limit_queued_blocks(context, BACKPRESSURE_RATIO),
+        watch_blocks(context, fuse.find_failure, fuse.add_failed_block),
+        DataContext.current(context),
+    ):
+        try:
+            yield
+        finally:
+            fuse.log_repeated()
 
 
 @contextlib.contextmanager
@@ -189,16 +221,25 @@ def translate_errors(graph: str) -> Iterator[None]:
         yield
     except (RayError, pa.ArrowException, OSError, ValueError) as exc:
         logger.exception("the %s graph failed", graph)
-        # The last line comes after the tracebacks of all processes involved.
-        cause = str(exc).strip().rpartition("\n")[2][:MAX_CAUSE_LENGTH]
-        raise ScoringError(
-            f"the {graph} graph failed ({type(exc).__name__}: {cause}; more above); fix the cause, and the same "
-            "command resumes where this one stopped"
-        ) from exc
+        cause = f"{type(exc).__name__}: {cause_of(exc)}; more above"
+        raise ScoringError(f"the {graph} graph failed ({cause}); {RESUME}") from exc
 
 
-def report_figures(counter: Any, report: Callable[[int, int], None]) -> None:
-    """Report the counter's figures."""
+def report_figures(counter: Any, report: Callable[[int, int], None], fuse: Fuse) -> None:
+    """Report the counter's figures, also to the fuse."""
     with contextlib.suppress(RayError):  # missing figures must not fail the run
         figures: RunFigures = ray.get(counter.read.remote())
         report(figures.done, figures.rejected)
+        fuse.see(figures)
+
+
+def final_figures(counter: Any, fuse: Fuse) -> RunFigures:
+    """Return the counter's figures at the end of a pass, with the cause of what has failed."""
+    figures: RunFigures = ray.get(counter.read.remote())
+    return replace(figures, cause=fuse.cause)
+
+
+def failure_of(batch: pa.Table) -> str:
+    """Return the code and the detail of a reject for which not the call is to blame; empty if there is none."""
+    failed = batch.filter(pc.is_in(batch["error_code"], pa.array(sorted(OUR_FAILURES))))
+    return f"{failed['error_code'][0]}: {failed['error_detail'][0]}" if len(failed) else ""

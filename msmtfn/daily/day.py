@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,10 @@ import pyarrow as pa
 
 import msmtfn
 from msmtfn import storage
-from msmtfn.calls.manifest import ROW_ERROR, Manifest, iter_calls, open_manifest
+from msmtfn.calls.manifest import MEMORY_SHARE, ROW_ERROR, Manifest, iter_calls, open_manifest
+from msmtfn.calls.memory import available_memory, limited_memory
+from msmtfn.calls.parquet import too_large
+from msmtfn.calls.reading import join_batches
 from msmtfn.daily.graph import Graph, PassFigures, RunPass, Task
 from msmtfn.daily.leftovers import run_until_complete
 from msmtfn.daily.progress import Reporter
@@ -331,6 +334,7 @@ def _copy_manifest(plan: DayPlan, folder: RunFolder) -> int:
     Returns:
         The number of calls copied.
     """
+    storage.delete(folder.calls)  # what an unfinished copy has left, perhaps of a manifest that was being changed
     storage.make_folder(folder.calls)
     storage.make_folder(folder.parts)
     batches = iter_calls(plan.manifest)
@@ -339,13 +343,23 @@ def _copy_manifest(plan: DayPlan, folder: RunFolder) -> int:
         batches = rows_to_retry(batches, leads)
     if plan.transcripts is not None:
         batches = plan.transcripts.fill(batches)
-    num_calls = 0
-    for number, batch in enumerate(batches):
-        num_calls += len(batch)
-        storage.write_parquet(storage.join(folder.calls, f"calls-{number:06d}.parquet"), pa.Table.from_batches([batch]))
+    try:
+        with limited_memory(int(MEMORY_SHARE * available_memory())):
+            num_calls = _write_calls(batches, folder.calls)
+    except MemoryError as exc:
+        raise too_large(plan.manifest.folder) from exc
     if plan.retried is not None:
         carry_over(leads, folder.parts, _schema_of(plan), num_calls, plan.graph.table.rows_per_file)
     folder.write_num_calls(num_calls)
+    return num_calls
+
+
+def _write_calls(batches: Iterable[pa.RecordBatch], calls: str) -> int:
+    """Write rows into a folder, in few files, and return their number."""
+    num_calls = 0
+    for number, batch in enumerate(join_batches(batches)):
+        num_calls += len(batch)
+        storage.write_parquet(storage.join(calls, f"calls-{number:06d}.parquet"), pa.Table.from_batches([batch]))
     return num_calls
 
 

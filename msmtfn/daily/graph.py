@@ -52,6 +52,10 @@ class PassFigures(Protocol):
     def stage_sec(self) -> Mapping[str, float]:
         """Seconds of work of all processes, by stage."""
 
+    @property
+    def cause(self) -> str:
+        """Cause of the last failure that left calls undone; empty if there was none."""
+
 
 class RunPass(Protocol):
     """Function that runs one pass of a graph over the calls that are not committed; Ray must be running."""

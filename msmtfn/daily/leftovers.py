@@ -20,7 +20,7 @@ import pyarrow.dataset as pads
 
 from msmtfn import storage
 from msmtfn.daily.graph import PassFigures, RunPass, Task
-from msmtfn.errors import RejectCode, ScoringError, StorageError
+from msmtfn.errors import BatchesFailedError, RejectCode, ScoringError, StorageError
 from msmtfn.leads.schema import REJECTED
 from msmtfn.rows import ROW_ID
 
@@ -59,24 +59,37 @@ def run_until_complete(
         def report_total(done: int, rejected: int, before: int = done_before) -> None:
             report(min(before + done, task.num_calls), rejected)
 
-        figures = run_pass(task, report_total, alone=alone, num_left=len(left))
-        passes.append(figures)
+        figures = _run_pass(run_pass, task, report_total, alone=alone, num_left=len(left))
+        passes += [figures] if figures is not None else []
         left = task.folder.uncommitted_ids(task.num_calls)
         if not len(left):
             return passes
         logger.warning("%s: %d calls are not done: their processes died, or storage failed", task.run_id, len(left))
-        if figures.unavailable and (alone or len(left) > allowed):
+        if figures is not None and figures.unavailable and (alone or len(left) > allowed):
             raise StorageError(
                 f"storage did not deliver the recordings of {figures.unavailable} calls; check that it responds and "
                 "accepts the credentials of every machine; the same command resumes where this one stopped"
             )
     if len(left) > allowed:
+        causes = [figures.cause for figures in passes if figures.cause]
+        cause = f" (the last failure: {causes[-1]})" if causes else ""
         raise ScoringError(
             f"the work on {len(left)} calls failed even alone, more than --max-crashed-share allows ({allowed}), so "
-            "the calls are not the cause; see the errors above; the same command resumes where this one stopped"
+            f"the calls are not the cause{cause}; see the errors above; the same command resumes where this one stopped"
         )
     reject_crashed(task, left)
     return passes
+
+
+def _run_pass(
+    run_pass: RunPass, task: Task, report: Callable[[int, int], None], *, alone: bool, num_left: int
+) -> PassFigures | None:
+    """Run a pass and return its figures; None if batch after batch failed, so that the calls must be tried alone."""
+    try:
+        return run_pass(task, report, alone=alone, num_left=num_left)
+    except BatchesFailedError as exc:
+        logger.warning("%s: %s; the calls are tried one by one", task.run_id, exc)
+        return None
 
 
 def reject_crashed(task: Task, row_ids: npt.NDArray[np.int64]) -> None:

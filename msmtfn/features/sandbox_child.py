@@ -10,17 +10,12 @@ import contextlib
 import faulthandler
 import logging
 import pickle
-import re
 import sys
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Final
 
+from msmtfn.calls.memory import limited_memory
 from msmtfn.errors import RejectCode
 from msmtfn.features.sandbox import BatchPreparer, SandboxConfig, table_from_bytes, table_to_bytes
-
-PROCESS_STATUS: Final = Path("/proc/self/status")
 
 
 def serve(connection: Connection) -> None:
@@ -39,26 +34,6 @@ def serve(connection: Connection) -> None:
             connection.send_bytes(table_to_bytes(prepared))
             if prepared["error_code"][0].as_py() == RejectCode.AUDIO_OUT_OF_MEMORY:
                 return  # the next call gets a fresh process, with all memory released
-
-
-@contextlib.contextmanager
-def limited_memory(num_bytes: int) -> Iterator[None]:
-    """Limit the memory that this process may allocate in addition; beyond it, allocations fail as if out of memory."""
-    if not PROCESS_STATUS.exists():
-        yield
-        return
-    import resource  # noqa: PLC0415 - does not exist on Windows
-
-    # RLIMIT_DATA rather than RLIMIT_AS, since the address space includes shared and merely reserved memory.
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    found = re.search(r"^VmData:\s+(\d+) kB$", PROCESS_STATUS.read_text(encoding="utf-8"), re.MULTILINE)
-    limit = num_bytes + (int(found[1]) * 1024 if found else 0)
-    limits = [value for value in (limit, soft, hard) if value != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ from msmtfn.daily.counter import Batch, RunFigures, open_counter
 from msmtfn.daily.dataset import (
     ActorPool,
     PassConfig,
+    failure_of,
+    final_figures,
     fit_blocks,
+    make_fuse,
     passthrough_columns,
     plan_pool,
     ray_data_settings,
@@ -112,19 +115,19 @@ def score_calls(
     filesystem, parts = storage.arrow_filesystem_of(task.folder.parts)
     pool = plan_pool("scorers", scorer.device, config.num_scorers, config.gpus_per_scorer, config.threads_per_scorer)
     config = _fit_to_machines(config, pool, task.num_calls)
+    fuse = make_fuse(task, pool, config, alone=alone, num_left=num_left)
     make = partial(make_scorer, config=scorer)
     with (
         open_counter(task.run_id, task.num_calls if num_left is None else num_left) as counter,
-        poll(partial(report_figures, counter, report), config.progress_sec),
+        poll(partial(report_figures, counter, report, fuse), config.progress_sec),
         translate_errors("scoring"),
-        ray_data_settings(task, filesystem),
+        ray_data_settings(task, filesystem, fuse),
     ):
         prepared = prepared_dataset(task.folder.calls, preparer, passthrough_columns(task.schema), config, counter)
         actor_args = (ray.put(network), make, task, pool.threads, counter)
         scored = _scored_dataset(prepared, actor_args, pool, config, alone=alone)
         scored.write_parquet(parts, filesystem=filesystem, mode=SaveMode.APPEND, compression="zstd")
-        figures: RunFigures = ray.get(counter.read.remote())
-        return figures
+        return final_figures(counter, fuse)
 
 
 def _scored_dataset(
@@ -172,6 +175,7 @@ class ScoringActor:
         threads: int,
         counter: Any,
     ) -> None:
+        ray.get(counter.add_start.remote())  # arrives before a model that kills its process
         if threads:
             torch.set_num_threads(min(threads, os.cpu_count() or 1))  # Ray may be configured with more CPUs than exist
         self.task = task
@@ -179,6 +183,7 @@ class ScoringActor:
         packed: PackedNetwork = ray.get(network)
         self.scorer = make_scorer(unpack_network(packed), calibration=packed.calibration, owns_network=True)
         try_model(self.scorer)
+        counter.add_ready.remote()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score a batch of prepared calls and drop the unsettled ones."""
@@ -215,6 +220,7 @@ def figures_of(scored: pa.Table, num_unavailable: int, seconds: float) -> Batch:
         unavailable=num_unavailable,
         audio_sec=pc.sum(scored["duration_sec"]).as_py() or 0.0,
         seconds=seconds,
+        failure=failure_of(scored),
         unranked={reason["values"]: reason["counts"] for reason in reasons},
     )
 

@@ -27,7 +27,10 @@ from msmtfn import storage
 from msmtfn.daily.counter import LISTEN, RECOGNISE, Batch, RunFigures, open_counter
 from msmtfn.daily.dataset import (
     PassConfig,
+    failure_of,
+    final_figures,
     fit_blocks,
+    make_fuse,
     passthrough_columns,
     plan_pool,
     ray_data_settings,
@@ -141,12 +144,13 @@ def transcribe_calls(
         "recognisers", device, config.num_recognisers, config.gpus_per_recogniser, config.threads_per_recogniser
     )
     batch = (*fit_blocks(config.batch_calls, config.block_calls, task.num_calls), config.max_retries)
+    fuse = make_fuse(task, pool, config, alone=alone, num_left=num_left)
     columns = (passthrough_columns(task.schema), LISTENED)
     with (
         open_counter(task.run_id, num_left, (LISTEN, RECOGNISE)) as counter,
-        poll(partial(report_figures, counter, report), config.progress_sec),
+        poll(partial(report_figures, counter, report, fuse), config.progress_sec),
         translate_errors("transcription"),
-        ray_data_settings(task, filesystem),
+        ray_data_settings(task, filesystem, fuse),
     ):
         listened = sandboxed_dataset(task.folder.calls, listener, listener.config.guard, columns, batch, counter)
         limits = (pool.threads, config.asr_timeout_sec, alone)
@@ -163,8 +167,7 @@ def transcribe_calls(
             max_task_retries=config.max_retries,
         )
         transcribed.write_parquet(parts, filesystem=filesystem, mode=SaveMode.APPEND, compression="zstd")
-        figures: RunFigures = ray.get(counter.read.remote())
-        return figures
+        return final_figures(counter, fuse)
 
 
 class RecognisingActor:
@@ -183,6 +186,7 @@ class RecognisingActor:
         limits: tuple[int, float, bool],
         counter: Any,
     ) -> None:
+        ray.get(counter.add_start.remote())  # arrives before a model that kills its process
         threads, self.timeout_sec, self.alone = limits
         threads = min(threads, os.cpu_count() or 1)  # Ray may be configured with more CPUs than exist
         if threads:
@@ -192,6 +196,7 @@ class RecognisingActor:
         self.schema = schema
         self.counter = counter
         self.watched: Sequence[int] = ()
+        counter.add_ready.remote()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Recognise a batch of calls and drop those that another pass may settle."""
@@ -221,6 +226,7 @@ class RecognisingActor:
                 unavailable=unsettled.count(RejectCode.STORAGE_UNAVAILABLE),
                 audio_sec=pc.sum(transcribed["duration_sec"]).as_py() or 0.0,
                 seconds=time.monotonic() - started,
+                failure=failure_of(transcribed),
             )
         )
         if unsettled:

@@ -33,6 +33,7 @@ class Figures:
     unavailable: int = 0
     startup_sec: float | None = None
     stage_sec: dict[str, float] = field(default_factory=dict)
+    cause: str = ""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from msmtfn import storage
 from msmtfn.daily.day import count_done, finish_run, open_run, tidy_up
 from msmtfn.daily.publish import read_leads, read_success
 from msmtfn.daily.state import AFTER_CRASH, NEXT, RunFolder, RunState
-from msmtfn.errors import ScoringError, StorageError
+from msmtfn.errors import ManifestError, ScoringError, StorageError
 from msmtfn.storage.untrusted import LinkError
 from tests.daily.parts import DATE, write_success
 from tests.daily.plain_graph import Killed, PlainGraph, plan, write_manifest
@@ -107,6 +108,17 @@ def test_the_next_command_takes_back_the_rejects_of_crashed_calls(
     success = read_success(place, DATE)
     assert success is not None
     assert (success.scored, success.calls_resumed) == (3, len(committed))
+
+
+def test_a_day_whose_manifest_is_replaced_before_it_is_copied_runs_under_no_id(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifests", 3)
+    planned = plan(tmp_path / "manifests", str(tmp_path / "leads"))
+    shutil.rmtree(tmp_path / "manifests")
+    write_manifest(tmp_path / "manifests", 4)
+    with pytest.raises(ManifestError, match="was changed while it was read"):
+        open_run(planned)
+    assert planned.find_state() is RunState.PLANNED
+    assert open_run(plan(tmp_path / "manifests", str(tmp_path / "leads"))).task.num_calls == 4
 
 
 # ---- crashes
