@@ -52,7 +52,7 @@ class MsmtFn(PreTrainedModel):
     def __init__(self, config: MsmtFnConfig) -> None:
         super().__init__(config)
         self.audio_encoder = AudioEncoder(config)
-        self.text_encoder = TextEncoder(config.text)
+        self.text_encoder = TextEncoder(config.text, marks_speakers=config.speakers == "mark")
         self.fusion = RoundFusion(config)
         self.context = RoundContext(config.hidden_size, config.context_size, config.num_context_layers, config.dropout)
         self.heads = TaskHeads(self.context.output_size, config.dropout, multi_task=config.multi_task)
