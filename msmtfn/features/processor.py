@@ -312,15 +312,23 @@ class CallProcessor:
         texts = [text for spoken in rounds for text in _cut_texts(spoken.stretches, max_tokens * MAX_CHARS_PER_TOKEN)]
         if not any(texts):
             return [[] for _ in rounds]
-        options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
-        encoded = iter(self.tokenizer(texts, truncation=True, max_length=max_tokens, **options)["input_ids"])
+        encoded = iter(
+            self.tokenizer(
+                texts,
+                add_special_tokens=False,
+                truncation=True,
+                max_length=max_tokens,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
+        )
         first, separator = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         input_ids: list[list[int]] = []
         for spoken in rounds:
             ids = [first]
             for _ in spoken.stretches:
                 ids += [*next(encoded), separator]
-            input_ids.append([*ids[: max_tokens - 1], separator] if any(spoken.stretches) else [])
+            input_ids.append([*ids[:-1][: max_tokens - 1], separator] if any(spoken.stretches) else [])
         return input_ids
 
     def _find_speech(self, waveform: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.bool_]:
