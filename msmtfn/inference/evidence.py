@@ -161,7 +161,7 @@ def _rows_of(run: _Run, starts: Sequence[int]) -> npt.NDArray[np.int64]:
     if run.sound_alone:
         rows[first:last] += 1
         return rows
-    return np.delete(rows, slice(first, last))
+    return np.concatenate([rows[:first], rows[last:]])
 
 
 def _name_side(words: float, sound: float) -> Side:

@@ -160,14 +160,14 @@ def coverages(num_calls: int, doubt: float, num_draws: int = 200) -> npt.NDArray
     return np.array(found)
 
 
-def test_sets_of_few_calls_cover_what_they_promise_where_the_probabilities_are_right() -> None:
-    found = coverages(88, doubt=0.0)
+def test_sets_cover_what_they_promise_where_the_probabilities_are_right() -> None:
+    found = coverages(700, doubt=0.0, num_draws=30)
     assert abs(found.mean() - 0.9) < 0.01
-    assert np.mean((found >= 0.88) & (found <= 0.92)) > 0.8  # split conformal prediction alone: a half
+    assert found.std() < 0.0095  # split conformal prediction alone: 0.012
 
 
 def test_the_labels_limit_what_wrong_probabilities_do_to_the_sets() -> None:
-    few, many = coverages(88, doubt=0.6, num_draws=60), coverages(2000, doubt=0.6, num_draws=20)
+    few, many = coverages(88, doubt=0.6, num_draws=30), coverages(2000, doubt=0.6, num_draws=15)
     assert abs(few.mean() - 0.9) < 0.04
     assert np.abs(many - 0.9).max() < 0.025
 
