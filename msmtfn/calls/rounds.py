@@ -1,7 +1,8 @@
 """Cut a call into rounds: by its turns, by the voice activity of its two channels, or into windows.
 
 A round is one exchange: the agent's turns, then the customer's, up to the agent's next turn. Silence is kept, because
-a delayed answer is informative: a round lasts until the next one starts. In corpora of utterances a round is one turn.
+a delayed answer is informative: a round lasts until the next one starts, the first one begins with the call, and the
+last one ends with it. In corpora of utterances a round is one turn.
 Shapes: C channels, S samples.
 """
 
@@ -12,6 +13,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, Literal
 
 import numpy as np
@@ -56,11 +58,20 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """An exchange between agent and customer within the recording; start_sec < end_sec."""
+    """An exchange between agent and customer within the recording; start_sec < end_sec.
+
+    Attributes:
+        start_sec: start in seconds.
+        end_sec: end in seconds.
+        text: the texts of its turns.
+        stretches: the same by speaker, for networks that read who speaks: stretches of the agent and of others in turn,
+            the agent's first, which is empty where somebody else opens. Empty for other networks.
+    """
 
     start_sec: float
     end_sec: float
     text: str
+    stretches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +84,11 @@ class RoundsConfig:
     """Treatment of longer rounds: truncate drops the excess audio but no text, split makes further rounds of it."""
     round_unit: Literal["exchange", "turn"] = "exchange"
     """What a round is: an exchange of agent and customer, or a turn, whoever speaks."""
+    outer_silence: Literal["keep", "drop"] = "keep"
+    """Treatment of what precedes the first turn and follows the last: keep makes it part of the first and the last
+    round, as far as it fits in beside the speech (truncate) or with further rounds (split)."""
+    speakers: Literal["ignore", "mark"] = "ignore"
+    """Whether rounds tell who said what (`Round.stretches`)."""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
     """Voice activity detection that finds the turns of a two-channel call without a transcript."""
 
@@ -82,6 +98,8 @@ class RoundsConfig:
         require(is_possible, "max_round_sec", seconds, f"finite and at least {SMALLEST_MAX_ROUND_SEC}")
         require(overlong in ("truncate", "split"), "overlong_rounds", overlong, "'truncate' or 'split'")
         require(self.round_unit in ("exchange", "turn"), "round_unit", self.round_unit, "'exchange' or 'turn'")
+        require(self.outer_silence in ("keep", "drop"), "outer_silence", self.outer_silence, "'keep' or 'drop'")
+        require(self.speakers in ("ignore", "mark"), "speakers", self.speakers, "'ignore' or 'mark'")
 
 
 def speaker_name(number: int) -> Speaker:
@@ -157,7 +175,7 @@ def _rounds_or_windows(
     if config.round_unit == "turn" or len({turn.speaker for turn in turns}) >= NUM_SPEAKERS:
         return rounds_from_turns(turns, duration_sec, config, shortest_sec=shortest_sec)
     in_order = sorted(turns, key=lambda turn: turn.start_sec)
-    return _split_span(0.0, duration_sec, in_order, config.max_round_sec) if duration_sec > 0 else []
+    return _split_span(0.0, duration_sec, in_order, config) if duration_sec > 0 else []
 
 
 def rounds_from_turns(
@@ -166,21 +184,29 @@ def rounds_from_turns(
     """Group turns, which may overlap and come in any order, into rounds.
 
     An exchange of at most `shortest_sec`, such as a sample, is merged with its predecessor, since a round needs audio.
-    The last round ends where the last speech of the call ends, even if that belongs to an earlier round's turn. If the
-    turns span no audio (there are none, or they lie outside the recording), the whole call is cut into windows.
+    Where the silence after the turns is dropped, the last round ends where the last speech of the call ends, even if
+    that belongs to an earlier round's turn. If the turns span no audio (there are none, or they lie outside the
+    recording), the whole call is cut into windows.
     """
     if duration_sec <= 0:
         return []
     turns = sorted(turns, key=lambda turn: turn.start_sec)
     end_sec = min(max((turn.end_sec for turn in turns if turn.start_sec < duration_sec), default=0.0), duration_sec)
     if not turns or end_sec - turns[0].start_sec <= shortest_sec:
-        return _split_span(0.0, duration_sec, turns, config.max_round_sec)
+        return _split_span(0.0, duration_sec, turns, config)
     groups = [[turn] for turn in turns] if config.round_unit == "turn" else _group_exchanges(turns)
     exchanges = _merge_empty_exchanges(groups, end_sec, shortest_sec)
     starts_sec = [exchange[0].start_sec for exchange in exchanges]
+    ends_sec = [*starts_sec[1:], end_sec]
+    if config.outer_silence == "keep":
+        # A round that is truncated would lose its last words to the silence before its first.
+        room_sec = math.inf if config.overlong_rounds == "split" else config.max_round_sec
+        starts_sec[0] = max(0.0, min(starts_sec[0], ends_sec[0] - room_sec))
+        ends_sec[-1] = duration_sec
+    opener = _opener(turns)
     rounds = []
-    for exchange, round_end_sec in zip(exchanges, [*starts_sec[1:], end_sec], strict=True):
-        rounds += _limit_length(exchange, round_end_sec, config)
+    for start_sec, round_end_sec, exchange in zip(starts_sec, ends_sec, exchanges, strict=True):
+        rounds += _limit_length(start_sec, round_end_sec, exchange, config, opener)
     return rounds
 
 
@@ -210,7 +236,7 @@ def rounds_from_windows(duration_sec: float, config: RoundsConfig, text: str = "
     if duration_sec <= 0:
         return []
     whole_call = Turn("agent", 0.0, duration_sec, text)
-    return _split_span(0.0, duration_sec, [whole_call], config.max_round_sec)
+    return _split_span(0.0, duration_sec, [whole_call], config)
 
 
 def detect_turns(
@@ -248,15 +274,21 @@ def detect_turns(
     return sorted(turns, key=lambda turn: turn.start_sec)
 
 
-def _group_exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
-    """Group turns into exchanges; a new one starts whenever the agent takes over from somebody else.
+def _opener(turns: Sequence[Turn]) -> Speaker:
+    """Return the agent of a call.
 
     Where the roles are unknown, whoever speaks first is taken for the agent: the other choice would cut the call into
     as many rounds, or one more.
     """
+    speakers = {turn.speaker for turn in turns}
+    return AGENT if AGENT in speakers or speakers == {CUSTOMER} else turns[0].speaker
+
+
+def _group_exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
+    """Group turns into exchanges; a new one starts whenever the agent takes over from somebody else."""
     exchanges: list[list[Turn]] = []
     previous: Speaker | None = None
-    opener = AGENT if any(turn.speaker == AGENT for turn in turns) else turns[0].speaker
+    opener = _opener(turns)
     for turn in turns:
         if previous is None or (turn.speaker == opener and previous != opener):
             exchanges.append([])
@@ -279,18 +311,26 @@ def _merge_empty_exchanges(
     return merged
 
 
-def _limit_length(exchange: Sequence[Turn], end_sec: float, config: RoundsConfig) -> list[Round]:
-    start_sec = exchange[0].start_sec
+def _limit_length(
+    start_sec: float, end_sec: float, exchange: Sequence[Turn], config: RoundsConfig, opener: Speaker
+) -> list[Round]:
     if config.overlong_rounds == "split":
-        return _split_span(start_sec, end_sec, exchange, config.max_round_sec)
-    return [Round(start_sec, min(end_sec, start_sec + config.max_round_sec), _join_texts(exchange))]
+        return _split_span(start_sec, end_sec, exchange, config, opener)
+    end_sec = min(end_sec, start_sec + config.max_round_sec)
+    return [Round(start_sec, end_sec, _join_texts(exchange), _stretches(exchange, opener, config))]
 
 
-def _split_span(start_sec: float, end_sec: float, turns: Sequence[Turn], max_round_sec: float) -> list[Round]:
+def _split_span(
+    start_sec: float, end_sec: float, turns: Sequence[Turn], config: RoundsConfig, opener: Speaker | None = None
+) -> list[Round]:
     """Cut a span into rounds of `max_round_sec`; a turn's text goes to the round in which the turn starts.
 
-    The last round but one is shorter where the last one would otherwise be too short for the audio encoder.
+    The last round but one is shorter where the last one would otherwise be too short for the audio encoder. The opener
+    of the call is by default that of the turns.
     """
+    max_round_sec = config.max_round_sec
+    if opener is None and turns:
+        opener = _opener(turns)
     num_rounds = max(1, math.ceil((end_sec - start_sec - ZERO_LENGTH_SEC) / max_round_sec))
     edges_sec = [*(start_sec + index * max_round_sec for index in range(num_rounds)), end_sec]
     if num_rounds > 1:
@@ -300,9 +340,25 @@ def _split_span(start_sec: float, end_sec: float, turns: Sequence[Turn], max_rou
         index = bisect_right(edges_sec[1:-1], turn.start_sec)
         turns_of_round[index].append(turn)
     return [
-        Round(edges_sec[index], edges_sec[index + 1], _join_texts(turns_of_round[index])) for index in range(num_rounds)
+        Round(*span_sec, _join_texts(spoken), _stretches(spoken, opener, config))
+        for span_sec, spoken in zip(pairwise(edges_sec), turns_of_round, strict=True)
     ]
 
 
 def _join_texts(turns: Sequence[Turn]) -> str:
     return " ".join(text for turn in turns if (text := turn.text.strip()))
+
+
+def _stretches(turns: Sequence[Turn], opener: Speaker | None, config: RoundsConfig) -> tuple[str, ...]:
+    """Return the text by speaker; see `Round.stretches`."""
+    if config.speakers == "ignore":
+        return ()
+    stretches: list[list[Turn]] = [[]]
+    for turn in turns:
+        is_opener = len(stretches) % 2 == 1
+        if not turn.text.strip():
+            continue
+        if (turn.speaker == opener) != is_opener:
+            stretches.append([])
+        stretches[-1].append(turn)
+    return tuple(map(_join_texts, stretches))

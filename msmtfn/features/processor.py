@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypedDict
@@ -285,6 +285,8 @@ class CallProcessor:
 
     def tokenize_rounds(self, rounds: Sequence[Round]) -> list[list[int]]:
         """Return the token ids of each round; an empty list for a round without text."""
+        if self.config.speakers == "mark":
+            return self._tokenize_stretches(rounds)
         max_chars = self.config.max_text_tokens * MAX_CHARS_PER_TOKEN
         texts = [spoken.text[:max_chars] for spoken in rounds if spoken.text.strip()]
         if not texts:
@@ -300,12 +302,48 @@ class CallProcessor:
         )
         return [next(encoded) if spoken.text.strip() else [] for spoken in rounds]
 
+    def _tokenize_stretches(self, rounds: Sequence[Round]) -> list[list[int]]:
+        """Return the token ids of each round as BERT takes texts of two sides: [CLS] agent [SEP] customer [SEP].
+
+        Somebody else's tokens follow a [SEP] even where the agent says nothing, so its position tells who speaks. A
+        further [SEP] gives the word back.
+        """
+        max_tokens = self.config.max_text_tokens
+        texts = [text for spoken in rounds for text in _cut_texts(spoken.stretches, max_tokens * MAX_CHARS_PER_TOKEN)]
+        if not any(texts):
+            return [[] for _ in rounds]
+        encoded = iter(
+            self.tokenizer(
+                texts,
+                add_special_tokens=False,
+                truncation=True,
+                max_length=max_tokens,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
+        )
+        first, separator = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        input_ids: list[list[int]] = []
+        for spoken in rounds:
+            ids = [first]
+            for _ in spoken.stretches:
+                ids += [*next(encoded), separator]
+            input_ids.append([*ids[:-1][: max_tokens - 1], separator] if any(spoken.stretches) else [])
+        return input_ids
+
     def _find_speech(self, waveform: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.bool_]:
         """Return a mask (S,) that is True for the samples of a call in which somebody speaks."""
         speech = np.zeros(len(waveform), np.bool_)
         for start_sec, end_sec in detect_activity(waveform, sample_rate, self.config.activity):
             speech[round(start_sec * sample_rate) : round(end_sec * sample_rate)] = True
         return speech
+
+
+def _cut_texts(texts: Sequence[str], max_chars: int) -> Iterator[str]:
+    """Yield the texts up to `max_chars` characters of all of them together, and nothing of the others."""
+    for text in texts:
+        yield text[:max_chars]
+        max_chars = max(0, max_chars - len(text))
 
 
 def encode_wav(waveform: npt.NDArray[Any], sample_rate: int | None) -> bytes:

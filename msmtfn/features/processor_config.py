@@ -70,6 +70,11 @@ class ProcessorConfig:
     """Maximum number of tokens in a round, special tokens included."""
     silence: Literal["keep", "remove"] = "keep"
     """Whether rounds keep their silence, or only the speech in them is encoded."""
+    outer_silence: Literal["keep", "drop"] = "keep"
+    """Whether what precedes the first turn and follows the last is part of their rounds; a file that lacks the field
+    was written for "drop"."""
+    speakers: Literal["ignore", "mark"] = "ignore"
+    """Whether the tokens of a round separate who speaks."""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
     """Detection of speech: in calls without turns, and for networks that remove silence."""
 
@@ -85,6 +90,8 @@ class ProcessorConfig:
             max_round_sec=float(self.max_round_sec),
             overlong_rounds=self.overlong_rounds,
             round_unit=self.round_unit,
+            outer_silence=self.outer_silence,
+            speakers=self.speakers,
             activity=self.activity,
         )
 
@@ -100,6 +107,7 @@ class ProcessorConfig:
             ValueError: a value of the activity detector is out of range.
             TypeError: the activity detector has an unknown field.
         """
+        content = {"outer_silence": "drop"} | dict(content)
         known = {each.name: content[each.name] for each in fields(cls) if each.name in content}
         return cls(**(known | {"activity": ActivityConfig(**known.get("activity", {}))}))
 

@@ -2,9 +2,10 @@
 
 The rounds' vectors are computed once. To leave a round out, only the BiGRU and the heads run again, over the vectors
 of the others, which costs thousands of times less than encoding. Whether it was the words or the sound that counted is
-told by one more run, with the vector of the round's sound alone in place of the round's own.
+told by one more run, with the vector of the round's sound alone in place of the round's own. The runs of all calls are
+one batch each, whose vectors are gathered in one step.
 
-Shapes: R rounds of a call, C calls, N runs over vectors, D width of the fusion.
+Shapes: R rounds of all calls, C calls, N runs over vectors, D width of the fusion.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One run over some vectors of a call: `first` to `last` (exclusive) are left out, or replaced by their sound."""
+    """One run over some vectors of a call: `first` to `last` (exclusive) are left out, or replaced by their sound.
+
+    Both count the rounds of all calls.
+    """
 
     call: int
     first: int
@@ -63,10 +67,11 @@ class _Run:
 
 
 def find_evidence(
-    sides: Sequence[Tensor],
+    sides: Tensor,
+    rounds_per_call: Sequence[int],
     scores: npt.NDArray[np.float32],
-    has_words: Sequence[npt.NDArray[np.bool_]],
-    has_sound: Sequence[npt.NDArray[np.bool_]],
+    has_words: npt.NDArray[np.bool_],
+    has_sound: npt.NDArray[np.bool_],
     score_calls: ScoreCalls,
 ) -> list[list[Evidence]]:
     """Return for each call up to `MAX_EVIDENCE` rounds, largest absolute change first; ties in order of the rounds.
@@ -74,30 +79,35 @@ def find_evidence(
     A call of one round has none, since there is no call without rounds to compare it with.
 
     Args:
-        sides: for each call (R, 2, D), as `MsmtFn.encode_sides` returns them.
+        sides: (R, 2, D), as `MsmtFn.encode_sides` returns them, call by call.
+        rounds_per_call: C numbers that sum to R.
         scores: (C,) lead scores of the calls.
-        has_words: for each call (R,) True where a round has text that the network reads.
-        has_sound: likewise for its audio.
+        has_words: (R,) True where a round has text that the network reads.
+        has_sound: (R,) likewise for its audio.
         score_calls: scores calls from their vectors.
     """
+    vectors = sides.flatten(0, 1)  # that of round r is 2 r, and that of its sound 2 r + 1
+    starts = np.cumsum([0, *rounds_per_call]).tolist()
     runs = [
-        _Run(call, first, last)
-        for call, vectors in enumerate(sides)
-        if len(vectors) > 1
-        for first, last in _parts(len(vectors))
+        _Run(call, starts[call] + first, starts[call] + last)
+        for call, num_rounds in enumerate(rounds_per_call)
+        if num_rounds > 1
+        for first, last in _parts(num_rounds)
     ]
-    without = _score_runs(runs, sides, score_calls)
+    without = _score_runs(runs, vectors, starts, score_calls)
     most_moving = _select(runs, [float(scores[run.call] - score) for run, score in zip(runs, without, strict=True)])
     chosen = [(runs[index], float(without[index])) for index in most_moving]
-    sounds = _score_runs([_Run(run.call, run.first, run.last, True) for run, _ in chosen], sides, score_calls)
-    evidence: list[list[Evidence]] = [[] for _ in sides]
+    with_sound = [_Run(run.call, run.first, run.last, True) for run, _ in chosen]
+    sounds = _score_runs(with_sound, vectors, starts, score_calls)
+    evidence: list[list[Evidence]] = [[] for _ in rounds_per_call]
     for (run, score_without), score_of_sound in zip(chosen, sounds, strict=True):
         score = float(scores[run.call])
-        is_read, is_heard = (bool(has[run.call][run.first : run.last].any()) for has in (has_words, has_sound))
+        is_read, is_heard = (bool(has[run.first : run.last].any()) for has in (has_words, has_sound))
         side = _name_side(score - float(score_of_sound), float(score_of_sound) - score_without)
         if is_read != is_heard:
             side = "words" if is_read else "sound"
-        evidence[run.call].append(Evidence(run.first, run.last - 1, score - score_without, side))
+        start = starts[run.call]
+        evidence[run.call].append(Evidence(run.first - start, run.last - 1 - start, score - score_without, side))
     return evidence
 
 
@@ -120,23 +130,38 @@ def _select(runs: Sequence[_Run], changes: Sequence[float]) -> list[int]:
     return selected
 
 
-def _score_runs(runs: Sequence[_Run], sides: Sequence[Tensor], score_calls: ScoreCalls) -> npt.NDArray[np.float32]:
-    """Return the lead score (N,) of each run, scoring as many at once as `ROUNDS_AT_ONCE` allows."""
+def _score_runs(
+    runs: Sequence[_Run], vectors: Tensor, starts: Sequence[int], score_calls: ScoreCalls
+) -> npt.NDArray[np.float32]:
+    """Return the lead score (N,) of each run, scoring as many at once as `ROUNDS_AT_ONCE` allows.
+
+    Args:
+        runs: the runs.
+        vectors: (2 R, D) vectors of the rounds, each followed by that of its sound.
+        starts: index of each call's first round, and at the end R.
+        score_calls: scores calls from their vectors.
+    """
     scores = [np.zeros(0, np.float32)]
-    vectors: list[Tensor] = []
-    num_vectors = 0
+    rows: list[npt.NDArray[np.int64]] = []
+    num_rows = 0
     for index, run in enumerate(runs):
-        vectors.append(_vectors_of(run, sides[run.call]))
-        num_vectors += len(vectors[-1])
-        if index == len(runs) - 1 or num_vectors >= ROUNDS_AT_ONCE:
-            scores.append(score_calls(torch.cat(vectors), [len(each) for each in vectors]))
-            vectors, num_vectors = [], 0
+        rows.append(_rows_of(run, starts))
+        num_rows += len(rows[-1])
+        if index == len(runs) - 1 or num_rows >= ROUNDS_AT_ONCE:
+            gathered = vectors[torch.from_numpy(np.concatenate(rows)).to(vectors.device)]
+            scores.append(score_calls(gathered, [len(each) for each in rows]))
+            rows, num_rows = [], 0
     return np.concatenate(scores)
 
 
-def _vectors_of(run: _Run, sides: Tensor) -> Tensor:
-    whole, sound = sides[:, 0], sides[run.first : run.last, 1]
-    return torch.cat([whole[: run.first], *([sound] if run.sound_alone else []), whole[run.last :]])
+def _rows_of(run: _Run, starts: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Return the rows that a run reads of the vectors of all calls."""
+    rows = np.arange(2 * starts[run.call], 2 * starts[run.call + 1], 2)
+    first, last = run.first - starts[run.call], run.last - starts[run.call]
+    if run.sound_alone:
+        rows[first:last] += 1
+        return rows
+    return np.concatenate([rows[:first], rows[last:]])
 
 
 def _name_side(words: float, sound: float) -> Side:

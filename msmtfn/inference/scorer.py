@@ -281,10 +281,11 @@ class Scorer:
             evidence: Sequence[list[Evidence] | None] = [None] * len(calls)
             if self.config.evidence:
                 evidence = find_evidence(
-                    sides.split(rounds_per_call),
+                    sides,
+                    rounds_per_call,
                     scores,
-                    [np.array([self._is_read(len(ids)) for ids in call.tokens]) for call in calls],
-                    [np.array([self._is_heard(len(waveform)) for waveform in call.samples]) for call in calls],
+                    np.array([self._is_read(len(ids)) for call in calls for ids in call.tokens]),
+                    np.array([self._is_heard(len(waveform)) for call in calls for waveform in call.samples]),
                     self.score_vectors,
                 )
         return [

@@ -49,7 +49,8 @@ class Attention(nn.Module):
 
         Args:
             states: (R, Q, D).
-            mask: (R, K) bool, True for the real tokens among the keys; at least one in each round.
+            mask: (R, K) bool, True for the real tokens among the keys, at least one in each round; or (R, Q, K) where
+                not every state may attend to all of them.
             context: (R, K, D), required for cross-attention and ignored for self-attention.
 
         Returns:
@@ -65,7 +66,7 @@ class Attention(nn.Module):
             self._split_heads(self.query(queries)),
             self._split_heads(self.key(keys)),
             self._split_heads(self.value(keys)),
-            attn_mask=mask[:, None, None, :],
+            attn_mask=mask[:, None] if mask.ndim == states.ndim else mask[:, None, None, :],
             dropout_p=self.attention_dropout if self.training else 0.0,
         )
         merged = self.out(heads.transpose(1, 2).flatten(2))

@@ -34,6 +34,10 @@ class MsmtFnConfig(PreTrainedConfig):
         max_text_tokens: maximum number of tokens in a round, special tokens included.
         modalities: "both", or the only modality that is used, "text" or "audio"; the other is its [CLS] vector alone.
         silence: "keep" encodes rounds as they are, "remove" only the speech in them (paper, table 6, Rm-silence).
+        outer_silence: "keep" makes what precedes the first turn and follows the last part of their rounds (the
+            paper's), "drop" leaves it out. A folder whose `config.json` lacks the field was trained with "drop".
+        speakers: "ignore" reads a round as one text, "mark" separates who speaks: [SEP] whenever the speaker changes
+            and, for text encoders that have them, the token types 0 for the agent and 1 for the customer.
         hidden_size: width of the fusion.
         num_attention_heads: number of heads in each attention layer of the fusion.
         feed_forward_size: inner width of the fusion's feed-forward layers.
@@ -76,6 +80,8 @@ class MsmtFnConfig(PreTrainedConfig):
     max_text_tokens: int = 199
     modalities: Literal["both", "text", "audio"] = "both"
     silence: Literal["keep", "remove"] = "keep"
+    outer_silence: Literal["keep", "drop"] = "keep"
+    speakers: Literal["ignore", "mark"] = "ignore"
     hidden_size: int = 768
     num_attention_heads: int = 12
     feed_forward_size: int = 3072
@@ -107,7 +113,7 @@ class MsmtFnConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build a configuration from the contents of a `config.json`, also from those that lack newer fields."""
-        return super().from_dict({"fused": "mean"} | config_dict, **kwargs)
+        return super().from_dict({"fused": "mean", "outer_silence": "drop"} | config_dict, **kwargs)
 
     @property
     def max_round_samples(self) -> int:

@@ -90,9 +90,17 @@ class AudioEncoder(nn.Module):
 class TextEncoder(nn.Module):
     """BERT, RoBERTa or RoFormer over the tokens of whole rounds."""
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: PreTrainedConfig, *, marks_speakers: bool = False) -> None:
+        """Build the encoder.
+
+        Args:
+            config: configuration of the encoder.
+            marks_speakers: whether [SEP] stands where the speaker changes. An encoder that knows two types of tokens
+                is then told them; RoBERTa knows one, and has the separators alone.
+        """
         super().__init__()
         self.model = AutoModel.from_config(config, **no_pooling(config))
+        self.has_types = marks_speakers and config.type_vocab_size > 1
 
     def forward(self, input_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the text of rounds.
@@ -110,7 +118,18 @@ class TextEncoder(nn.Module):
         keys = length_mask(num_tokens.clamp(min=1), input_ids.shape[1])
         # RoFormer has its own attention implementation, which takes a two-dimensional mask.
         attention_mask = keys.long() if self.model.config.model_type == "roformer" else to_attention_mask(keys)
-        return self.model(input_ids, attention_mask=attention_mask).last_hidden_state, mask
+        types = {"token_type_ids": _token_types(input_ids, num_tokens)} if self.has_types else {}
+        return self.model(input_ids, attention_mask=attention_mask, **types).last_hidden_state, mask
+
+
+def _token_types(input_ids: Tensor, num_tokens: Tensor) -> Tensor:
+    """Return for each token (R, T) 0 if it is the agent's and 1 if not; a [SEP] belongs to the speaker before it.
+
+    The last token of a round is always a [SEP], so that its id need not be known.
+    """
+    last = input_ids.gather(1, (num_tokens - 1).clamp(min=0)[:, None])
+    is_separator = (input_ids == last).long()
+    return (is_separator.cumsum(dim=1) - is_separator) % 2
 
 
 def no_pooling(config: PreTrainedConfig) -> dict[str, bool]:

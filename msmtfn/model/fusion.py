@@ -1,6 +1,6 @@
 """Fusion of the two encoders' states into one vector per round (paper, sections 3.4 and 3.5, equations 1 to 5).
 
-Shapes: R rounds, A audio frames, T text tokens, B bottleneck tokens, D width of the fusion.
+Shapes: R rounds, A audio frames, T text tokens, S tokens of a stream, B bottleneck tokens, D width of the fusion.
 A mask is True where a token is real.
 """
 
@@ -18,6 +18,9 @@ from msmtfn.model.config import MsmtFnConfig
 
 EMBEDDING_STD = 0.02
 """Standard deviation of newly initialised learned vectors, as in BERT."""
+
+NUM_SIDES = 2
+"""Groups of tokens in `RoundFusion.forward_sides`: the whole round, and its audio alone."""
 
 
 class ClassToken(nn.Module):
@@ -46,7 +49,7 @@ class TextPathway(nn.Module):
         )
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
-        """Map (R, T, D) with its mask (R, T) to (R, T, D)."""
+        """Map (R, T, D) with its mask (R, T) or (R, T, T) to (R, T, D)."""
         for layer in self.layers:
             text = layer(text, mask)
         return text
@@ -91,26 +94,32 @@ class BottleneckFusion(nn.Module):
         self.mixed_layers = nn.ModuleList(TransformerLayer(*sizes) for _ in range(num_mixed_layers))
         self.norm = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, text: Tensor, mixed: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, text: Tensor, mixed: Tensor, mask: Tensor, groups: Tensor | None = None) -> Tensor:
         """Fuse the text with the output of the complementary pathway.
 
         Args:
-            text: (R, T, D), the text stream T.
-            mixed: (R, T, D), the text-audio stream T_m.
-            mask: (R, T) bool, the mask of both streams.
+            text: (R, S, D), the text stream T.
+            mixed: (R, S, D), the text-audio stream T_m.
+            mask: (R, S) bool, the mask of both streams.
+            groups: (S,) int, 0 or 1: tokens of different groups do not see each other, and each group has bottleneck
+                tokens of its own; None for a single group.
 
         Returns:
-            The fused text, (R, T, D).
+            The fused text, (R, S, D).
         """
         if self.text_layers:
-            text, mixed = self._exchange(text, mixed, mask)
+            text, mixed = self._exchange(text, mixed, mask, groups)
         fused: Tensor = self.norm(text if self.hands_on_text else (text + mixed) / 2)
         return fused
 
-    def _exchange(self, text: Tensor, mixed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _exchange(self, text: Tensor, mixed: Tensor, mask: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
         num_tokens = text.shape[1]
         bottleneck = self.tokens.to(text.dtype).expand(len(text), -1, -1)
+        if groups is not None:
+            of_bottleneck = torch.arange(NUM_SIDES, device=groups.device).repeat_interleave(bottleneck.shape[1])
+            groups, bottleneck = torch.cat([groups, of_bottleneck]), bottleneck.repeat(1, NUM_SIDES, 1)
         mask = F.pad(mask, (0, bottleneck.shape[1]), value=True)  # every token may attend to the bottleneck
+        mask = mask if groups is None else _within_groups(mask, groups)
         # Layer l of both streams, with T_z = [T || T_fsn || T_m] (equation 2) kept as its three parts:
         #   [T^(l+1)   || T_fsn'^(l+1)]  = Transformer([T^l   || T_fsn^l])     (equation 3)
         #   [T_m^(l+1) || T_fsn''^(l+1)] = Transformer([T_m^l || T_fsn^l])     (equation 4)
@@ -187,6 +196,34 @@ class RoundFusion(nn.Module):
         fused = self.bottleneck(backbone, mixed, text_mask)
         vectors: Tensor = self.pooling(fused, text_mask)
         return vectors
+
+    def forward_sides(self, audio: Tensor, audio_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Fuse each round as `forward` does, and its audio alone, in one pass; the arguments are those of `forward`.
+
+        Without text a round has the text's [CLS] vector alone. Here that vector stands in the same sequence as the
+        text, and masks keep the two apart: every layer treats tokens one by one but for its attention, and attention
+        under such a mask is that of two sequences. So the audio's keys and values, which do not depend on the text, are
+        computed once, and a round costs a token and a bottleneck more instead of another pass.
+
+        Returns:
+            (R, 2, D): the vectors of the whole rounds, and those of the same rounds without text.
+        """
+        audio, audio_mask = self.audio_token(audio, audio_mask)
+        text, text_mask = self.text_token(text, text_mask)
+        num_tokens = text.shape[1]
+        text, keys = torch.cat([text, text[:, :1]], dim=1), F.pad(text_mask, (0, 1), value=True)
+        groups = (torch.arange(num_tokens + 1, device=text.device) == num_tokens).long()
+        mask = _within_groups(keys, groups)
+        backbone = self.text_pathway(text, mask)
+        mixed = self.complementary_pathway(text, mask, audio, audio_mask)
+        fused = self.bottleneck(backbone, mixed, keys, groups)
+        whole = self.pooling(fused[:, :num_tokens], text_mask)
+        return torch.stack([whole, self.pooling(fused[:, num_tokens:], keys[:, num_tokens:])], dim=1)
+
+
+def _within_groups(mask: Tensor, groups: Tensor) -> Tensor:
+    """Return a mask (R, S, S) of the real keys (R, S) that are of the query's group (S,)."""
+    return mask[:, None, :] & (groups[:, None] == groups)
 
 
 def _layer_sizes(config: MsmtFnConfig) -> tuple[int, int, int, float, float]:

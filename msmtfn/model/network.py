@@ -52,7 +52,7 @@ class MsmtFn(PreTrainedModel):
     def __init__(self, config: MsmtFnConfig) -> None:
         super().__init__(config)
         self.audio_encoder = AudioEncoder(config)
-        self.text_encoder = TextEncoder(config.text)
+        self.text_encoder = TextEncoder(config.text, marks_speakers=config.speakers == "mark")
         self.fusion = RoundFusion(config)
         self.context = RoundContext(config.hidden_size, config.context_size, config.num_context_layers, config.dropout)
         self.heads = TaskHeads(self.context.output_size, config.dropout, multi_task=config.multi_task)
@@ -126,19 +126,14 @@ class MsmtFn(PreTrainedModel):
     def encode_sides(
         self, waveforms: Tensor, num_samples: Tensor, input_ids: Tensor, num_tokens: Tensor, *, padded: bool = True
     ) -> Tensor:
-        """Encode rounds as `encode_rounds` does, and their sound alone; the encoders run once.
-
-        The words alone would cost five times as much: the fusion works on text tokens, and the sound alone has none
-        but the [CLS] vector.
+        """Encode rounds as `encode_rounds` does, and their sound alone; encoders and fusion run once.
 
         Returns:
             (R, 2, D): the vectors of the whole rounds, and those of the same rounds without their text.
         """
-        audio, audio_mask, text, text_mask = self.embed_rounds(
-            waveforms, num_samples, input_ids, num_tokens, padded=padded
+        return self.fusion.forward_sides(
+            *self.embed_rounds(waveforms, num_samples, input_ids, num_tokens, padded=padded)
         )
-        whole = self.fusion(audio, audio_mask, text, text_mask)
-        return torch.stack([whole, self.fusion(audio, audio_mask, text[:, :0], text_mask[:, :0])], dim=1)
 
     def embed_rounds(
         self, waveforms: Tensor, num_samples: Tensor, input_ids: Tensor, num_tokens: Tensor, *, padded: bool = True

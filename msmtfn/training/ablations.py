@@ -39,6 +39,8 @@ VariantName = Literal[
     "audio-only",
     "no-bigru",
     "no-silence",
+    "no-outer-silence",
+    "speakers",
     "augment-audio",
     "augment-text",
     "augment-none",
@@ -101,6 +103,8 @@ VARIANTS: Final[Mapping[VariantName, Variant]] = {
     "audio-only": Variant(network={"modalities": "audio"}),
     "no-bigru": Variant(network={"num_context_layers": 0}),
     "no-silence": Variant(network={"silence": "remove"}),
+    "no-outer-silence": Variant(network={"outer_silence": "drop"}),
+    "speakers": Variant(network={"speakers": "mark"}),
     "augment-audio": Variant(augment="audio"),
     "augment-text": Variant(augment="text"),
     "augment-none": Variant(augment="none"),
@@ -115,8 +119,9 @@ class AblationConfig:
     """Random seeds; every variant is trained once with each."""
     only: tuple[VariantName, ...] = get_args(VariantName)
     """The variants to train: the full network; without multi-task learning (MTL); without bottleneck fusion (BF) and
-    MTL; with text or audio only; without the BiGRU; with silence removed; and the full network with each kind of
-    augmentation, which replaces --augment."""
+    MTL; with text or audio only; without the BiGRU; with silence removed, and without that before the first turn and
+    after the last; with the speakers marked in the text; and the full network with each kind of augmentation, which
+    replaces --augment."""
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(recipe=SMALL_RECIPE))
     """Options of the training, by default those of train.py small; variants with one modality have no modality
     dropout."""
@@ -184,7 +189,8 @@ def run_ablations(splits: Sequence[LabelledSplit], out: str, config: AblationCon
     """Train and evaluate all variants with all seeds, or resume doing so; Ray must be running.
 
     The model and the metrics of each run are written below `<out>/runs`. Work in progress is kept in `<out>/work` until
-    a seed is done; the variants of a seed share the prepared calls there, except the one that removes silence.
+    a seed is done; the variants of a seed share the prepared calls there, except those whose calls are prepared in
+    another way.
 
     Args:
         splits: training, validation and test calls.
@@ -245,9 +251,9 @@ def train_and_evaluate(
     """
     training, validation, test = splits
     seed = config.recipe.seed
-    silence = model.network.config.silence
     about = f"Trained from scratch: new weights, small encoders. Ablation {name}."
-    calls = storage.join(work, f"calls-silence-{silence}")
+    network = model.network.config
+    calls = storage.join(work, f"calls-{network.silence}-{network.outer_silence}-{network.speakers}")
     run = TrainingRun(training, validation, model, about, work, name, calls)
     folder = train_model(run, config, _EpochLogger(f"{name}, seed {seed}"))
     try:

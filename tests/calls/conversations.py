@@ -11,8 +11,8 @@ from msmtfn.calls.rounds import RoundsConfig, Turn
 
 SAMPLE_RATE = 1000
 
-TRUNCATE = RoundsConfig()
-SPLIT = RoundsConfig(overlong_rounds="split")
+TRUNCATE = RoundsConfig(outer_silence="drop")
+SPLIT = RoundsConfig(overlong_rounds="split", outer_silence="drop")
 
 
 def agent(start_sec: float, end_sec: float, text: str = "") -> Turn:

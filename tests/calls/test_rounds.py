@@ -269,5 +269,5 @@ def test_a_real_call_has_as_many_rounds_as_exchanges_by_its_turns_and_by_its_act
 def test_a_turn_may_be_a_round_whoever_speaks(speakers: tuple[str, ...]) -> None:
     turns = [Turn(speaker, second, second + 0.5, f"turn {second}") for second, speaker in enumerate(speakers)]
     channels = np.zeros((1, 8000 * 4), np.float32)
-    rounds = find_rounds(channels, 8000, turns, None, RoundsConfig(round_unit="turn"))
+    rounds = find_rounds(channels, 8000, turns, None, RoundsConfig(round_unit="turn", outer_silence="drop"))
     assert rounds == [Round(0.0, 1.0, "turn 0"), Round(1.0, 2.0, "turn 1"), Round(2.0, 2.5, "turn 2")]

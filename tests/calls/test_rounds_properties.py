@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +42,12 @@ def turn_lists(draw: st.DrawFn) -> list[Turn]:
 
 
 def configs(*overlong_rounds: Literal["truncate", "split"]) -> st.SearchStrategy[RoundsConfig]:
-    return st.builds(RoundsConfig, max_round_sec=seconds(0.5, 60), overlong_rounds=st.sampled_from(overlong_rounds))
+    return st.builds(
+        RoundsConfig,
+        max_round_sec=seconds(0.5, 60),
+        overlong_rounds=st.sampled_from(overlong_rounds),
+        outer_silence=st.sampled_from(["keep", "drop"]),
+    )
 
 
 any_config = configs("truncate", "split")
@@ -107,6 +114,31 @@ def test_truncating_loses_speech_only_after_a_round_of_maximum_length(
 def test_truncating_and_splitting_agree_if_no_round_is_too_long(turns: list[Turn], duration_sec: float) -> None:
     truncate, split = (RoundsConfig(max_round_sec=300, overlong_rounds=way) for way in ("truncate", "split"))
     assert rounds_from_turns(turns, duration_sec, truncate) == rounds_from_turns(turns, duration_sec, split)
+
+
+@given(turns=turn_lists(), duration_sec=durations, config=any_config)
+def test_the_outer_silence_adds_to_the_first_and_the_last_round_only(
+    turns: list[Turn], duration_sec: float, config: RoundsConfig
+) -> None:
+    config = replace(config, overlong_rounds="truncate")
+    kept, dropped = (
+        rounds_from_turns(turns, duration_sec, replace(config, outer_silence=way)) for way in ("keep", "drop")
+    )
+    assert [piece.text for piece in kept] == [piece.text for piece in dropped]
+    assert [piece.start_sec for piece in kept[1:]] == [piece.start_sec for piece in dropped[1:]]
+    assert [piece.end_sec for piece in kept[:-1]] == pytest.approx([piece.end_sec for piece in dropped[:-1]])
+    for more, less in zip(kept, dropped, strict=True):
+        assert more.start_sec <= less.start_sec
+        assert more.end_sec >= less.end_sec - 1e-9
+
+
+@given(turns=turn_lists(), duration_sec=durations, config=any_config)
+def test_the_stretches_of_a_round_are_its_text(turns: list[Turn], duration_sec: float, config: RoundsConfig) -> None:
+    plain = rounds_from_turns(turns, duration_sec, config)
+    marked = rounds_from_turns(turns, duration_sec, replace(config, speakers="mark"))
+    assert [replace(piece, stretches=()) for piece in marked] == plain
+    assert [" ".join(filter(None, piece.stretches)) for piece in marked] == [piece.text for piece in plain]
+    assert not any("" in piece.stretches[1:] for piece in marked)
 
 
 @given(duration_sec=st.one_of(durations, seconds(0, 40_000)), config=any_config)

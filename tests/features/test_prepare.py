@@ -29,10 +29,10 @@ from tests.features.prepared import (
 # ---- samples
 
 
-def test_the_samples_of_each_round_are_cut_from_the_recording(preparer: Preparer, tmp_path: Path) -> None:
+def test_the_samples_of_each_round_are_cut_from_the_recording(make_preparer: MakePreparer, tmp_path: Path) -> None:
     write(tmp_path / "a.wav", 4.0)
     turns = [("agent", 0.5, 1, ""), ("customer", 1, 1.5, ""), ("agent", 1.75, 2, ""), ("customer", 2, 3.2505, "")]
-    prepared = prepare_one(preparer, uri="a.wav", turns=turns)
+    prepared = prepare_one(make_preparer(outer_silence="drop"), uri="a.wav", turns=turns)
     assert prepared["rounds"] == [{"start_sec": 0.5, "end_sec": 1.75}, {"start_sec": 1.75, "end_sec": 3.2505}]
     assert (prepared["num_rounds"], prepared["duration_sec"]) == (2, 4.0)
     assert prepared["round_samples"] == [10_000, 12_004]
@@ -40,21 +40,34 @@ def test_the_samples_of_each_round_are_cut_from_the_recording(preparer: Preparer
     assert np.abs(samples_of(prepared) - ramp(26_004)[4000:]).max() <= 1
 
 
+def test_the_silence_around_the_turns_is_cut_with_them(preparer: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 3.0)
+    turns = [("agent", 0.5, 1, "a"), ("customer", 1, 1.5, "b"), ("agent", 1.75, 2, ""), ("customer", 2, 2.5, "c")]
+    prepared = prepare_one(preparer, uri="a.wav", turns=turns)
+    assert prepared["rounds"] == [{"start_sec": 0.0, "end_sec": 1.75}, {"start_sec": 1.75, "end_sec": 3.0}]
+    assert prepared["round_samples"] == [14_000, 10_000]
+    assert np.abs(samples_of(prepared) - ramp(24_000)).max() <= 1
+
+
 @pytest.mark.parametrize(("level", "loudness"), [(1.0, -3.01), (0.1, -23.01), (0.0, -90.31)])
 def test_the_loudness_is_the_root_mean_square_over_the_rounds(
-    preparer: Preparer, tmp_path: Path, level: float, loudness: float
+    make_preparer: MakePreparer, tmp_path: Path, level: float, loudness: float
 ) -> None:
     sine = level * np.sin(2 * np.pi * 200 * np.arange(16_000) / 8000)
     sf.write(tmp_path / "a.wav", np.concatenate([sine, np.zeros(16_000)]), 8000, subtype="PCM_16")
-    prepared = prepare_one(preparer, uri="a.wav", turns=[("agent", 0, 1, "ab"), ("customer", 1, 2, "")])
+    prepared = prepare_one(
+        make_preparer(outer_silence="drop"), uri="a.wav", turns=[("agent", 0, 1, "ab"), ("customer", 1, 2, "")]
+    )
     assert prepared["loudness_dbfs"] == pytest.approx(loudness, abs=0.02)
     assert prepared["num_tokens"] == len(prepared["tokens"]) == 4  # with [CLS] and [SEP]
 
 
-def test_silence_between_turns_is_kept_and_audio_outside_the_turns_is_not(preparer: Preparer, tmp_path: Path) -> None:
+def test_silence_between_turns_is_kept_where_audio_outside_the_turns_is_dropped(
+    make_preparer: MakePreparer, tmp_path: Path
+) -> None:
     write(tmp_path / "a.wav", 4.0)
     turns = [("agent", 1, 1.25, ""), ("customer", 2, 2.5, "")]
-    prepared = prepare_one(preparer, uri="a.wav", turns=turns)
+    prepared = prepare_one(make_preparer(outer_silence="drop"), uri="a.wav", turns=turns)
     assert np.abs(samples_of(prepared) - ramp(20_000)[8000:]).max() <= 1
 
 
@@ -71,7 +84,7 @@ def test_an_overlong_round_is_truncated_and_keeps_its_text(preparer: Preparer, t
 def test_an_overlong_round_is_split_if_the_network_is_configured_so(
     make_preparer: MakePreparer, tmp_path: Path
 ) -> None:
-    write(tmp_path / "a.wav", 5.0)
+    write(tmp_path / "a.wav", 4.5)
     turns = [("agent", 0, 1, "a"), ("customer", 2.5, 4.5, "b")]
     prepared = prepare_one(make_preparer(overlong_rounds="split"), uri="a.wav", turns=turns)
     assert prepared["round_samples"] == [16_000, 16_000, 4_000]

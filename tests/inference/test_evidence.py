@@ -8,6 +8,7 @@ from torch import Tensor
 
 from msmtfn.inference import evidence
 from msmtfn.inference.evidence import MAX_PARTS, Evidence, find_evidence
+from msmtfn.model.context import RoundContext
 
 
 def sum_of_first(vectors: Tensor, rounds_per_call: list[int]) -> npt.NDArray[np.float32]:
@@ -22,8 +23,9 @@ def sides_of(*rounds: tuple[float, float]) -> Tensor:
 
 def find(*calls: Tensor, words: bool = True, sound: bool = True) -> list[list[Evidence]]:
     scores = np.array([float(call[:, 0].sum()) for call in calls], np.float32)
-    has_words, has_sound = ([np.full(len(call), flag) for call in calls] for flag in (words, sound))
-    return find_evidence(calls, scores, has_words, has_sound, sum_of_first)
+    lengths = [len(call) for call in calls]
+    has_words, has_sound = (np.full(sum(lengths), flag) for flag in (words, sound))
+    return find_evidence(torch.cat(calls), lengths, scores, has_words, has_sound, sum_of_first)
 
 
 def test_the_rounds_that_move_a_score_most_come_first() -> None:
@@ -67,6 +69,35 @@ def test_the_parts_of_a_call_are_all_its_rounds_once(num_rounds: int) -> None:
     parts = list(evidence._parts(num_rounds))
     assert [index for first, last in parts for index in range(first, last)] == list(range(num_rounds))
     assert len(parts) == min(num_rounds, MAX_PARTS)
+
+
+def test_the_evidence_of_a_network_is_that_of_rounds_left_out_one_by_one() -> None:
+    # The plain way: for each round of each call the BiGRU over a copy of the other rounds, one call at a time.
+    torch.manual_seed(0)
+    context, head = RoundContext(6, 5, 2, 0.0), torch.nn.Linear(10, 1)
+    calls = [torch.randn(number, 2, 6) for number in (3, 1, 5, 2)]
+
+    def score(vectors: Tensor, rounds_per_call: list[int]) -> npt.NDArray[np.float32]:
+        return np.asarray(100 * head(context(vectors, rounds_per_call))[:, 0].numpy(), np.float32)
+
+    with torch.no_grad():
+        scores = np.concatenate([score(call[:, 0], [len(call)]) for call in calls])
+        has = np.full(11, fill_value=True)
+        found = find_evidence(torch.cat(calls), [3, 1, 5, 2], scores, has, has, score)
+        for call, evidence_of_call, whole in zip(calls, found, scores, strict=True):
+            changes = {}
+            for left_out in range(len(call)) if len(call) > 1 else ():
+                others = [index for index in range(len(call)) if index != left_out]
+                replaced = call[:, 0].clone()
+                replaced[left_out] = call[left_out, 1]
+                without, sound = score(call[others, 0], [len(others)]), score(replaced, [len(call)])
+                changes[left_out] = (float(whole - without[0]), float(whole - sound[0]), float(sound[0] - without[0]))
+            expected = sorted(changes, key=lambda index: -abs(changes[index][0]))[:3]
+            assert [each.first_round for each in evidence_of_call] == expected
+            for each in evidence_of_call:
+                change, words, by_sound = changes[each.first_round]
+                assert each.change == pytest.approx(change, abs=1e-4)
+                assert each.side == evidence._name_side(words, by_sound)
 
 
 def test_few_vectors_at_once_give_the_same_evidence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,5 +280,22 @@ def test_a_round_without_text_has_finite_states_and_no_token(text_encoder: TextE
     assert not mask.any()
 
 
+@torch.no_grad()
+def test_marked_speakers_are_the_types_of_the_tokens_where_the_encoder_has_types(tiny_config: MakeConfig) -> None:
+    sizes = {"hidden_size": 40, "vocab_size": 25, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids, num_tokens = torch.tensor([[2, 5, 3, 6, 7, 3], [2, 3, 6, 3, 0, 0], [0] * 6]), torch.tensor([6, 4, 0])
+    types = [[0, 0, 0, 1, 1, 1], [0, 0, 1, 1]]  # [CLS] agent [SEP] customer customer [SEP]; [CLS] [SEP] customer [SEP]
+    for name, more in (("bert", {}), ("roformer", {}), ("roberta", {"type_vocab_size": 1})):
+        config = tiny_config(text_config=TEXT_CONFIGS[name] | sizes | more).text
+        encoder: TextEncoder = make(lambda config: TextEncoder(config, marks_speakers=True), config)
+        states, _ = encoder(ids, num_tokens)
+        assert states.isfinite().all()
+        for row, row_types in enumerate(types):
+            count = len(row_types)
+            given = torch.tensor([row_types]) if name != "roberta" else None
+            expected = encoder.model(ids[row : row + 1, :count], token_type_ids=given).last_hidden_state[0]
+            torch.testing.assert_close(states[row, :count], expected, **TOLERANCE)
+
+
 def test_a_text_encoder_has_no_pooler(text_encoder: TextEncoder) -> None:
     assert not [name for name, _ in text_encoder.named_parameters() if "pooler" in name]

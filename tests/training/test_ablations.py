@@ -73,6 +73,8 @@ class TestVariants:
             ("audio-only", {"modalities": "audio"}),
             ("no-bigru", {"num_context_layers": 0}),
             ("no-silence", {"silence": "remove"}),
+            ("no-outer-silence", {"outer_silence": "drop"}),
+            ("speakers", {"speakers": "mark"}),
             ("augment-none", {}),
         ],
     )
