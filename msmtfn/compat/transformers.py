@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REGISTERING: Final = {
     "transformers.models.auto.configuration_auto": "msmtfn.model.config",
-    "transformers.models.auto.modeling_auto": "msmtfn.model.network",
+    "transformers.models.auto.modeling_auto": "msmtfn.model.architectures",
     "transformers.models.auto.processing_auto": "msmtfn.model.auto_processor",
 }
 """For each module that holds an auto class, our module that registers itself there when it is imported."""

@@ -74,7 +74,7 @@ def find_evidence(
     A call of one round has none, since there is no call without rounds to compare it with.
 
     Args:
-        sides: for each call (R, 2, D), as `MsmtFn.encode_sides` returns them.
+        sides: for each call (R, 2, D), as `CallNetwork.encode_sides` returns them.
         scores: (C,) lead scores of the calls.
         has_words: for each call (R,) True where a round has text that the network reads.
         has_sound: likewise for its audio.

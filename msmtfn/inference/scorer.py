@@ -34,9 +34,8 @@ from msmtfn.inference.feed import RoundBatch, feed_rounds, group_rounds
 from msmtfn.labels import INTENTS, TASKS, UnrankedReason
 from msmtfn.leads.ranking import LeadWeights, lead_scores
 from msmtfn.leads.schema import HEADS_PREFIX, REJECTED, SCORED
+from msmtfn.model.base import CallNetwork
 from msmtfn.model.calibration import Calibration
-from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.network import MsmtFn
 from msmtfn.model.runtime.precision import (
     ScoringPrecision,
     autocast,
@@ -153,7 +152,7 @@ class Scorer:
 
     def __init__(
         self,
-        network: MsmtFn,
+        network: CallNetwork,
         config: ScorerConfig,
         *,
         calibration: Calibration | None = None,
@@ -298,11 +297,10 @@ class Scorer:
         return lead_scores(probabilities["five"], self.config.lead_weights)
 
     def _is_read(self, num_tokens: int) -> bool:
-        config: MsmtFnConfig = self.network.config
-        return config.modalities != "audio" and num_tokens > 0
+        return self.network.config.modalities != "audio" and num_tokens > 0
 
     def _is_heard(self, num_samples: int) -> bool:
-        config: MsmtFnConfig = self.network.config
+        config = self.network.config
         return config.modalities != "text" and config.num_frames(num_samples) > 0
 
 

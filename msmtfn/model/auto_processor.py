@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import AutoProcessor
 
 from msmtfn.features.processor import CallProcessor
-from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.config import CONFIGS
 
-AutoProcessor.register(MsmtFnConfig, CallProcessor, exist_ok=True)
+for config in CONFIGS.values():
+    AutoProcessor.register(config, CallProcessor, exist_ok=True)
