@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import transformers
@@ -44,7 +44,7 @@ class CallNetwork(PreTrainedModel):
     """
 
     config: NetworkConfig
-    config_class: ClassVar[type[NetworkConfig]] = NetworkConfig
+    config_class: type[NetworkConfig] = NetworkConfig
     base_model_prefix = ""
     main_input_name = "waveforms"
     _supports_sdpa = True

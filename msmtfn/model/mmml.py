@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,11 +67,11 @@ class Mmml(CallNetwork):
 
         Only the states of an encoder can be computed once and kept, so the pooler belongs to the fusion.
         """
-        encoder = load_encoder(name_or_folder, self.config.text)
+        encoder: Any = load_encoder(name_or_folder, self.config.text)
         pooler = getattr(encoder, "pooler", None)
         if pooler is not None:
-            self.fusion.text_pooler.dense.load_state_dict(cast(nn.Module, pooler).dense.state_dict())  # type: ignore[union-attr,operator]
-            encoder.pooler = None  # type: ignore[assignment]
+            self.fusion.text_pooler.dense.load_state_dict(pooler.dense.state_dict())
+            encoder.pooler = None
         self.text_encoder.model = encoder
 
     def classify_calls(self, vectors: Tensor, rounds_per_call: list[int]) -> dict[str, Tensor]:

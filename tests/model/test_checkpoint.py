@@ -16,6 +16,7 @@ from transformers import BertTokenizer
 
 from msmtfn.calls.activity import ActivityConfig
 from msmtfn.errors import ModelError
+from msmtfn.model.base import CallNetwork
 from msmtfn.model.checkpoint import (
     PackedNetwork,
     fetch_model,
@@ -64,7 +65,7 @@ def network(request: pytest.FixtureRequest, tiny_network: MakeNetwork) -> MsmtFn
     return tiny_network(seed=3, **VARIANTS[request.param])
 
 
-def five_of(network: MsmtFn) -> Tensor:
+def five_of(network: CallNetwork) -> Tensor:
     """Return the five-class logits of a call of two rounds."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,8 +92,13 @@ def test_a_head_of_the_fused_output_has_the_sizes_of_the_description() -> None:
 def with_constant_heads(fused: list[float], text: list[float], audio: list[float]) -> Mmml:
     """A network with these logits of two classes for every round, and equal ones in the other tasks."""
     network = make_tiny_mmml()
+    parts: list[tuple[Any, list[float]]] = [
+        (network.fused_heads, fused),
+        (network.text_heads, text),
+        (network.audio_heads, audio),
+    ]
     with torch.no_grad():
-        for heads, logits in ((network.fused_heads, fused), (network.text_heads, text), (network.audio_heads, audio)):
+        for heads, logits in parts:
             for task, head in heads.heads.items():
                 last = head[-1]
                 last.weight.zero_()

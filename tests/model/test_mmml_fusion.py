@@ -102,9 +102,8 @@ def test_a_layer_has_the_inner_width_and_the_epsilon_of_the_description() -> Non
     layer = StreamLayer(config)
     norms = [module for module in layer.modules() if isinstance(module, nn.LayerNorm)]
     assert [norm.eps for norm in norms] == [1e-12] * 3
-    linear_sizes = [
-        (each.in_features, each.out_features) for each in layer.feed_forward.layers if hasattr(each, "bias")
-    ]
+    linear_layers = [each for each in layer.feed_forward.layers if isinstance(each, nn.Linear)]
+    linear_sizes = [(each.in_features, each.out_features) for each in linear_layers]
     assert linear_sizes == [(768, 3072), (3072, 768)]
 
 
