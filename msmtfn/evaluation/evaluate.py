@@ -55,8 +55,7 @@ class EvaluationReport:
         evaluation: the calls with the model's predictions.
         ceilings: accuracies of the best readers of a simulated corpus: `best_possible` on all calls that could be
             drawn, `best_reader_of_split` on these; both by task and reader. None for other calls.
-        network: name of the network.
-        about_rounds: how the network gets from the rounds of a call to its probabilities.
+        network: configuration of the model's network.
         baseline_calls: calls that the bag of words has learned from; None leaves that baseline out.
     """
 
@@ -68,8 +67,7 @@ class EvaluationReport:
     seed: int
     evaluation: Evaluation
     ceilings: Mapping[str, Any] | None
-    network: str
-    about_rounds: str
+    network: NetworkConfig
     baseline_calls: LabelledSplit | None = None
 
     @cached_property
@@ -102,8 +100,8 @@ class EvaluationReport:
         return {
             "model": self.model,
             "model_version": self.model_version,
-            "network": self.network,
-            "about_rounds": self.about_rounds,
+            "network": self.network.title,
+            "about_rounds": self.network.about_rounds,
             "calls_from": self.split.root,
             "split": self.split.name if self.of_corpus else None,
             "dates": [str(date) for date in self.split.dates],
@@ -180,18 +178,9 @@ def evaluate(
     ceilings = read_split_ceilings(given["--corpus"], labelled.name) if corpus is not None else None
     score = partial(evaluate_calls, scorer=ScorerConfig(device=device), shuffle=shuffle, seed=seed, report=report)
     evaluation, version, network = _score(model, labelled, prepare, shuffle, score)
+    of_corpus = corpus is not None
     result = EvaluationReport(
-        model=model,
-        model_version=version,
-        split=labelled,
-        of_corpus=corpus is not None,
-        shuffle=shuffle,
-        seed=seed,
-        evaluation=evaluation,
-        ceilings=ceilings,
-        network=network.title,
-        about_rounds=network.about_rounds,
-        baseline_calls=learned,
+        model, version, labelled, of_corpus, shuffle, seed, evaluation, ceilings, network, baseline_calls=learned
     )
     _ = result.metrics  # raises if no call was scored
     if target is not None:
@@ -216,7 +205,7 @@ def _score(
     shuffle: Shuffle,
     score: Callable[[Model, LabelledSplit, PrepareConfig], Evaluation],
 ) -> tuple[Evaluation, str, NetworkConfig]:
-    """Load a model and score the calls with it; return them with the model's version and its network's configuration."""
+    """Load a model and score the calls with it; return them, the model's version and its network's configuration."""
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
         folder = fetch_model(replace_demo(model), Path(scratch))
         loaded = load_model(folder)

@@ -39,15 +39,13 @@ def write_card(
         about: one line on the origin of the model that training started from.
     """
     best = [epoch for epoch in epochs if epoch.is_best][-1]
-    encoders = sum(
-        weight.numel() for part in (network.audio_encoder, network.text_encoder) for weight in part.parameters()
-    )
+    parts = (network.audio_encoder, network.text_encoder)
+    encoders = sum(weight.numel() for part in parts for weight in part.parameters())
+    config = network.config
     lines = [
-        f"# {network.config.title}",
+        f"# {config.title}",
         "",
-        f"{network.num_parameters():,} weights, {encoders:,} of them in the two encoders. {about}",
-        "",
-        network.config.about_rounds,
+        f"{network.num_parameters():,} weights, {encoders:,} of them in the two encoders. {about} {config.about_rounds}",
         "",
         "## Data",
         "",
@@ -70,7 +68,7 @@ def write_card(
         "",
         "## Network",
         "",
-        *_code_block(settings_of(network.config)),
+        *_code_block(settings_of(config)),
         "## Recipe",
         "",
         f"{num_workers} workers.",
@@ -81,7 +79,7 @@ def write_card(
         ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
         "",
     ]
-    return f"---\n{_metadata(network.config.title, best)}\n---\n\n" + "\n".join(lines)
+    return f"---\n{_metadata(config.title, best)}\n---\n\n" + "\n".join(lines)
 
 
 def _code_block(content: Mapping[str, Any]) -> list[str]:

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msmtfn.model.checkpoint import Model
 from msmtfn.model.base import CallNetwork
+from msmtfn.model.checkpoint import Model
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.small import character_vocabulary, make_small_model, small_config
 
