@@ -207,8 +207,8 @@ def train(
     """Train a network on labelled calls, and write or register the model; the same call resumes an interrupted one.
 
     The recipe is `"paper"`, which fine-tunes pretrained encoders, `"small"`, which trains a small network from scratch,
-    `"mmml"`, which fine-tunes the baseline, or all options of training. It decides `start` and `architecture` if these are
-    not given. `report` receives the events from another thread. The others are the fields of `TrainingJob`.
+    `"mmml"`, which fine-tunes the baseline, or all options of training. It decides `start` and `architecture` unless
+    these are given. `report` receives the events from another thread. The others are the fields of `TrainingJob`.
 
     Uses the Ray that runs in this process, else the cluster at `RAY_ADDRESS`, else one that it starts on this machine.
 

@@ -41,11 +41,11 @@ def write_card(
     best = [epoch for epoch in epochs if epoch.is_best][-1]
     parts = (network.audio_encoder, network.text_encoder)
     encoders = sum(weight.numel() for part in parts for weight in part.parameters())
-    config = network.config
+    config, size = network.config, network.num_parameters()
     lines = [
         f"# {config.title}",
         "",
-        f"{network.num_parameters():,} weights, {encoders:,} of them in the two encoders. {about} {config.about_rounds}",
+        f"{size:,} weights, {encoders:,} of them in the two encoders. {about} {config.about_rounds}",
         "",
         "## Data",
         "",
