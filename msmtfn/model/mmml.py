@@ -100,7 +100,8 @@ class Mmml(CallNetwork):
         """
         fused, text, audio = self._parts(vectors)
         counts = torch.tensor(rounds_per_call, device=vectors.device)
-        labels, weights = intents.repeat_interleave(counts), (1 / counts).repeat_interleave(counts)
+        # The size, which is known here, saves a GPU from being waited for.
+        labels, weights = (each.repeat_interleave(counts, output_size=len(vectors)) for each in (intents, 1 / counts))
         outputs = self.fused_heads(fused), self.text_heads(text), self.audio_heads(audio)
         losses = [
             multi_task_loss(logits, labels, class_weights=class_weights, call_weights=weights, reduction="sum")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def encoders(tmp_path: Path) -> dict[str, str]:
 def test_every_field_of_a_configuration_is_a_setting_unless_it_follows_from_something_else(
     architecture: Architecture,
 ) -> None:
-    own = set(CONFIGS[architecture].__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
+    own = {each.name for each in fields(CONFIGS[architecture])} - {each.name for each in fields(PreTrainedConfig)}
     assert set(SETTINGS_OF[architecture]) == own - NOT_CHOSEN
     assert {"audio_frontend", "encoder_sample_rate", "overlong_rounds", "pooling", "dropout", "fused"} <= set(SETTINGS)
 
