@@ -16,7 +16,8 @@ from transformers import BertTokenizer
 from xdist.scheduler import LoadScopeScheduling
 
 from msmtfn.model.checkpoint import save_model
-from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.config import MmmlConfig, MsmtFnConfig
+from msmtfn.model.mmml import Mmml
 from msmtfn.model.network import MsmtFn
 from tests.s3_server import place, s3  # noqa: F401 - fixtures
 
@@ -27,26 +28,39 @@ TINY_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", 
 TINY_SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 
 
+TINY_FIELDS: dict[str, Any] = {
+    "audio_config": {
+        "model_type": "hubert",
+        "hidden_size": 24,
+        "conv_dim": [16] * 7,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 2,
+        **TINY_SIZES,
+    },
+    "text_config": {"model_type": "bert", "hidden_size": 40, "vocab_size": len(TINY_VOCABULARY), **TINY_SIZES},
+    "encoder_sample_rate": 8000,
+    "max_round_sec": 2.0,
+    "max_text_tokens": 20,
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "feed_forward_size": 64,
+}
+"""Fields that the tiny networks share: rounds of 2 s and 20 tokens; the encoders' widths differ."""
+
+
 def make_tiny_config(**options: Any) -> MsmtFnConfig:
-    """Make a configuration of the paper's network with rounds of 2 s and 20 tokens; the encoders' widths differ."""
-    fields: dict[str, Any] = {
-        "audio_config": {
-            "model_type": "hubert",
-            "hidden_size": 24,
-            "conv_dim": [16] * 7,
-            "num_conv_pos_embeddings": 16,
-            "num_conv_pos_embedding_groups": 2,
-            **TINY_SIZES,
-        },
-        "text_config": {"model_type": "bert", "hidden_size": 40, "vocab_size": len(TINY_VOCABULARY), **TINY_SIZES},
-        "max_round_sec": 2.0,
-        "max_text_tokens": 20,
-        "hidden_size": 32,
-        "num_attention_heads": 2,
-        "feed_forward_size": 64,
-        "context_size": 16,
-    }
-    return MsmtFnConfig(**(fields | options))
+    """Make a configuration of the paper's network with the tiny fields."""
+    return MsmtFnConfig(**(TINY_FIELDS | {"context_size": 16} | options))
+
+
+def make_tiny_mmml(seed: int = 0, **options: Any) -> Mmml:
+    """Make a tiny MMML in evaluation mode; the same seed gives the same weights."""
+    sizes = {"num_cross_layers": 2, "first_head_size": 20, "second_head_size": 12}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Mmml(MmmlConfig(**(TINY_FIELDS | sizes | options)))
+    network.train(False)
+    return network
 
 
 def make_tiny_network(seed: int = 0, **options: Any) -> MsmtFn:

@@ -238,12 +238,14 @@ def _make_ranking_table(ranking: Mapping[str, RankingMetrics]) -> Table:
 
 
 def _make_metrics_table(result: EvaluationReport) -> Table:
-    table = Table(title="Metrics of the model (%)", title_justify="left", caption_justify="left")
+    title = f"Metrics of the model, {result.network.title} (%)"
+    table = Table(title=title, title_justify="left", caption=result.network.about_rounds, caption_justify="left")
     for column in ("task", "accuracy", "macro F1"):
         table.add_column(column, justify="left" if column == "task" else "right")
     ceilings = result.ceilings
     if ceilings is not None:
-        table.caption = "ceiling: accuracy of the best possible reader on these calls (on all possible calls)"
+        ceiling = "ceiling: accuracy of the best possible reader on these calls (on all possible calls)"
+        table.caption = f"{result.network.about_rounds}\n{ceiling}"
         for reader in SHOWN_READERS:
             table.add_column(f"ceiling\n{reader}", justify="right")
     for task, metrics in result.metrics.items():

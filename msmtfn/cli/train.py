@@ -67,6 +67,10 @@ RECIPES: Final = {
         "A recipe for a small network trained from scratch.",
         Arguments(start="small", training=TRAINING_CONFIGS["small"]),
     ),
+    "mmml": (
+        "The recipe of MMML, the baseline of the paper's table 1, for pretrained encoders.",
+        Arguments(architecture="mmml", training=TRAINING_CONFIGS["mmml"]),
+    ),
 }
 
 

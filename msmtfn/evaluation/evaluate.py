@@ -29,6 +29,7 @@ from msmtfn.features.prepare import PrepareConfig
 from msmtfn.inference.scorer import Device, ScorerConfig
 from msmtfn.leads.ranking import LeadWeights, lead_scores
 from msmtfn.model.checkpoint import Model, fetch_model, is_trained, load_model, model_version
+from msmtfn.model.config import NetworkConfig
 from msmtfn.model.location import locations_of_model
 from msmtfn.rows import ROW_ID
 from msmtfn.storage.overlap import NamedLocation, refuse_overlaps
@@ -54,6 +55,7 @@ class EvaluationReport:
         evaluation: the calls with the model's predictions.
         ceilings: accuracies of the best readers of a simulated corpus: `best_possible` on all calls that could be
             drawn, `best_reader_of_split` on these; both by task and reader. None for other calls.
+        network: configuration of the model's network.
         baseline_calls: calls that the bag of words has learned from; None leaves that baseline out.
     """
 
@@ -65,6 +67,7 @@ class EvaluationReport:
     seed: int
     evaluation: Evaluation
     ceilings: Mapping[str, Any] | None
+    network: NetworkConfig
     baseline_calls: LabelledSplit | None = None
 
     @cached_property
@@ -97,6 +100,8 @@ class EvaluationReport:
         return {
             "model": self.model,
             "model_version": self.model_version,
+            "network": self.network.title,
+            "about_rounds": self.network.about_rounds,
             "calls_from": self.split.root,
             "split": self.split.name if self.of_corpus else None,
             "dates": [str(date) for date in self.split.dates],
@@ -172,10 +177,10 @@ def evaluate(
     learned = _read_baseline_calls(learned_from["--baseline-calls"], labelled) if learned_from else None
     ceilings = read_split_ceilings(given["--corpus"], labelled.name) if corpus is not None else None
     score = partial(evaluate_calls, scorer=ScorerConfig(device=device), shuffle=shuffle, seed=seed, report=report)
-    evaluation, version = _score(model, labelled, prepare, shuffle, score)
+    evaluation, version, network = _score(model, labelled, prepare, shuffle, score)
     of_corpus = corpus is not None
     result = EvaluationReport(
-        model, version, labelled, of_corpus, shuffle, seed, evaluation, ceilings, baseline_calls=learned
+        model, version, labelled, of_corpus, shuffle, seed, evaluation, ceilings, network, baseline_calls=learned
     )
     _ = result.metrics  # raises if no call was scored
     if target is not None:
@@ -199,13 +204,13 @@ def _score(
     prepare: PrepareConfig,
     shuffle: Shuffle,
     score: Callable[[Model, LabelledSplit, PrepareConfig], Evaluation],
-) -> tuple[Evaluation, str]:
-    """Load a model and score the calls with it; return them with the model's version."""
+) -> tuple[Evaluation, str, NetworkConfig]:
+    """Load a model and score the calls with it; return them, the model's version and its network's configuration."""
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
         folder = fetch_model(replace_demo(model), Path(scratch))
         loaded = load_model(folder)
         _log_inputs(model, labelled, shuffle, trained=is_trained(folder))
-        return score(loaded, labelled, prepare), model_version(folder)
+        return score(loaded, labelled, prepare), model_version(folder), loaded.network.config
 
 
 def _check_given(

@@ -79,7 +79,7 @@ def find_evidence(
     A call of one round has none, since there is no call without rounds to compare it with.
 
     Args:
-        sides: (R, 2, D), as `MsmtFn.encode_sides` returns them, call by call.
+        sides: (R, 2, D), as `CallNetwork.encode_sides` returns them, call by call.
         rounds_per_call: C numbers that sum to R.
         scores: (C,) lead scores of the calls.
         has_words: (R,) True where a round has text that the network reads.

@@ -35,7 +35,6 @@ from msmtfn.labels import INTENTS, TASKS, UnrankedReason
 from msmtfn.leads.ranking import LeadWeights, lead_scores
 from msmtfn.leads.schema import HEADS_PREFIX, REJECTED, SCORED
 from msmtfn.model.calibration import Calibration
-from msmtfn.model.config import MsmtFnConfig
 from msmtfn.model.runtime.precision import (
     ScoringPrecision,
     autocast,
@@ -48,7 +47,7 @@ from msmtfn.model.runtime.precision import (
 )
 
 if TYPE_CHECKING:
-    from msmtfn.model.network import MsmtFn
+    from msmtfn.model.base import CallNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +154,7 @@ class Scorer:
 
     def __init__(
         self,
-        network: MsmtFn,
+        network: CallNetwork,
         config: ScorerConfig,
         *,
         calibration: Calibration | None = None,
@@ -301,12 +300,12 @@ class Scorer:
         return lead_scores(probabilities["five"], self.config.lead_weights)
 
     def _is_read(self, num_tokens: int) -> bool:
-        config: MsmtFnConfig = self.network.config
-        return config.modalities != "audio" and num_tokens > 0
+        return self.network.config.modalities != "audio" and num_tokens > 0
 
     def _is_heard(self, num_samples: int) -> bool:
-        config: MsmtFnConfig = self.network.config
-        return config.modalities != "text" and config.num_frames(num_samples) > 0
+        config = self.network.config
+        num_frames: int = config.num_frames(num_samples)
+        return config.modalities != "text" and num_frames > 0
 
 
 def split_calls(batch: pa.Table, rows: Iterable[int] | None = None) -> Iterator[CallRounds]:

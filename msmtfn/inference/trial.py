@@ -9,7 +9,7 @@ import numpy as np
 
 from msmtfn.errors import CallError, ModelError
 from msmtfn.inference.scorer import CallRounds, Scorer
-from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.config import NetworkConfig
 
 NUM_TOKENS: Final = 8
 LOUDNESS: Final = 3000
@@ -31,7 +31,7 @@ def try_model(scorer: Scorer) -> None:
             )
 
 
-def _built_in_calls(config: MsmtFnConfig) -> Iterator[CallRounds]:
+def _built_in_calls(config: NetworkConfig) -> Iterator[CallRounds]:
     samples = np.random.default_rng(0).integers(
         -LOUDNESS, LOUDNESS, min(config.max_round_samples, round(TRIAL_SEC * config.encoder_sample_rate))
     )

@@ -1,1 +1,1 @@
-"""Knows what a call means: the network of the paper, its encoders and its checkpoint, which is all it reads."""
+"""Knows what a call means: the network of the paper and its baseline, their encoders and checkpoints."""

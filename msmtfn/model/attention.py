@@ -20,21 +20,13 @@ SCORES_PER_CHUNK: Final = 2**20
 """Maximum number of attention scores computed at a time: in bf16 they take 2 MB, which fits in a CPU's cache."""
 
 
-class Attention(nn.Module):
-    """Multi-head attention (equation 1) with layer normalisation before it and a residual connection around it.
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention (equation 1), without a normalisation or a residual connection."""
 
-    Pre-norm layers can be trained without a learning-rate warm-up.
-    """
-
-    def __init__(
-        self, hidden_size: int, num_heads: int, dropout: float, attention_dropout: float, *, is_cross: bool = False
-    ) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, attention_dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.dropout = dropout
         self.attention_dropout = attention_dropout
-        self.norm = nn.LayerNorm(hidden_size)
-        self.context_norm = nn.LayerNorm(hidden_size) if is_cross else None
         self.query = nn.Linear(hidden_size, hidden_size)
         # No bias on the keys: q.(k + b) = q.k + q.b adds the same number to all scores of a query, and the softmax
         # cancels it. The bias would never get a gradient.
@@ -42,10 +34,49 @@ class Attention(nn.Module):
         self.value = nn.Linear(hidden_size, hidden_size)
         self.out = nn.Linear(hidden_size, hidden_size)
 
+    def attend(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """Compute equation 1, softmax(Q K^T / sqrt(d_k)) V for each head, and join the heads.
+
+        Args:
+            queries: (R, Q, D), from which Q is computed.
+            keys: (R, K, D), from which K and V are computed.
+            mask: (R, K) bool, True for the real tokens among the keys, at least one in each round; or (R, Q, K) where
+                not every query may attend to all of them.
+
+        Returns:
+            (R, Q, D).
+        """
+        heads = F.scaled_dot_product_attention(
+            self._split_heads(self.query(queries)),
+            self._split_heads(self.key(keys)),
+            self._split_heads(self.value(keys)),
+            attn_mask=mask[:, None] if mask.ndim == queries.ndim else mask[:, None, None, :],
+            dropout_p=self.attention_dropout if self.training else 0.0,
+        )
+        joined: Tensor = self.out(heads.transpose(1, 2).flatten(2))
+        return joined
+
+    def _split_heads(self, states: Tensor) -> Tensor:
+        rounds, tokens, _ = states.shape
+        return states.view(rounds, tokens, self.num_heads, -1).transpose(1, 2)  # (R, H, Q or K, D / H)
+
+
+class Attention(MultiHeadAttention):
+    """Multi-head attention with layer normalisation before it and a residual connection around it.
+
+    Pre-norm layers can be trained without a learning-rate warm-up.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, dropout: float, attention_dropout: float, *, is_cross: bool = False
+    ) -> None:
+        super().__init__(hidden_size, num_heads, attention_dropout)
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(hidden_size)
+        self.context_norm = nn.LayerNorm(hidden_size) if is_cross else None
+
     def forward(self, states: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         """Attend from each state to the context, or to the states themselves in self-attention.
-
-        Equation 1, softmax(Q K^T / sqrt(d_k)) V for each head, with Q from `states` and with K and V from `context`.
 
         Args:
             states: (R, Q, D).
@@ -62,20 +93,8 @@ class Attention(nn.Module):
             if context is None:
                 raise ValueError("context is None; cross-attention needs the states to attend to")
             keys = self.context_norm(context)
-        heads = F.scaled_dot_product_attention(
-            self._split_heads(self.query(queries)),
-            self._split_heads(self.key(keys)),
-            self._split_heads(self.value(keys)),
-            attn_mask=mask[:, None] if mask.ndim == states.ndim else mask[:, None, None, :],
-            dropout_p=self.attention_dropout if self.training else 0.0,
-        )
-        merged = self.out(heads.transpose(1, 2).flatten(2))
-        attended: Tensor = states + F.dropout(merged, self.dropout, self.training)
+        attended: Tensor = states + F.dropout(self.attend(queries, keys, mask), self.dropout, self.training)
         return attended
-
-    def _split_heads(self, states: Tensor) -> Tensor:
-        rounds, tokens, _ = states.shape
-        return states.view(rounds, tokens, self.num_heads, -1).transpose(1, 2)  # (R, H, Q or K, D / H)
 
 
 class FeedForward(nn.Module):

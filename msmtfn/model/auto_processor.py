@@ -1,10 +1,11 @@
-"""Registration of the processor with transformers' `AutoProcessor`; imported once that is (`compat.transformers`)."""
+"""Registration of the processor with `AutoProcessor`, if that is imported before us (`compat.transformers`)."""
 
 from __future__ import annotations
 
 from transformers import AutoProcessor
 
 from msmtfn.features.processor import CallProcessor
-from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.config import CONFIGS
 
-AutoProcessor.register(MsmtFnConfig, CallProcessor, exist_ok=True)
+for config in CONFIGS.values():
+    AutoProcessor.register(config, CallProcessor, exist_ok=True)

@@ -29,13 +29,15 @@ from msmtfn.calls.activity import ActivityConfig
 from msmtfn.errors import ModelError, StorageError
 from msmtfn.features.processor import CallProcessor
 from msmtfn.features.processor_config import ProcessorConfig, read_processor_config
+from msmtfn.model.architectures import network_class
 from msmtfn.model.calibration import Calibration, read_calibration
-from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.config import CONFIGS, Architecture, NetworkConfig
 from msmtfn.model.folder import CONFIG_FILE, FILE_PATTERNS, check_folder, check_vocabulary, model_files, read_config
 from msmtfn.model.location import resolve_model
+from msmtfn.storage.untrusted import printable
 
 if TYPE_CHECKING:
-    from msmtfn.model.network import MsmtFn  # imported late elsewhere: a job's driver and tasks need no network
+    from msmtfn.model.base import CallNetwork
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -55,7 +57,7 @@ class Model:
         calibration: what turns the network's probabilities into those of a lead.
     """
 
-    network: MsmtFn
+    network: CallNetwork
     tokenizer: PreTrainedTokenizerBase
     activity: ActivityConfig = field(default_factory=ActivityConfig)
     calibration: Calibration = field(default_factory=Calibration)
@@ -82,7 +84,7 @@ class PackedNetwork:
 
 
 def make_processor(
-    config: MsmtFnConfig, tokenizer: PreTrainedTokenizerBase, activity: ActivityConfig | None = None
+    config: NetworkConfig, tokenizer: PreTrainedTokenizerBase, activity: ActivityConfig | None = None
 ) -> CallProcessor:
     """Make the processor of a network.
 
@@ -96,7 +98,7 @@ def make_processor(
 
 
 def save_model(
-    network: MsmtFn,
+    network: CallNetwork,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     card: str,
@@ -173,14 +175,12 @@ def load_model(folder: Path) -> Model:
     Raises:
         ModelError: a file is missing or broken, or the weights do not match the configuration.
     """
-    _read_config(folder)
+    network_type = _read_config(folder)["model_type"]
     check_folder(folder)
     _check_has_tokenizer(folder)
-    from msmtfn.model.network import MsmtFn  # noqa: PLC0415 - late
-
     transformers_logging.disable_progress_bar()
     try:
-        loaded: tuple[MsmtFn, dict[str, set[str]]] = MsmtFn.from_pretrained(  # type: ignore[assignment]
+        loaded: tuple[CallNetwork, dict[str, set[str]]] = network_class(network_type).from_pretrained(  # type: ignore[assignment]
             folder,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # reported below
@@ -204,24 +204,27 @@ def load_model(folder: Path) -> Model:
     return Model(network.train(False), processor.tokenizer, processor.config.activity, read_calibration(folder))
 
 
-def build_model_from_encoders(audio_encoder: str, text_encoder: str, seed: int, **settings: Any) -> Model:
+def build_model_from_encoders(
+    audio_encoder: str, text_encoder: str, seed: int, architecture: Architecture = "msmtfn", **settings: Any
+) -> Model:
     """Build a network from pretrained encoders and new weights elsewhere, with the text encoder's tokenizer.
 
     Args:
         audio_encoder: folder or hub name of a HuBERT or wav2vec 2.0.
         text_encoder: folder or hub name of a BERT or RoBERTa.
         seed: random seed for the new weights.
-        **settings: fields of `MsmtFnConfig`.
+        architecture: the network.
+        **settings: fields of its configuration.
 
     Raises:
         ModelError: an encoder cannot be loaded, or the two do not fit together.
     """
-    from msmtfn.model.network import MsmtFn  # noqa: PLC0415 - late
-
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = MsmtFn.from_encoders(audio_encoder=audio_encoder, text_encoder=text_encoder, **settings)
+            network = network_class(architecture).from_encoders(
+                audio_encoder=audio_encoder, text_encoder=text_encoder, **settings
+            )
         tokenizer = AutoTokenizer.from_pretrained(text_encoder, trust_remote_code=False)
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as exc:
         raise ModelError(
@@ -253,7 +256,7 @@ def model_version(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def pack_network(network: MsmtFn, calibration: Calibration | None = None) -> PackedNetwork:
+def pack_network(network: CallNetwork, calibration: Calibration | None = None) -> PackedNetwork:
     """Convert a network to plain arrays, with the calibration of its model if it is to score."""
     weights = {name: weight.detach().cpu().numpy() for name, weight in network.state_dict().items()}
     return PackedNetwork(network.config.to_dict(), weights, calibration or Calibration())
@@ -267,13 +270,13 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def unpack_network(packed: PackedNetwork) -> MsmtFn:
+def unpack_network(packed: PackedNetwork) -> CallNetwork:
     """Rebuild a packed network, in evaluation mode."""
-    from msmtfn.model.network import MsmtFn  # noqa: PLC0415 - late
-
     transformers_logging.disable_progress_bar()
     weights = {name: torch.from_numpy(np.array(weight)) for name, weight in packed.weights.items()}
-    network: MsmtFn = MsmtFn.from_pretrained(None, config=MsmtFnConfig.from_dict(packed.config), state_dict=weights)
+    kind = network_class(packed.config["model_type"])
+    config = kind.config_class.from_dict(packed.config)
+    network: CallNetwork = kind.from_pretrained(None, config=config, state_dict=weights)
     network.train(False)
     return network
 
@@ -281,15 +284,15 @@ def unpack_network(packed: PackedNetwork) -> MsmtFn:
 def _read_config(folder: Path) -> dict[str, Any]:
     config = read_config(folder)
     model_type = config.get("model_type")
-    if model_type != MsmtFnConfig.model_type:
+    if str(model_type) not in CONFIGS:
         raise ModelError(
-            f"{folder / CONFIG_FILE} is of a {model_type!r} model; --model must name the folder of an "
-            f"{MsmtFnConfig.model_type!r} one"
+            f"{folder / CONFIG_FILE} is of a {printable(model_type)!r} model; --model must name the folder of one of "
+            f"type {' or '.join(CONFIGS)}"
         )
     return config
 
 
-def _check_settings(folder: Path, config: MsmtFnConfig, settings: ProcessorConfig) -> None:
+def _check_settings(folder: Path, config: NetworkConfig, settings: ProcessorConfig) -> None:
     for name in SHARED_SETTINGS:
         said, used = getattr(settings, name), getattr(config, name)
         if said != used:

@@ -1,4 +1,4 @@
-"""Configuration of the network, stored as `config.json`."""
+"""Configurations of the networks, stored as `config.json`."""
 
 # No `from __future__ import annotations` here: `@strict` checks the values against the real types.
 import math
@@ -14,8 +14,8 @@ CHINESE_VOCABULARY_SIZE: Final = 21128  # vocabulary of hfl/chinese-roberta-wwm-
 
 
 @strict
-class MsmtFnConfig(PreTrainedConfig):
-    """Configuration of the network; the defaults are the paper's (sections 3.3 to 3.7 and 4.2).
+class NetworkConfig(PreTrainedConfig):
+    """Configuration that all networks share: their encoders, what a round is, and the width of the fusion.
 
     Attributes:
         audio_encoder: hub name or folder of the pretrained audio encoder.
@@ -41,23 +41,26 @@ class MsmtFnConfig(PreTrainedConfig):
         hidden_size: width of the fusion.
         num_attention_heads: number of heads in each attention layer of the fusion.
         feed_forward_size: inner width of the fusion's feed-forward layers.
-        num_text_layers: number of self-attention layers in the text pathway.
-        num_cross_layers: number of layers in the complementary pathway.
-        num_bottleneck_layers: number of bottleneck layers; with 0 the fused text is the mean of the two pathways.
-        num_bottleneck_tokens: number of learned tokens through which the two pathways exchange information.
-        fused: what the bottleneck hands on: "text" is the text stream T (the paper's), "mean" the mean of T and T_m. A
-            folder whose `config.json` lacks the field was trained with "mean".
-        pooling: how the fused text becomes a round's vector: "flatten" (the paper's), "cls", "mean" or "max".
-        context_size: width of the BiGRU in each direction.
-        num_context_layers: number of BiGRU layers; with 0 a call's vector is the mean of its rounds.
-        multi_task: whether each task has its own head; if not, the coarser tasks are derived from the five classes.
+        num_cross_layers: number of layers in which the modalities are joined by cross-attention.
         dropout: dropout probability in the fusion and before each head.
         attention_dropout: dropout probability of the fusion's attention weights; above 0, training on a CPU is slow,
             because the fast kernel of `scaled_dot_product_attention` does not support it.
         is_trained: set by training; the jobs warn that the scores of an untrained model are meaningless.
     """
 
-    model_type = "msmtfn"
+    title: ClassVar[str] = "Network"
+    """Name of the network in cards and messages."""
+    about_rounds: ClassVar[str] = ""
+    """How a call follows from its rounds, in a sentence for the model card."""
+    positive_fields: ClassVar[tuple[str, ...]] = (
+        "encoder_sample_rate",
+        "max_round_sec",
+        "max_text_tokens",
+        "hidden_size",
+        "num_attention_heads",
+        "feed_forward_size",
+        "num_cross_layers",
+    )
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="hubert"),
         "text_config": SubConfigSpec(
@@ -85,15 +88,7 @@ class MsmtFnConfig(PreTrainedConfig):
     hidden_size: int = 768
     num_attention_heads: int = 12
     feed_forward_size: int = 3072
-    num_text_layers: int = 1
     num_cross_layers: int = 4
-    num_bottleneck_layers: int = 2
-    num_bottleneck_tokens: int = 4
-    fused: Literal["text", "mean"] = "text"
-    pooling: Literal["flatten", "cls", "mean", "max"] = "flatten"
-    context_size: int = 128
-    num_context_layers: int = 2
-    multi_task: bool = True
     dropout: int | float = 0.3
     attention_dropout: int | float = 0.3
     is_trained: bool = False
@@ -109,11 +104,6 @@ class MsmtFnConfig(PreTrainedConfig):
             _disable_masking_and_layerdrop(getattr(self, name))
         self._check_model_types()
         self._check_sizes()
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build a configuration from the contents of a `config.json`, also from those that lack newer fields."""
-        return super().from_dict({"fused": "mean", "outer_silence": "drop"} | config_dict, **kwargs)
 
     @property
     def max_round_samples(self) -> int:
@@ -160,14 +150,8 @@ class MsmtFnConfig(PreTrainedConfig):
             require(model_type in allowed, f"{name}.model_type", model_type, f"one of {', '.join(allowed)}")
 
     def _check_sizes(self) -> None:
-        for name in POSITIVE_FIELDS:
+        for name in self.positive_fields:
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "more than 0, and finite")
-        for name in ("num_bottleneck_layers", "num_context_layers"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        if self.fused == "text":
-            # The tokens that the first layer averages are read by the second: with one, T would never hear the audio.
-            cure = 'at least 2, or 0, with fused="text"'
-            require(self.num_bottleneck_layers != 1, "num_bottleneck_layers", self.num_bottleneck_layers, cure)
         for name in ("dropout", "attention_dropout"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and less than 1")
         has_adapter = bool(getattr(self.audio, "add_adapter", False))
@@ -199,23 +183,101 @@ class MsmtFnConfig(PreTrainedConfig):
         )
 
 
+@strict
+class MsmtFnConfig(NetworkConfig):
+    """Configuration of MSMT-FN; the defaults are the paper's (sections 3.3 to 3.7 and 4.2).
+
+    Attributes:
+        num_text_layers: number of self-attention layers in the text pathway.
+        num_bottleneck_layers: number of bottleneck layers; with 0 the fused text is the mean of the two pathways.
+        num_bottleneck_tokens: number of learned tokens through which the two pathways exchange information.
+        fused: what the bottleneck hands on: "text" is the text stream T (the paper's), "mean" the mean of T and T_m. A
+            folder whose `config.json` lacks the field was trained with "mean".
+        pooling: how the fused text becomes a round's vector: "flatten" (the paper's), "cls", "mean" or "max".
+        context_size: width of the BiGRU in each direction.
+        num_context_layers: number of BiGRU layers; with 0 a call's vector is the mean of its rounds.
+        multi_task: whether each task has its own head; if not, the coarser tasks are derived from the five classes.
+    """
+
+    model_type = "msmtfn"
+    title: ClassVar[str] = "MSMT-FN"
+    about_rounds: ClassVar[str] = "A BiGRU reads the rounds of a call in order."
+    positive_fields: ClassVar[tuple[str, ...]] = (
+        *NetworkConfig.positive_fields,
+        "num_text_layers",
+        "num_bottleneck_tokens",
+        "context_size",
+    )
+
+    num_text_layers: int = 1
+    num_bottleneck_layers: int = 2
+    num_bottleneck_tokens: int = 4
+    fused: Literal["text", "mean"] = "text"
+    pooling: Literal["flatten", "cls", "mean", "max"] = "flatten"
+    context_size: int = 128
+    num_context_layers: int = 2
+    multi_task: bool = True
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a configuration from the contents of a `config.json`, also from those that lack newer fields."""
+        return super().from_dict({"fused": "mean", "outer_silence": "drop"} | config_dict, **kwargs)
+
+    def _check_sizes(self) -> None:
+        super()._check_sizes()
+        for name in ("num_bottleneck_layers", "num_context_layers"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        if self.fused == "text":
+            # The tokens that the first layer averages are read by the second: with one, T would never hear the audio.
+            cure = 'at least 2, or 0, with fused="text"'
+            require(self.num_bottleneck_layers != 1, "num_bottleneck_layers", self.num_bottleneck_layers, cure)
+
+
+@strict
+class MmmlConfig(NetworkConfig):
+    """Configuration of MMML, multimodal multi-loss fusion (Wu et al., 2023), for Chinese; `feed_forward_size` is 4 d.
+
+    Attributes:
+        first_head_size: width of the first hidden layer of the heads of the fused output, of MMML only.
+        second_head_size: width of their second hidden layer, of MMML only.
+    """
+
+    model_type = "mmml"
+    title: ClassVar[str] = "MMML"
+    about_rounds: ClassVar[str] = (
+        "Each round is an input of its own, with the label of its call; a call's probabilities are the mean over its "
+        "rounds, and its loss is the mean of theirs. Fused output, text and audio have a head for each task."
+    )
+    positive_fields: ClassVar[tuple[str, ...]] = (
+        *NetworkConfig.positive_fields,
+        "first_head_size",
+        "second_head_size",
+    )
+
+    encoder_sample_rate: int = 16_000
+    max_round_sec: int | float = 6.0
+    max_text_tokens: int = 64
+    num_cross_layers: int = 5
+    first_head_size: int = 768
+    second_head_size: int = 512
+
+    def _check_sizes(self) -> None:
+        super()._check_sizes()
+        require(
+            self.modalities == "both", "modalities", self.modalities, "'both', since a loss is that of each modality"
+        )
+
+
+Architecture = Literal["msmtfn", "mmml"]
+CONFIGS: Final[dict[Architecture, type[NetworkConfig]]] = {"msmtfn": MsmtFnConfig, "mmml": MmmlConfig}
+"""The configuration of each architecture, which is its `model_type` in `config.json`."""
+
+
 MODEL_TYPES: Final[dict[str, tuple[str, ...]]] = {
     "audio_config": ("hubert", "wav2vec2"),
     "text_config": ("bert", "roberta", "roformer"),
     "frontend_config": ("wav2vec2",),
 }
-POSITIVE_FIELDS: Final = (
-    "encoder_sample_rate",
-    "max_round_sec",
-    "max_text_tokens",
-    "hidden_size",
-    "num_attention_heads",
-    "feed_forward_size",
-    "num_text_layers",
-    "num_cross_layers",
-    "num_bottleneck_tokens",
-    "context_size",
-)
 
 
 def _disable_masking_and_layerdrop(config: PreTrainedConfig) -> None:
@@ -226,4 +288,5 @@ def _disable_masking_and_layerdrop(config: PreTrainedConfig) -> None:
     config.layerdrop = 0.0
 
 
-AutoConfig.register(MsmtFnConfig.model_type, MsmtFnConfig, exist_ok=True)
+for config_class in CONFIGS.values():
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)

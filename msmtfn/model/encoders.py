@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from msmtfn.model.attention import length_mask, to_attention_mask
-from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.config import NetworkConfig
 from msmtfn.model.runtime.unpadded import run_convolutions, run_transformer
 
 VARIANCE_FLOOR = 1e-7
@@ -25,12 +26,12 @@ class AudioEncoder(nn.Module):
     reference that the unpadded encoding (`unpadded`) is tested against.
     """
 
-    def __init__(self, config: MsmtFnConfig) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.model = AutoModel.from_config(config.audio)
+        self.model = transformers.AutoModel.from_config(config.audio)
         if config.audio_frontend == "wav2vec2":
-            self.use_frontend(AutoModel.from_config(config.frontend_config))
+            self.use_frontend(transformers.AutoModel.from_config(config.frontend_config))
 
     def use_frontend(self, wav2vec2: nn.Module) -> None:
         """Replace this encoder's convolutions by those of a wav2vec 2.0 model.
@@ -99,7 +100,7 @@ class TextEncoder(nn.Module):
                 is then told them; RoBERTa knows one, and has the separators alone.
         """
         super().__init__()
-        self.model = AutoModel.from_config(config, **no_pooling(config))
+        self.model = transformers.AutoModel.from_config(config, **no_pooling(config))
         self.has_types = marks_speakers and config.type_vocab_size > 1
 
     def forward(self, input_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +134,7 @@ def _token_types(input_ids: Tensor, num_tokens: Tensor) -> Tensor:
 
 
 def no_pooling(config: PreTrainedConfig) -> dict[str, bool]:
-    """Return the argument that omits a text encoder's pooling layer, which nothing here uses; RoFormer has none."""
+    """Return the argument that omits a text encoder's own pooling layer; RoFormer has none."""
     return {} if config.model_type == "roformer" else {"add_pooling_layer": False}
 
 

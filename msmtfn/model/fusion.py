@@ -7,6 +7,7 @@ A mask is True where a token is real.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from itertools import zip_longest
 
 import torch
@@ -165,8 +166,21 @@ class RoundPooling(nn.Module):
         return F.linear(pooled, weight, self.projection.bias)
 
 
-class RoundFusion(nn.Module):
-    """Fusion of a round: both pathways, the bottleneck and the pooling."""
+class Fusion(nn.Module):
+    """Fusion of the encoders' states of each round into one vector, as a network has it.
+
+    `forward` takes audio states (R, A, width of the audio encoder) with their mask (R, A) and text states (R, T, width
+    of the text encoder) with their mask (R, T), and returns one vector per round.
+    """
+
+    @property
+    @abstractmethod
+    def dense_parts(self) -> tuple[nn.Module, ...]:
+        """Parts whose linear layers are used as a whole, so that their weights can be packed."""
+
+
+class RoundFusion(Fusion):
+    """Fusion of MSMT-FN: both pathways, the bottleneck and the pooling."""
 
     def __init__(self, config: MsmtFnConfig) -> None:
         super().__init__()
@@ -176,6 +190,11 @@ class RoundFusion(nn.Module):
         self.complementary_pathway = ComplementaryPathway(config)
         self.bottleneck = BottleneckFusion(config)
         self.pooling = RoundPooling(config)
+
+    @property
+    def dense_parts(self) -> tuple[nn.Module, ...]:
+        """All parts but the pooling, which uses a slice of its weight."""
+        return self.text_pathway, self.complementary_pathway, self.bottleneck
 
     def forward(self, audio: Tensor, audio_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """Fuse the encoders' states of each round into one vector.

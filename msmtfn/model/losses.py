@@ -18,6 +18,7 @@ def multi_task_loss(
     *,
     tasks: Collection[str] = tuple(TASKS),
     class_weights: Mapping[str, Tensor] | None = None,
+    call_weights: Tensor | None = None,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
     """Sum the cross-entropies of the tasks: L_total = L_five + L_four + L_three + L_two (equation 6).
@@ -28,6 +29,7 @@ def multi_task_loss(
         tasks: tasks to include in the sum.
         class_weights: for each task a tensor (number of classes,) of factors for a call's loss; tasks that are missing
             here are unweighted.
+        call_weights: (C,) factors for the calls' losses; None weighs all alike.
         reduction: "mean" or "sum" over the calls; the mean divides by the number of calls, not by the sum of weights.
 
     Returns:
@@ -46,6 +48,10 @@ def multi_task_loss(
         weight = (class_weights or {}).get(task)
         if weight is not None:
             weight = weight.to(logits[task])
-        losses.append(F.cross_entropy(logits[task], classes[intents], weight=weight, reduction="sum"))
+        if call_weights is None:
+            losses.append(F.cross_entropy(logits[task], classes[intents], weight=weight, reduction="sum"))
+        else:
+            each = F.cross_entropy(logits[task], classes[intents], weight=weight, reduction="none")
+            losses.append((each * call_weights).sum())
     total = torch.stack(losses).sum()
     return total / len(intents) if reduction == "mean" else total

@@ -1,4 +1,4 @@
-"""Settings of a network: the fields of its configuration that a user chooses, with their types and what they mean."""
+"""Settings of the networks: the fields of a configuration that a user chooses, with their types and what they mean."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from msmtfn.errors import UsageError
-from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.config import CONFIGS, Architecture, NetworkConfig
 
 ENCODERS: Final = {
     "audio_config": "audio_encoder",
@@ -30,7 +30,7 @@ _ENTRY: Final = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Field of `MsmtFnConfig` that a user chooses.
+    """Field of a configuration that a user chooses.
 
     Attributes:
         name: name of the field.
@@ -48,68 +48,78 @@ class Setting:
         return f"--network.{self.name.replace('_', '-')}"
 
 
-def list_settings() -> tuple[Setting, ...]:
-    """Return the settings, in the order of the configuration's fields."""
-    meanings = {name: " ".join(text.split()) for name, text in _ENTRY.findall(inspect.getdoc(MsmtFnConfig) or "")}
-    kinds = {name: kind for name, kind in inspect.get_annotations(MsmtFnConfig).items() if name not in NOT_CHOSEN}
-    return tuple(
-        Setting(name, float if isinstance(kind, UnionType) else kind, meanings[name])
-        for name, kind in kinds.items()
-        if get_origin(kind) is not ClassVar
-    )
+def list_settings(config_class: type[NetworkConfig]) -> dict[str, Setting]:
+    """Return the settings of a network by their names, those that all networks have first."""
+    settings = {}
+    for owner in (NetworkConfig, config_class):
+        meanings = {name: " ".join(text.split()) for name, text in _ENTRY.findall(inspect.getdoc(owner) or "")}
+        kinds: dict[str, Any] = inspect.get_annotations(owner)
+        for name, kind in kinds.items():
+            if name not in {*NOT_CHOSEN, *settings} and get_origin(kind) is not ClassVar:
+                settings[name] = Setting(name, float if isinstance(kind, UnionType) else kind, meanings[name])
+    return settings
 
 
-SETTINGS: Final = {setting.name: setting for setting in list_settings()}
+SETTINGS_OF: Final = {architecture: list_settings(config_class) for architecture, config_class in CONFIGS.items()}
+SETTINGS: Final = {name: setting for settings in SETTINGS_OF.values() for name, setting in settings.items()}
+"""The settings of all networks; a network has those of `SETTINGS_OF` only."""
 
 
-def settings_of(config: MsmtFnConfig) -> dict[str, Any]:
+def settings_of(config: NetworkConfig) -> dict[str, Any]:
     """Return the values of a network's settings."""
-    return {name: getattr(config, name) for name in SETTINGS}
+    return {name: getattr(config, name) for name in list_settings(type(config))}
 
 
-def check_names(chosen: Mapping[str, Any]) -> None:
+def check_names(chosen: Mapping[str, Any], architecture: Architecture = "msmtfn") -> None:
     """Check the names of settings.
 
     Raises:
-        UsageError: there is no such setting.
+        UsageError: the network has no such setting.
     """
-    if unknown := sorted(set(chosen) - set(SETTINGS)):
-        raise UsageError(f"the network has no setting {unknown[0]!r}; it has {', '.join(SETTINGS)}")
+    if unknown := sorted(set(chosen) - set(SETTINGS_OF[architecture])):
+        names = ", ".join(SETTINGS_OF[architecture])
+        raise UsageError(f"{CONFIGS[architecture].title} has no setting {unknown[0]!r}; it has {names}")
 
 
-def make_config(fields: Mapping[str, Any], chosen: Mapping[str, Any]) -> MsmtFnConfig:
+def make_config(
+    fields: Mapping[str, Any], chosen: Mapping[str, Any], architecture: Architecture = "msmtfn"
+) -> NetworkConfig:
     """Make the configuration of a new network.
 
     Args:
-        fields: fields of `MsmtFnConfig`.
+        fields: fields of the configuration.
         chosen: settings that replace them, by their names.
+        architecture: the network.
 
     Raises:
         UsageError: a setting is out of range, or does not go with another or with the encoders.
     """
-    check_names(chosen)
+    check_names(chosen, architecture)
     try:
-        return MsmtFnConfig(**{**fields, **chosen})
+        return CONFIGS[architecture](**{**fields, **chosen})
     except (ValueError, StrictDataclassError) as exc:
         reason = " ".join(str(exc).split())
         options = ", ".join(f"{SETTINGS[name].option} {value}" for name, value in chosen.items())
         raise UsageError(f"{options} cannot be used: {reason}") from exc
 
 
-def make_config_of_encoders(audio_encoder: str, text_encoder: str, chosen: Mapping[str, Any]) -> MsmtFnConfig:
+def make_config_of_encoders(
+    audio_encoder: str, text_encoder: str, chosen: Mapping[str, Any], architecture: Architecture = "msmtfn"
+) -> NetworkConfig:
     """Make the configuration of a new network around pretrained encoders, of which only the configurations are read.
 
     Args:
         audio_encoder: folder or hub name of a HuBERT or wav2vec 2.0.
         text_encoder: folder or hub name of a BERT or RoBERTa.
         chosen: settings of the network; `frontend_encoder` names the wav2vec 2.0 of the frontend.
+        architecture: the network.
 
     Raises:
         OSError: an encoder cannot be found or read.
         ValueError: an encoder's configuration cannot be understood.
         UsageError: a setting is out of range, or does not go with another or with the encoders.
     """
-    check_names(chosen)
+    check_names(chosen, architecture)
     frontend = chosen.get("frontend_encoder")
     if bool(frontend) != (chosen.get("audio_frontend", "encoder") == "wav2vec2"):
         raise UsageError(
@@ -122,4 +132,4 @@ def make_config_of_encoders(audio_encoder: str, text_encoder: str, chosen: Mappi
         for field, name in ENCODERS.items()
         if name in encoders
     }
-    return make_config({**names, **configs}, chosen)
+    return make_config({**names, **configs}, chosen, architecture)

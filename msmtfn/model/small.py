@@ -1,6 +1,6 @@
-"""Small network that can be trained from scratch: the paper's architecture, smaller, with one token per character.
+"""Small networks that can be trained from scratch: the same architectures, smaller, with one token per character.
 
-Its encoders are a small HuBERT and a small RoFormer with new weights. The audio encoder produces 5 frames a second
+Their encoders are a small HuBERT and a small RoFormer with new weights. The audio encoder produces 5 frames a second
 instead of 25, at a fifth of the cost: the cues to a customer's mood last longer than a frame.
 """
 
@@ -12,9 +12,9 @@ from typing import Any, Final
 import torch
 from transformers import BertTokenizer
 
+from msmtfn.model.architectures import make_network
 from msmtfn.model.checkpoint import Model
-from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.network import MsmtFn
+from msmtfn.model.config import CONFIGS, Architecture, MsmtFnConfig
 
 HIDDEN_SIZE: Final = 48
 NUM_HEADS: Final = 4
@@ -23,27 +23,48 @@ WINDOW_SAMPLES: Final = 160  # 20 ms at 8 kHz, with a hop of 10 ms
 SPECIAL_TOKENS: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def make_small_model(seed: int, **options: Any) -> Model:
+SMALL_FUSIONS: Final[dict[Architecture, dict[str, Any]]] = {
+    "msmtfn": {
+        "feed_forward_size": INNER_SIZE,
+        "num_cross_layers": 1,
+        "num_bottleneck_layers": 2,  # with one, the streams would exchange nothing
+        "pooling": "max",
+        "context_size": 48,
+        "num_context_layers": 1,
+    },
+    "mmml": {
+        "feed_forward_size": 4 * HIDDEN_SIZE,
+        "num_cross_layers": 2,
+        "first_head_size": 48,
+        "second_head_size": 32,
+    },
+}
+"""Fields of each configuration that make the fusion small, and what follows it."""
+
+
+def make_small_model(seed: int, architecture: Architecture = "msmtfn", **options: Any) -> Model:
     """Build a new small network with its tokenizer.
 
     Args:
         seed: random seed; with the same version of PyTorch the same seed gives the same weights.
-        **options: fields of `MsmtFnConfig` that override those of `small_config`.
+        architecture: the network.
+        **options: fields of its configuration that override those of `small_fields`.
     """
     vocabulary = character_vocabulary()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = MsmtFn(small_config(len(vocabulary), **options))
+        fields = small_fields(len(vocabulary), architecture)
+        network = make_network(CONFIGS[architecture](**(fields | options)))
     return Model(network, BertTokenizer(vocab=vocabulary, do_lower_case=True))
 
 
 def small_config(vocabulary_size: int, **options: Any) -> MsmtFnConfig:
-    """Return the configuration of the small network; `options` override fields of `MsmtFnConfig`."""
+    """Return the configuration of the small MSMT-FN; `options` override fields of `MsmtFnConfig`."""
     return MsmtFnConfig(**(small_fields(vocabulary_size) | options))
 
 
-def small_fields(vocabulary_size: int) -> dict[str, Any]:
-    """Return the fields of `MsmtFnConfig` that make the small network."""
+def small_fields(vocabulary_size: int, architecture: Architecture = "msmtfn") -> dict[str, Any]:
+    """Return the fields of a configuration that make the small network; encoders and rounds are the same in all."""
     sizes = {"hidden_size": HIDDEN_SIZE, "num_attention_heads": NUM_HEADS, "intermediate_size": INNER_SIZE}
     return {
         "audio_encoder": "",
@@ -74,14 +95,12 @@ def small_fields(vocabulary_size: int) -> dict[str, Any]:
         },
         "hidden_size": HIDDEN_SIZE,
         "num_attention_heads": NUM_HEADS,
-        "feed_forward_size": INNER_SIZE,
-        "num_cross_layers": 1,
-        "num_bottleneck_layers": 2,  # with one, the streams would exchange nothing
-        "pooling": "max",
-        "context_size": 48,
-        "num_context_layers": 1,
+        "encoder_sample_rate": 8000,
+        "max_round_sec": 40.0,
+        "max_text_tokens": 199,
         "dropout": 0.3,
         "attention_dropout": 0.0,
+        **SMALL_FUSIONS[architecture],
     }
 
 

@@ -20,7 +20,7 @@ from msmtfn.inference.feed import pad_rows
 from msmtfn.inference.scorer import CallRounds, split_calls
 from msmtfn.labels import INTENTS
 from msmtfn.model.attention import length_mask
-from msmtfn.model.network import MsmtFn
+from msmtfn.model.base import CallNetwork
 
 EMBEDDED: Final = pa.schema(
     [
@@ -110,7 +110,7 @@ class CallBatch:
             self.intents.to(device, non_blocking=True),
         )
 
-    def vectors(self, network: MsmtFn, rounds: npt.NDArray[np.int64]) -> Tensor:
+    def vectors(self, network: CallNetwork, rounds: npt.NDArray[np.int64]) -> Tensor:
         """Compute the network's vectors (R', D) of some rounds, which are padded to the longest of these only."""
         index = torch.from_numpy(rounds).to(self.audio.device)
         audio, audio_lengths = _cut(self.audio, self.audio_lengths, index)

@@ -16,7 +16,7 @@ from torch import Tensor
 from msmtfn.features.processor import FULL_SCALE
 from msmtfn.inference.feed import feed_rounds, group_rounds
 from msmtfn.inference.scorer import CallRounds, split_calls
-from msmtfn.model.network import MsmtFn
+from msmtfn.model.base import CallNetwork
 from msmtfn.training.calls import EMBEDDED
 from msmtfn.training.recipe import ROUNDS_AT_ONCE
 
@@ -26,7 +26,7 @@ States = npt.NDArray[np.float16]
 class Embedder:
     """The encoders of a network, or its audio encoder only, applied to batches of prepared calls."""
 
-    def __init__(self, network: MsmtFn, *, with_text: bool = True) -> None:
+    def __init__(self, network: CallNetwork, *, with_text: bool = True) -> None:
         self.with_text = with_text
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.train(False).to(self.device)

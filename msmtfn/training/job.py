@@ -26,7 +26,7 @@ from msmtfn.evaluation.labelled import LabelledSplit, check_splits, read_labelle
 from msmtfn.inference.scorer import ScorerConfig
 from msmtfn.leads.drift import write_distribution
 from msmtfn.model.checkpoint import Model, build_model_from_encoders, fetch_model, load_model, weights_digest
-from msmtfn.model.config import MsmtFnConfig
+from msmtfn.model.config import CONFIGS, Architecture, MsmtFnConfig
 from msmtfn.model.location import CURRENT, is_in_registry, locations_of_model
 from msmtfn.model.settings import SETTINGS, check_names, make_config, make_config_of_encoders
 from msmtfn.model.small import character_vocabulary, make_small_model, small_fields
@@ -36,12 +36,12 @@ from msmtfn.storage.conditional import warn_unless_conditional
 from msmtfn.storage.overlap import NamedLocation, is_location, refuse_overlaps
 from msmtfn.training.datasets import describe_calls
 from msmtfn.training.events import EpochDone, Report, TrainingEvent, parse_epochs
-from msmtfn.training.recipe import SMALL_RECIPE
+from msmtfn.training.recipe import MMML_RECIPE, SMALL_RECIPE
 from msmtfn.training.trainer import EPOCHS_NAME, TrainingConfig, TrainingRun, fingerprint, train_model
 
 logger = logging.getLogger(__name__)
 
-RecipeName = Literal["paper", "small"]
+RecipeName = Literal["paper", "small", "mmml"]
 Start = Literal["small", "encoders", "model"]
 Location = str | os.PathLike[str]
 
@@ -74,6 +74,8 @@ class TrainingJob:
     By default <out>.work or <register>/_work, which is deleted at the end."""
     start: Start = "encoders"
     """Starting point: a new small network, a new network around pretrained encoders, or an existing model."""
+    architecture: Architecture = "msmtfn"
+    """Architecture of a new network: MSMT-FN, or MMML, the baseline; --start model keeps the model's own."""
     model: str | None = None
     """Model for --start model: a folder, an s3:// address, a name on the Hugging Face hub, or "demo"."""
     audio_encoder: str = MsmtFnConfig.audio_encoder
@@ -81,7 +83,7 @@ class TrainingJob:
     text_encoder: str = MsmtFnConfig.text_encoder
     """BERT or RoBERTa with its tokenizer for --start encoders: a folder or a name on the Hugging Face hub."""
     network: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of a new network that replace those of --start: fields of `MsmtFnConfig` by their names."""
+    """Settings of a new network that replace those of --start: fields of its configuration by their names."""
     gate: GateConfig = field(default_factory=GateConfig)
     """Criteria by which --register makes the new model current."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -103,13 +105,15 @@ class TrainingJob:
             raise UsageError(f"--start is {self.start!r}; it must be one of {', '.join(get_args(Start))}")
         if (self.model is None) == (self.start == "model"):
             raise UsageError("--model and --start model require each other; set both or neither")
+        if self.architecture not in CONFIGS:
+            raise UsageError(f"--architecture is {self.architecture!r}; it must be one of {', '.join(CONFIGS)}")
         if not 0 < self.validation_share < 1:
             raise UsageError(f"--validation-share is {self.validation_share}; it must be between 0 and 1")
         self._check_network()
 
     def _check_network(self) -> None:
         """Check the settings of the network, before any call is read."""
-        check_names(self.network)
+        check_names(self.network, self.architecture)
         if self.network and self.start == "model":
             given = ", ".join(SETTINGS[name].option for name in self.network)
             raise UsageError(
@@ -120,10 +124,11 @@ class TrainingJob:
                 raise UsageError(
                     "a wav2vec 2.0 frontend needs --start encoders; the small network has its own encoders"
                 )
-            make_config(small_fields(len(character_vocabulary())), self.network)
+            fields = small_fields(len(character_vocabulary()), self.architecture)
+            make_config(fields, self.network, self.architecture)
         elif self.network:
             try:
-                make_config_of_encoders(self.audio_encoder, self.text_encoder, self.network)
+                make_config_of_encoders(self.audio_encoder, self.text_encoder, self.network, self.architecture)
             except (OSError, ValueError) as exc:
                 raise ModelError(
                     f"the configuration of an encoder cannot be read: {' '.join(str(exc).split())[:300]}"
@@ -168,7 +173,10 @@ class TrainingResult:
 TRAINING_CONFIGS: Final[Mapping[RecipeName, TrainingConfig]] = {
     "paper": TrainingConfig(),
     "small": TrainingConfig(recipe=SMALL_RECIPE),
+    "mmml": TrainingConfig(recipe=MMML_RECIPE),
 }
+ARCHITECTURES: Final[Mapping[RecipeName, Architecture]] = {"paper": "msmtfn", "small": "msmtfn", "mmml": "mmml"}
+"""The network that a recipe trains unless another is chosen."""
 
 
 def _ignore(_event: TrainingEvent) -> None:
@@ -188,6 +196,7 @@ def train(
     register: Location | None = None,
     work: Location | None = None,
     start: Start | None = None,
+    architecture: Architecture | None = None,
     model: Location | None = None,
     audio_encoder: str = MsmtFnConfig.audio_encoder,
     text_encoder: str = MsmtFnConfig.text_encoder,
@@ -198,8 +207,8 @@ def train(
     """Train a network on labelled calls, and write or register the model; the same call resumes an interrupted one.
 
     The recipe is `"paper"`, which fine-tunes pretrained encoders, `"small"`, which trains a small network from scratch,
-    or all options of training. It decides what training starts from, unless `start` or `model` does. `report` receives
-    the events of training, from another thread. The other arguments are the fields of `TrainingJob`.
+    `"mmml"`, which fine-tunes the baseline, or all options of training. It decides `start` and `architecture` unless
+    these are given. `report` receives the events from another thread. The others are the fields of `TrainingJob`.
 
     Uses the Ray that runs in this process, else the cluster at `RAY_ADDRESS`, else one that it starts on this machine.
 
@@ -225,6 +234,7 @@ def train(
         register=_as_text(register),
         work=_as_text(work),
         start=start,
+        architecture=architecture or ("msmtfn" if isinstance(recipe, TrainingConfig) else ARCHITECTURES[recipe]),
         model=_as_text(model),
         audio_encoder=audio_encoder,
         text_encoder=text_encoder,
@@ -319,12 +329,14 @@ def _initial_model(job: TrainingJob) -> tuple[Model, str]:
     """Return the model that training starts from, and a sentence about it for the model card."""
     seed = job.training.recipe.seed
     if job.start == "small":
-        return make_small_model(seed, **job.network), "Trained from scratch: new weights, small encoders."
+        model = make_small_model(seed, job.architecture, **job.network)
+        return model, "Trained from scratch: new weights, small encoders."
     if job.start == "model":
         with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
             return load_model(fetch_model(replace_demo(str(job.model)), Path(scratch))), f"Trained on from {job.model}."
     origin = f"Trained from the encoders {job.audio_encoder} and {job.text_encoder}."
-    return build_model_from_encoders(job.audio_encoder, job.text_encoder, seed, **job.network), origin
+    encoders = job.audio_encoder, job.text_encoder
+    return build_model_from_encoders(*encoders, seed, job.architecture, **job.network), origin
 
 
 def _start_fingerprint(job: TrainingJob, model: Model) -> str:

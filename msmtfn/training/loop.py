@@ -24,12 +24,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from msmtfn.evaluation.metrics import is_correct, negative_log_likelihood
+from msmtfn.evaluation.metrics import is_correct
 from msmtfn.inference.feed import group_rounds
 from msmtfn.inference.scorer import CallRounds
 from msmtfn.labels import TASKS
-from msmtfn.model.losses import multi_task_loss
-from msmtfn.model.network import MsmtFn
+from msmtfn.model.base import CallNetwork
 from msmtfn.model.runtime.precision import autocast
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import STATES_NDIM, CallBatch, LabelledCall, collate, split_by_budget
@@ -58,7 +57,7 @@ class Learner(nn.Module):
 
     def __init__(
         self,
-        network: MsmtFn,
+        network: CallNetwork,
         samples_per_batch: int,
         class_weights: Mapping[str, Tensor] | None,
         frozen: Sequence[nn.Module] = (),
@@ -67,7 +66,6 @@ class Learner(nn.Module):
         self.network = network
         self.frozen = tuple(frozen)  # a tuple, so that they are not registered a second time
         self.samples_per_batch = samples_per_batch
-        self.tasks = tuple(TASKS) if network.config.multi_task else ("five",)
         self.class_weights = class_weights
 
     def train(self, mode: bool = True) -> Learner:
@@ -79,12 +77,16 @@ class Learner(nn.Module):
 
     def forward(self, batch: CallBatch) -> Tensor:
         """Return the sum of the calls' losses."""
-        return multi_task_loss(
-            self.logits(batch), batch.intents, tasks=self.tasks, class_weights=self.class_weights, reduction="sum"
+        return self.network.compute_loss(
+            self.vectors(batch),
+            batch.rounds_per_call,
+            batch.intents,
+            class_weights=self.class_weights,
+            reduction="sum",
         )
 
-    def logits(self, batch: CallBatch) -> dict[str, Tensor]:
-        """Return the logits (C, number of classes) of each task; the rounds are encoded in groups under the budget."""
+    def vectors(self, batch: CallBatch) -> Tensor:
+        """Return the vectors (R, D) of the rounds, which are encoded in groups under the budget."""
         groups = group_rounds(batch.audio_lengths.cpu().numpy(), self.samples_per_batch)
         # A call over the budget does not fit at once: only the vectors of its rounds are kept, and the activations
         # inside each group are computed again in the backward pass.
@@ -96,7 +98,7 @@ class Learner(nn.Module):
         else:
             parts = [batch.vectors(self.network, group) for group in groups]
         order = torch.from_numpy(np.argsort(np.concatenate(groups))).to(batch.audio.device)
-        return self.network.classify_calls(torch.cat(parts)[order], batch.rounds_per_call)
+        return torch.cat(parts)[order]
 
 
 class Loop:
@@ -104,7 +106,7 @@ class Loop:
 
     def __init__(
         self,
-        network: MsmtFn,
+        network: CallNetwork,
         recipe: Recipe,
         source: CallSource,
         *,
@@ -289,27 +291,33 @@ class Loop:
     def _validate(self) -> tuple[float, dict[str, float]]:
         """Return the mean loss and the accuracy of each task over the validation calls of all processes."""
         sums = torch.zeros(2 + len(TASKS), dtype=torch.float64)
-        for probabilities, intents in self.predict(self.source.validation(VALIDATION_BATCH_CALLS)):
+        for probabilities, intents, loss in self.predict(self.source.validation(VALIDATION_BATCH_CALLS)):
             sums[0] += len(intents)
+            sums[1] += loss
             for index, task in enumerate(TASKS):
-                if task in self._learner.tasks:
-                    sums[1] += negative_log_likelihood(task, probabilities[task], intents)
                 sums[2 + index] += int(is_correct(task, probabilities[task], intents).sum())
-        num_calls, loss, *num_correct = self._sum(sums).tolist()
-        return loss / num_calls, {task: count / num_calls for task, count in zip(TASKS, num_correct, strict=True)}
+        num_calls, loss_sum, *num_correct = self._sum(sums).tolist()
+        return loss_sum / num_calls, {task: count / num_calls for task, count in zip(TASKS, num_correct, strict=True)}
 
     def predict(
         self, steps: Iterator[list[LabelledCall]]
-    ) -> Iterator[tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.int64]]]:
-        """Yield, batch by batch, the probabilities (C, number of classes) of each task and the intents (C,)."""
+    ) -> Iterator[tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.int64], float]]:
+        """Yield, batch by batch, the probabilities (C, number of classes) of each task, the intents (C,) and the loss.
+
+        The loss is the sum over the calls, without class weights.
+        """
         self.learner.train(False)
         for calls in steps:
             for part in split_by_budget(calls, self.budget):
+                batch = collate(part, self.pad_token_id).to(self.device)
                 with torch.inference_mode(), self._autocast():
-                    logits = self._learner.logits(collate(part, self.pad_token_id).to(self.device))
+                    vectors = self._learner.vectors(batch)
+                    logits = self.network.classify_calls(vectors, batch.rounds_per_call)
+                    loss = self.network.compute_loss(vectors, batch.rounds_per_call, batch.intents, reduction="sum")
                     yield (
                         {task: torch.softmax(logits[task].float(), dim=1).cpu().numpy() for task in TASKS},
                         np.array([call.intent for call in part]),
+                        float(loss),
                     )
 
     @property

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.labels import TASKS
-from msmtfn.model.network import MsmtFn
+from msmtfn.model.base import CallNetwork
 from msmtfn.model.settings import settings_of
 from msmtfn.training.events import EpochDone
 from msmtfn.training.recipe import Recipe
@@ -21,7 +21,7 @@ PACKAGES: Final = ("msmtfn", "ray", "torch", "transformers")
 
 
 def write_card(
-    network: MsmtFn,
+    network: CallNetwork,
     recipe: Recipe,
     splits: Sequence[LabelledSplit],
     epochs: Sequence[EpochDone],
@@ -39,13 +39,13 @@ def write_card(
         about: one line on the origin of the model that training started from.
     """
     best = [epoch for epoch in epochs if epoch.is_best][-1]
-    encoders = sum(
-        weight.numel() for part in (network.audio_encoder, network.text_encoder) for weight in part.parameters()
-    )
+    parts = (network.audio_encoder, network.text_encoder)
+    encoders = sum(weight.numel() for part in parts for weight in part.parameters())
+    config, size = network.config, network.num_parameters()
     lines = [
-        "# MSMT-FN",
+        f"# {config.title}",
         "",
-        f"{network.num_parameters():,} weights, {encoders:,} of them in the two encoders. {about}",
+        f"{size:,} weights, {encoders:,} of them in the two encoders. {about} {config.about_rounds}",
         "",
         "## Data",
         "",
@@ -68,7 +68,7 @@ def write_card(
         "",
         "## Network",
         "",
-        *_code_block(settings_of(network.config)),
+        *_code_block(settings_of(config)),
         "## Recipe",
         "",
         f"{num_workers} workers.",
@@ -79,14 +79,14 @@ def write_card(
         ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
         "",
     ]
-    return f"---\n{_metadata(best)}\n---\n\n" + "\n".join(lines)
+    return f"---\n{_metadata(config.title, best)}\n---\n\n" + "\n".join(lines)
 
 
 def _code_block(content: Mapping[str, Any]) -> list[str]:
     return ["```json", json.dumps(content, indent=2), "```", ""]
 
 
-def _metadata(best: EpochDone) -> str:
+def _metadata(title: str, best: EpochDone) -> str:
     """Return the metadata as YAML: what the model is for, and its accuracy in each task on the validation calls."""
     results = [
         EvalResult(
@@ -100,7 +100,7 @@ def _metadata(best: EpochDone) -> str:
         for task in TASKS
     ]
     data = ModelCardData(
-        model_name="MSMT-FN",
+        model_name=title,
         library_name="msmtfn",
         pipeline_tag="audio-classification",
         tags=["multimodal", "call-center", "sales"],

@@ -18,8 +18,8 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from msmtfn import storage
 from msmtfn.errors import TrainingDataError, TrainingError
+from msmtfn.model.base import CallNetwork
 from msmtfn.model.checkpoint import Model, pack_network, weights_digest
-from msmtfn.model.network import MsmtFn
 from msmtfn.training.datasets import longest_round, read_samples
 from msmtfn.training.prosody import ProsodyLearner, load_state
 
@@ -84,7 +84,7 @@ def learn_prosody(
     return replace(model, network=network)
 
 
-def _run_epochs(network: MsmtFn, name: str, num_epochs: int, make_learner: Any) -> bytes:
+def _run_epochs(network: CallNetwork, name: str, num_epochs: int, make_learner: Any) -> bytes:
     """Run the epochs that are missing and return the learner's last state.
 
     The state of an epoch is kept until that of the next one is written, and the file with the errors names the last.

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from msmtfn.errors import require
 from msmtfn.evaluation.metrics import class_targets
 from msmtfn.labels import TASKS
-from msmtfn.model.network import MsmtFn
+from msmtfn.model.base import CallNetwork
 from msmtfn.model.runtime.precision import Precision
 from msmtfn.training.augmentation import AugmentationConfig
 
@@ -118,8 +118,21 @@ SMALL_RECIPE: Final = Recipe(
 )
 """The recipe for `model.small`, which is trained from scratch; the paper's recipe fine-tunes pretrained encoders."""
 
+MMML_RECIPE: Final = Recipe(
+    learning_rate=1e-5,
+    batch_calls=8,
+    accumulation_steps=1,
+    max_epochs=100,
+    patience=8,
+    max_grad_norm=0.0,
+    frozen="convolutions",
+    seed=1,
+    augmentation=AugmentationConfig(augment="none"),
+)
+"""The recipe of MMML for Chinese: it ends by its patience, and has neither augmentation nor clipping."""
 
-def freeze(network: MsmtFn, frozen: Frozen) -> list[nn.Module]:
+
+def freeze(network: CallNetwork, frozen: Frozen) -> list[nn.Module]:
     """Turn off the gradients of the frozen weights, and return the modules that hold them.
 
     These modules must also stay in evaluation mode, or their dropout would disturb what is not trained.

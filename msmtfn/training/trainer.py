@@ -34,8 +34,8 @@ from msmtfn import storage
 from msmtfn.errors import TrainingDataError, TrainingError
 from msmtfn.evaluation.labelled import LabelledSplit, keep_ready
 from msmtfn.features.prepare import PrepareConfig
+from msmtfn.model.base import CallNetwork
 from msmtfn.model.checkpoint import Model, PackedNetwork, pack_network, save_model, unpack_network
-from msmtfn.model.network import MsmtFn
 from msmtfn.training.augmentation import Augmenter
 from msmtfn.training.calls import LabelledCall, embedded_calls, prepared_calls
 from msmtfn.training.curves import plot_curves
@@ -291,7 +291,7 @@ def _train_loop_per_worker(config: dict[str, Any]) -> None:
             ray.get(settings.board.stop.remote(str(exc)))
 
 
-def _augmenter(settings: _WorkerSettings, network: MsmtFn) -> Augmenter | None:
+def _augmenter(settings: _WorkerSettings, network: CallNetwork) -> Augmenter | None:
     augmentation = settings.recipe.augmentation
     if augmentation.augment == "none":
         return None
@@ -321,7 +321,7 @@ def _save_epoch(settings: _WorkerSettings, rank: int, loop: Loop) -> None:
 class _StoredCalls:
     """The calls of one worker: its share of the training calls, and every n-th validation call for n workers."""
 
-    def __init__(self, network: MsmtFn, settings: _WorkerSettings, rank: int, world_size: int) -> None:
+    def __init__(self, network: CallNetwork, settings: _WorkerSettings, rank: int, world_size: int) -> None:
         self.recipe, self.rank, self.world_size = settings.recipe, rank, world_size
         self.training_calls = EpochShares(settings.training)
         self.validation_folder = settings.validation

@@ -9,7 +9,7 @@ import pytest
 
 from msmtfn.cli import main
 from msmtfn.cli.network_options import NetworkOptions, given_options
-from msmtfn.cli.train import Arguments
+from msmtfn.cli.train import RECIPES, Arguments
 from msmtfn.model.settings import SETTINGS
 
 
@@ -28,6 +28,15 @@ def test_only_what_is_given_replaces_a_setting() -> None:
     assert Arguments(network_options=given).complete().network == {"pooling": "mean", "multi_task": False}
 
 
+def test_the_recipe_and_the_architecture_are_chosen_apart() -> None:
+    recipes = {name: (arguments.start, arguments.architecture) for name, (_, arguments) in RECIPES.items()}
+    assert recipes == {
+        "paper": ("encoders", "msmtfn"),
+        "small": ("small", "msmtfn"),
+        "mmml": ("encoders", "mmml"),
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -38,6 +47,8 @@ def test_only_what_is_given_replaces_a_setting() -> None:
             ["--start", "encoders", "--network.audio-frontend", "wav2vec2"],
             "--network.audio-frontend wav2vec2 and --network.frontend-encoder require each other",
         ),
+        (["--architecture", "mmml", "--network.pooling", "cls"], "MMML has no setting 'pooling'"),
+        (["--network.first-head-size", "20"], "MSMT-FN has no setting 'first_head_size'"),
         (["--network.pooling", "sum"], "the command line cannot be used"),
     ],
 )

@@ -43,7 +43,19 @@ def test_a_model_is_evaluated_without_a_command_line(tiny_model: Path, manifests
     assert written == json.loads(json.dumps(result.to_dict()))
     assert (written["model_version"], written["dates"]) == (model_version(tiny_model), [str(DATE)])
     assert list(written) == [
-        *("model", "model_version", "calls_from", "split", "dates", "shuffle", "seed", "labelled", "scored"),
+        *(
+            "model",
+            "model_version",
+            "network",
+            "about_rounds",
+            "calls_from",
+            "split",
+            "dates",
+            "shuffle",
+            "seed",
+            "labelled",
+            "scored",
+        ),
         *("rejected", "intents", "tasks", "heads", "ranking", "ceilings"),
     ]
     assert list(written["ranking"]) == ["model", "rules"]

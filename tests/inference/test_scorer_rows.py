@@ -204,7 +204,7 @@ def test_the_memory_of_a_failed_batch_is_freed_before_its_calls_are_retried(
 
 def test_a_nan_weight_rejects_the_calls(scorer: Scorer) -> None:
     with torch.no_grad():
-        next(scorer.network.heads.heads["three"].parameters())[0, 0] = torch.nan
+        next(scorer.network.get_submodule("heads.heads.three").parameters())[0, 0] = torch.nan
     rows = score(scorer, three_calls())
     assert [(row["status"], row["error_code"]) for row in rows] == [("rejected", "scoring_failed")] * 3
     assert [row[name] for row in rows for name in (*TASKS, "lead_score")] == [None] * 15

@@ -18,6 +18,7 @@ import s3fs
 import torch
 from transformers import BertConfig, BertModel, HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
+from msmtfn.cli import evaluate
 from msmtfn.corpora.simulation.corpus import write_corpus
 from msmtfn.corpora.simulation.plan import SimulationConfig
 from msmtfn.leads.drift import read_distribution
@@ -285,6 +286,28 @@ def test_a_network_with_a_wav2vec2_frontend_is_trained_by_one_command(corpus: Pa
     expected = Wav2Vec2Model.from_pretrained(folders["wav2vec2"]).feature_extractor.state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in convolutions.items())
     assert f'"frontend_encoder": "{folders["wav2vec2"]}"' in (out / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_mmml_is_trained_and_evaluated_by_the_same_commands(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders, out, report = write_encoders(tmp_path), tmp_path / "model", tmp_path / "report"
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "mmml", "--corpus", str(corpus), "--out", str(out)]
+    network = {"max-round-sec": 2, "max-text-tokens": 20, "hidden-size": 24, "num-attention-heads": 2}
+    network |= {"feed-forward-size": 96, "num-cross-layers": 1, "first-head-size": 16, "second-head-size": 8}
+    command += [part for name, value in network.items() for part in (f"--network.{name}", str(value))]
+    command += ["--audio-encoder", folders["hubert"], "--text-encoder", folders["bert"], "--max-epochs", "1"]
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=540, check=False)
+    assert done.returncode == 0, done.stderr
+    assert load_model(out).network.config.model_type == "mmml"
+    assert "the mean over its rounds" in (out / "README.md").read_text()
+    arguments = ["--model", out, "--corpus", corpus, "--out", report, "--split", "validation"]
+    assert evaluate.main("evaluate.py", list(map(str, arguments))) == 0, caplog.text
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert (metrics["scored"], metrics["network"]) == (6, "MMML")
+    assert "the mean over its rounds" in metrics["about_rounds"]
 
 
 def write_encoders(folder: Path) -> dict[str, str]:

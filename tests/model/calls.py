@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msmtfn.model.network import MsmtFn
+from msmtfn.model.base import CallNetwork
 
 ROFORMER_SINUSOIDS = "text_encoder.model.encoder.embed_positions.weight"
 """Fixed table of sinusoids that transformers stores as a weight."""
@@ -66,7 +66,7 @@ def make_batch() -> Batch:
     )
 
 
-def logits_of(network: MsmtFn, batch: Batch) -> Tensor:
+def logits_of(network: CallNetwork, batch: Batch) -> Tensor:
     """Return the logits of the four tasks side by side, (C, 5 + 4 + 3 + 2)."""
     with torch.no_grad():
         logits = network(**vars(batch)).logits
@@ -78,7 +78,7 @@ def is_key_bias_of_an_encoder(name: str) -> bool:
     return name.endswith(("k_proj.bias", "attention.self.key.bias"))
 
 
-def weights_without_a_gradient(network: MsmtFn, batch: Batch, *, may_be_zero: bool = False) -> list[str]:
+def weights_without_a_gradient(network: CallNetwork, batch: Batch, *, may_be_zero: bool = False) -> list[str]:
     torch.manual_seed(0)
     network.train()(**vars(batch), intents=torch.tensor([0, 4])).loss.backward()
     names = []

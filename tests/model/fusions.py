@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.fusion import RoundFusion
+from msmtfn.model.fusion import Fusion
 
 MakeConfig = Callable[..., MsmtFnConfig]
 Part = TypeVar("Part", bound=nn.Module)
@@ -25,7 +25,7 @@ class Rounds:
     text: Tensor
     text_mask: Tensor
 
-    def through(self, fusion: RoundFusion) -> Tensor:
+    def through(self, fusion: Fusion) -> Tensor:
         vectors: Tensor = fusion(self.audio, self.audio_mask, self.text, self.text_mask)
         return vectors
 

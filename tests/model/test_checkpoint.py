@@ -16,6 +16,7 @@ from transformers import BertTokenizer
 
 from msmtfn.calls.activity import ActivityConfig
 from msmtfn.errors import ModelError
+from msmtfn.model.base import CallNetwork
 from msmtfn.model.checkpoint import (
     PackedNetwork,
     fetch_model,
@@ -64,7 +65,7 @@ def network(request: pytest.FixtureRequest, tiny_network: MakeNetwork) -> MsmtFn
     return tiny_network(seed=3, **VARIANTS[request.param])
 
 
-def five_of(network: MsmtFn) -> Tensor:
+def five_of(network: CallNetwork) -> Tensor:
     """Return the five-class logits of a call of two rounds."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -166,7 +167,7 @@ def test_a_network_is_unpacked_from_read_only_memory(tiny_network: MakeNetwork) 
         weight.flags.writeable = False
     unpacked = unpack_network(PackedNetwork(packed.config, weights))
     with torch.no_grad():
-        unpacked.fusion.bottleneck.tokens.zero_()
+        unpacked.get_parameter("fusion.bottleneck.tokens").zero_()
     assert weights["fusion.bottleneck.tokens"].any()
 
 

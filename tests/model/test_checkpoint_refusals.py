@@ -50,7 +50,9 @@ def test_an_invalid_configuration_file_is_refused(folder: Path, text: str) -> No
 
 def test_a_model_of_another_type_is_refused(folder: Path) -> None:
     change_config(folder, model_type="bert")
-    message = f"{folder / 'config.json'} is of a 'bert' model; --model must name the folder of an 'msmtfn' one"
+    message = (
+        f"{folder / 'config.json'} is of a 'bert' model; --model must name the folder of one of type msmtfn or mmml"
+    )
     assert loading_error(folder) == message
 
 

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, HubertConfig, Wav2Vec2Config
+from transformers import BertConfig, HubertConfig, PreTrainedConfig, Wav2Vec2Config
 
 from msmtfn.errors import UsageError
-from msmtfn.model.config import MsmtFnConfig
-from msmtfn.model.settings import NOT_CHOSEN, SETTINGS, make_config, make_config_of_encoders, settings_of
+from msmtfn.model.config import CONFIGS, Architecture, MmmlConfig
+from msmtfn.model.settings import (
+    NOT_CHOSEN,
+    SETTINGS,
+    SETTINGS_OF,
+    make_config,
+    make_config_of_encoders,
+    settings_of,
+)
 from msmtfn.model.small import small_fields
 
 
@@ -22,9 +30,12 @@ def encoders(tmp_path: Path) -> dict[str, str]:
     return folders
 
 
-def test_every_field_of_the_configuration_is_a_setting_unless_it_follows_from_something_else() -> None:
-    own = {name for name in vars(MsmtFnConfig)["__annotations__"] if name != "sub_configs_defaults"}
-    assert set(SETTINGS) == own - NOT_CHOSEN
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_every_field_of_a_configuration_is_a_setting_unless_it_follows_from_something_else(
+    architecture: Architecture,
+) -> None:
+    own = {each.name for each in fields(CONFIGS[architecture])} - {each.name for each in fields(PreTrainedConfig)}
+    assert set(SETTINGS_OF[architecture]) == own - NOT_CHOSEN
     assert {"audio_frontend", "encoder_sample_rate", "overlong_rounds", "pooling", "dropout", "fused"} <= set(SETTINGS)
 
 
@@ -56,13 +67,23 @@ def test_chosen_settings_replace_those_of_a_network() -> None:
         ({"hidden_size": 50}, r"hidden_size is 50; it must be a multiple of num_attention_heads \(4\)"),
         ({"max_text_tokens": 5000}, "max_text_tokens is 5000; it must be at most"),
         ({"pooling": "sum"}, "'pooling'"),
-        ({"dropuot": 0.1}, "the network has no setting 'dropuot'; it has audio_frontend, "),
-        ({"audio_config": {}}, "the network has no setting 'audio_config'"),
+        ({"dropuot": 0.1}, "MSMT-FN has no setting 'dropuot'; it has audio_frontend, "),
+        ({"audio_config": {}}, "MSMT-FN has no setting 'audio_config'"),
+        ({"first_head_size": 20}, "MSMT-FN has no setting 'first_head_size'"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_a_usage_error(chosen: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_config(small_fields(100), chosen)
+
+
+def test_the_settings_of_another_network_are_its_own() -> None:
+    config = make_config(small_fields(100, "mmml"), {"first_head_size": 20, "dropout": 0.1}, "mmml")
+    assert isinstance(config, MmmlConfig)
+    assert (config.first_head_size, config.dropout) == (20, 0.1)
+    assert "pooling" not in settings_of(config)
+    with pytest.raises(UsageError, match="MMML has no setting 'pooling'; it has audio_frontend, "):
+        make_config(small_fields(100, "mmml"), {"pooling": "mean"}, "mmml")
 
 
 def test_settings_are_checked_against_the_encoders_before_their_weights_are_read(encoders: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from msmtfn.model.base import CallNetwork
 from msmtfn.model.checkpoint import Model
 from msmtfn.model.network import MsmtFn
 from msmtfn.model.small import character_vocabulary, make_small_model, small_config
@@ -17,7 +18,7 @@ def model() -> Model:
     return make_small_model(0)
 
 
-def logits(network: MsmtFn, samples: Tensor) -> Tensor:
+def logits(network: CallNetwork, samples: Tensor) -> Tensor:
     network.train(False)
     with torch.inference_mode():
         output = network(samples[None], torch.tensor([len(samples)]), torch.tensor([[2, 3]]), torch.tensor([2]), [1])
@@ -51,7 +52,9 @@ def test_building_a_network_leaves_the_global_random_state_unchanged() -> None:
 def test_options_override_the_fields_of_the_small_configuration() -> None:
     config = small_config(100, pooling="mean", max_text_tokens=50, multi_task=False)
     assert (config.pooling, config.max_text_tokens, config.multi_task) == ("mean", 50, False)
-    assert make_small_model(0, context_size=8).network.context.output_size == 16
+    network = make_small_model(0, context_size=8).network
+    assert isinstance(network, MsmtFn)
+    assert network.context.output_size == 16
 
 
 def test_the_audio_encoder_gives_5_frames_a_second(model: Model) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from msmtfn.inference.scorer import CallRounds
 from msmtfn.labels import INTENTS
+from msmtfn.model.base import CallNetwork
 from msmtfn.model.network import MsmtFn
 from msmtfn.training.augmentation import AugmentationConfig
 from msmtfn.training.calls import LabelledCall
@@ -64,7 +65,7 @@ FIVE_CALLS = [call(0, 2_000, 900), call(1, 1_500), call(2, 700, 100, 1_200), cal
 SEPARABLE = [call_saying(token, number) for number, token in enumerate([A, B] * 4)]
 
 
-def make_loop(network: MsmtFn, recipe: Recipe, training: Sequence[LabelledCall], **options: Any) -> Loop:
+def make_loop(network: CallNetwork, recipe: Recipe, training: Sequence[LabelledCall], **options: Any) -> Loop:
     """A loop in one process over calls in memory, which also validate unless `validation` has others."""
     validation = options.pop("validation", training)
     return Loop(

@@ -141,6 +141,16 @@ def test_settings_of_the_network_make_another_network_and_another_run(manifests:
     assert run_name(replace(plain, network={"pooling": "mean"})) != run_name(replace(plain, network={"pooling": "cls"}))
 
 
+def test_the_architecture_is_that_of_the_recipe_unless_another_is_chosen(manifests: Path, tmp_path: Path) -> None:
+    small = TrainingJob(manifests=str(manifests), out="model", start="small", architecture="mmml")
+    network = _initial_model(small)[0].network
+    assert (network.config.model_type, network.config.hidden_size) == ("mmml", 48)
+    with pytest.raises(UsageError, match="MMML has no setting 'pooling'"):
+        msmtfn.train("mmml", manifests=manifests, out=tmp_path / "model", network={"pooling": "mean"})
+    with pytest.raises(UsageError, match="--architecture is 'gru'; it must be one of msmtfn, mmml"):
+        msmtfn.train("small", manifests=manifests, out=tmp_path / "model", architecture="gru")  # type: ignore[arg-type]
+
+
 def test_a_setting_that_does_not_exist_is_a_usage_error(manifests: Path) -> None:
-    with pytest.raises(UsageError, match="the network has no setting 'poling'"):
+    with pytest.raises(UsageError, match="MSMT-FN has no setting 'poling'"):
         msmtfn.train("small", manifests=manifests, out=manifests.parent / "model", network={"poling": "mean"})

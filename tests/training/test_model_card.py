@@ -13,7 +13,7 @@ from msmtfn.evaluation.labelled import LabelledSplit
 from msmtfn.training.events import EpochDone
 from msmtfn.training.model_card import write_card
 from msmtfn.training.recipe import Recipe
-from tests.conftest import make_tiny_network
+from tests.conftest import make_tiny_mmml, make_tiny_network
 
 DAYS = (dt.date(2026, 3, 2), dt.date(2026, 3, 9))
 RECIPE = Recipe(learning_rate=0.002, seed=17)
@@ -61,6 +61,15 @@ def test_the_card_has_the_whole_recipe(card: str) -> None:
     assert (written["learning_rate"], written["seed"], written["frozen"]) == (0.002, 17, "convolutions")
     assert written["augmentation"]["augment"] == "both"
     assert "3 workers." in card
+
+
+def test_the_card_of_mmml_says_what_it_makes_of_rounds() -> None:
+    splits = [split_of("training", "ABC"), split_of("validation", "BBD")]
+    card = write_card(make_tiny_mmml(), RECIPE, splits, EPOCHS, 1, "It started from nothing.")
+    assert "# MMML" in card
+    assert "a call's probabilities are the mean over its rounds" in card
+    assert '"first_head_size": 20' in card
+    assert "pooling" not in card
 
 
 def test_the_card_has_the_versions_of_the_packages(card: str) -> None:

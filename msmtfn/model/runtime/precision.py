@@ -17,7 +17,7 @@ from msmtfn.model.runtime.int8 import Int8Linear
 from msmtfn.model.runtime.packed import PackedConv1d, PackedLinear, can_pack, pack_convolution
 
 if TYPE_CHECKING:
-    from msmtfn.model.network import MsmtFn
+    from msmtfn.model.base import CallNetwork
 
 Precision = Literal["auto", "fp32", "bf16"]
 ScoringPrecision = Literal["auto", "fp32", "bf16", "int8"]
@@ -56,7 +56,7 @@ def autocast(precision: ScoringPrecision, device: torch.device) -> torch.autocas
     return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device))
 
 
-def cast_to_bf16_(network: MsmtFn) -> None:
+def cast_to_bf16_(network: CallNetwork) -> None:
     """Cast the encoders and the fusion to bf16 in place, for inference with the unpadded encoding.
 
     The states between the layers are then bf16, too. Autocast, which training needs, casts them to fp32 and back around
@@ -76,14 +76,14 @@ def cast_to_bf16_(network: MsmtFn) -> None:
             positions.float()
 
 
-def quantize_encoders(network: MsmtFn) -> None:
+def quantize_encoders(network: CallNetwork) -> None:
     """Replace the linear layers of both encoders' transformers by int8 ones, in place."""
     for part in (network.audio_encoder.model.encoder.layers, network.text_encoder.model.encoder):
         _replace_linear_layers(part, Int8Linear)
 
 
 @torch.no_grad()
-def merge_weight_norm(network: MsmtFn) -> None:
+def merge_weight_norm(network: CallNetwork) -> None:
     """Replace the weight-normalised positional convolution by a plain one with the same weights, in place.
 
     Weight normalisation (Salimans and Kingma, 2016) keeps a weight as a direction and a length, w = g v / |v|, which
@@ -101,7 +101,7 @@ def merge_weight_norm(network: MsmtFn) -> None:
     embedding.conv = merged
 
 
-def pack_weights(network: MsmtFn) -> None:
+def pack_weights(network: CallNetwork) -> None:
     """Pack the weights of the encoders and the fusion in place, for inference with the unpadded encoding.
 
     Does nothing on a GPU or on a CPU that cannot pack them. The weights keep their dtype, and `merge_weight_norm` must
@@ -119,7 +119,7 @@ def pack_weights(network: MsmtFn) -> None:
         return
     for layer in (*layers, audio.encoder.pos_conv_embed):
         pack_convolution(layer)
-    for part in (audio.encoder, text, fusion.text_pathway, fusion.complementary_pathway, fusion.bottleneck):
+    for part in (audio.encoder, text, *fusion.dense_parts):
         _replace_linear_layers(part, PackedLinear)
 
 
