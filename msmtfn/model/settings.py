@@ -50,7 +50,7 @@ class Setting:
 
 def list_settings(config_class: type[NetworkConfig]) -> dict[str, Setting]:
     """Return the settings of a network by their names, those that all networks have first."""
-    settings = {}
+    settings: dict[str, Setting] = {}
     for owner in (NetworkConfig, config_class):
         meanings = {name: " ".join(text.split()) for name, text in _ENTRY.findall(inspect.getdoc(owner) or "")}
         kinds: dict[str, Any] = inspect.get_annotations(owner)
