@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -67,6 +67,21 @@ def merge_columns(footers: Sequence[Footer], reserved: Collection[str]) -> Colum
     Raises:
         ManifestError: a file lacks a required column, or the type of a column does not fit.
     """
+    layouts: dict[tuple[pa.Schema, frozenset[str], bool], Footer] = {}
+    for footer in footers:
+        layouts.setdefault(_layout(footer), footer)
+    merged = _merge_distinct(list(layouts.values()), reserved)
+    sources = dict(zip(layouts, merged.sources, strict=True))
+    return replace(merged, sources=[sources[_layout(footer)] for footer in footers])
+
+
+def _layout(footer: Footer) -> tuple[pa.Schema, frozenset[str], bool]:
+    """Return what decides how the columns of a file are taken; most days have one or two layouts, in many files."""
+    return footer.schema, footer.empty, footer.num_rows > 0
+
+
+def _merge_distinct(footers: Sequence[Footer], reserved: Collection[str]) -> Columns:
+    """Unify the columns of files, each of another layout."""
     ambiguous = _find_ambiguous([footer for footer in footers if footer.num_rows])
     keys = [{_key(name, ambiguous): name for name in footer.schema.names} for footer in footers]
     for footer, names in zip(footers, keys, strict=True):
