@@ -59,8 +59,8 @@ def run_name(job: TrainingJob) -> str:
             {"out": "a", "corpus": "c", "start": "scratch"},
             "--start is 'scratch'; it must be one of small, enc",
         ),
-        ({"recipe": "tiny", "out": "a", "corpus": "c"}, "recipe is 'tiny'; it must be one of paper, small, or a Train"),
-        ({"recipe": {}, "out": "a", "corpus": "c"}, "recipe is {}; it must be one of paper, small, or a TrainingConf"),
+        ({"recipe": "tiny", "out": "a", "corpus": "c"}, "recipe is 'tiny'; it must be one of paper, small, mmml, or a"),
+        ({"recipe": {}, "out": "a", "corpus": "c"}, "recipe is {}; it must be one of paper, small, mmml, or a Tra"),
         ({"out": "a", "corpus": "c", "validation_share": 1.0}, "--validation-share is 1.0; it must be between 0 and 1"),
     ],
 )
