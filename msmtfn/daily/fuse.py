@@ -33,6 +33,8 @@ STORAGE_IS_CLOSED: Final = re.compile(
 """Errors of storage that come back, however often one writes again."""
 DEATHS: Final = (LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError)
 """Errors of Ray that say that a process died."""
+CREATION: Final = "an error raised in its creation task"
+"""What Ray says of an actor whose `__init__` raised: its process has not died, and the error is in the message."""
 DIED: Final = "its process died"
 CHAINED: Final = re.compile("\nThe above exception was the direct cause|\nDuring handling of the above exception")
 """What Python writes below the stack trace of an error after which another was raised."""
@@ -197,7 +199,7 @@ def cause_of(error: BaseException) -> str:
 
     Ray's messages hold the stack traces of all processes involved, the first error first, and may end with a hint.
     """
-    if isinstance(error, DEATHS):
+    if isinstance(error, DEATHS) and CREATION not in str(error):
         return f"{type(error).__name__}: {DIED}"
     last = CHAINED.split(str(error))[0].strip().rpartition("\n")[2].strip()
     return (last or type(error).__name__)[:MAX_CAUSE_LENGTH]

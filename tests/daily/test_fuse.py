@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ray.exceptions import ActorDiedError, WorkerCrashedError
+from ray.exceptions import ActorDiedError, RayActorError, WorkerCrashedError
 
 from msmtfn.daily.counter import Batch, RunCounter, RunFigures
 from msmtfn.daily.day import finish_run, open_run
@@ -151,6 +151,8 @@ def test_the_cause_is_the_last_line_of_the_first_error_of_a_chain() -> None:
     assert cause_of(RuntimeError(first)) == cause_of(RuntimeError(first + chained)) == "OSError: no disk"
     assert cause_of(ValueError()) == "ValueError"
     assert cause_of(ActorDiedError()) == "ActorDiedError: its process died"
+    raised = "The actor died because of an error raised in its creation task, ray::Actor.__init__()\n…\nModelError: no"
+    assert cause_of(RayActorError(error_msg=raised)) == "ModelError: no"
 
 
 def test_causes_that_differ_in_names_and_numbers_are_of_the_same_kind() -> None:
