@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def noise(*seconds: float) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
-    envelope = [1 + np.sin(np.arange(round(sec * SAMPLE_RATE)) / 900) for sec in seconds]
+    envelope = [1.2 + np.sin(np.arange(round(sec * SAMPLE_RATE)) / 900) for sec in seconds]
     return [(0.1 * each * generator.standard_normal(len(each))).astype(np.float32) for each in envelope]
 
 
@@ -94,7 +94,7 @@ def test_marks_join_the_word_before_them_and_sentences_are_segments() -> None:
 def test_the_level_of_a_recording_changes_nothing() -> None:
     (clip,) = noise(1.0)
     loud, quiet = (normalise(log_mels(clip * np.float32(gain), 20)) for gain in (1.0, 0.25))
-    assert torch.allclose(loud, quiet, atol=1e-3)
+    assert torch.allclose(loud, quiet, atol=0.01)
 
 
 def test_a_tone_is_in_the_band_of_its_frequency() -> None:
