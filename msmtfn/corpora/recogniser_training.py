@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msmtfn.corpora.recogniser_data import SpokenText, Track
+from msmtfn.corpora.recogniser_data import FRAMES_PER_SEC, SpokenText, Track
 from msmtfn.errors import require
 from msmtfn.speech.conv_ctc import BLANK, ConvCtc, normalise
 from msmtfn.speech.conv_ctc_recogniser import read_characters
@@ -27,7 +27,7 @@ BUCKETS: Final = 8
 class RecogniserTraining:
     """Options of training a recogniser."""
 
-    epochs: int = 6
+    epochs: int = 4
     """Number of times that every turn is heard."""
     learning_rate: float = 0.002
     """Highest learning rate, which is reached after a tenth of the steps and falls to nothing (one-cycle)."""
@@ -123,12 +123,15 @@ def make_batches(
     order = generator.permutation(len(clips))
     batches: list[list[Track]] = []
     for bucket in np.array_split(order, BUCKETS):
-        longest = 0
+        batch: list[Track] = []
         for number in bucket[np.argsort(lengths[bucket], kind="stable")].tolist():
-            longest = int(lengths[number])
-            if not batches or longest * (len(batches[-1]) + 1) > batch_sec * 100 or number == bucket[0]:
-                batches.append([])
-            batches[-1].append(clips[number])
+            # In ascending order the last clip of a batch is its longest, to which all others are padded.
+            if batch and lengths[number] * (len(batch) + 1) > batch_sec * FRAMES_PER_SEC:
+                batches.append(batch)
+                batch = []
+            batch.append(clips[number])
+        if batch:
+            batches.append(batch)
     return [batches[number] for number in generator.permutation(len(batches)).tolist()]
 
 

@@ -89,14 +89,15 @@ def test_the_same_seed_trains_the_same_network() -> None:
     assert torch.equal(*weights)
 
 
-class TestSimulatedCalls:
-    @pytest.fixture(scope="class")
-    def corpus(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        pytest.importorskip("espeakng_loader")
-        folder = tmp_path_factory.mktemp("corpus")
-        write_corpus(folder, SimulationConfig(calls=10, seed=5, brief=True), num_workers=1, report=lambda _done: None)
-        return folder
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("espeakng_loader")
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder, SimulationConfig(calls=10, seed=5, brief=True), num_workers=1, report=lambda _done: None)
+    return folder
 
+
+class TestSimulatedCalls:
     def test_the_turns_have_the_true_words_and_the_sound_of_their_channel(self, corpus: Path) -> None:
         tracks = read_tracks(corpus, ["training", "validation", "test"], NUM_MELS)
         turns = [turn for track in tracks for turn in track]
