@@ -27,7 +27,7 @@ BUCKETS: Final = 8
 class RecogniserTraining:
     """Options of training a recogniser."""
 
-    epochs: int = 4
+    epochs: int = 3
     """Number of times that every turn is heard."""
     learning_rate: float = 0.002
     """Highest learning rate, which is reached after a tenth of the steps and falls to nothing (one-cycle)."""
