@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "calibrate": "calibrate a model on labelled calls",
     "models": "list, promote and roll back versions of a model",
     "simulate-calls": "generate a corpus of labelled sales calls",
+    "train-recogniser": "train the demo's recogniser on simulated calls",
     "import": "import a published corpus: MOSI, MOSEI, MELD, MarketCalls or EmoDB",
 }
 """Commands and their summaries."""

@@ -28,8 +28,9 @@ from msmtfn.cli.days import (
     select_dates,
 )
 from msmtfn.cli.deliveries import describe_deliveries
+from msmtfn.cli.transcripts import describe_transcripts
 from msmtfn.corpora import DEMO
-from msmtfn.corpora.demo import write_demo_day
+from msmtfn.corpora.demo import DEMO_HEARING, write_demo_day
 from msmtfn.daily.day import DayPlan
 from msmtfn.daily.keep_table import RETENTION_DAYS, open_table
 from msmtfn.daily.publish import read_success
@@ -43,6 +44,7 @@ from msmtfn.errors import UsageError
 from msmtfn.model.checkpoint import is_trained
 from msmtfn.scoring.day import open_scorer, refuse_overlapping_leads
 from msmtfn.scoring.graph import ScoringConfig, ScoringGraph
+from msmtfn.speech.hearing import HearingConfig
 from msmtfn.transcription.day import open_transcriber, refuse_overlapping_transcripts
 from msmtfn.transcription.graph import TranscriptionConfig, TranscriptionGraph
 from msmtfn.transcription.listening import ListenConfig
@@ -89,8 +91,11 @@ class Arguments:
     """Recogniser that transcribes the day first, into --transcripts: a folder, an s3:// address or a name on the hub.
     Calls that are transcribed already are not recognised again. Its options are the defaults of transcribe-daily."""
     demo: bool = False
-    """Generate a small day of calls in a temporary folder and score it; replaces --date, --manifests and --leads.
+    """Generate a small day of recordings in a temporary folder, transcribe it by the built-in recogniser and score it.
+    Replaces --date, --manifests, --leads, --transcripts and --recogniser.
     The page and the customers of that day go to the same folder, and the page plays its recordings."""
+    with_transcripts: bool = False
+    """Give the calls of --demo transcripts, most of them, instead of transcribing the recordings."""
     force: bool = False
     """Score the day again even if it is published, and replace a published day even by one with more rejects."""
     retry_rejected: bool = False
@@ -119,15 +124,39 @@ class Arguments:
         """
         roots = {"--manifests": self.manifests, "--leads": self.leads}
         places = {"--work": self.work, "--table": self.table, "--transcripts": self.transcripts}
+        places["--recogniser"] = self.recogniser
         days = {"--date": self.date, "--from": self.first_date, "--to": self.last_date}
         for name, value in (roots | places | days).items():
             if self.demo and value is not None:
                 raise UsageError(f"{name} cannot be combined with --demo, which has its own; remove one of the two")
             if not self.demo and value is None and name in roots:
                 raise UsageError(f"{name} is missing; set it, or run --demo for a demonstration")
+        if self.with_transcripts and not self.demo:
+            raise UsageError("--with-transcripts is for --demo; manifests and --transcripts have those of other days")
         if self.recogniser is not None and self.transcripts is None:
             raise UsageError("--recogniser needs --transcripts, the root where the transcripts are published; set it")
         check_days(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """Roots of what is read and written, and how the days are transcribed, if they are.
+
+    Attributes:
+        manifests: root of the manifests.
+        leads: root of the leads.
+        delivery: what is made of a published day.
+        transcripts: root of the transcripts; None without any.
+        recogniser: what transcribes the days first; None if nothing does.
+        hearing: how it hears a call.
+    """
+
+    manifests: str
+    leads: str
+    delivery: DeliveryConfig
+    transcripts: str | None
+    recogniser: str | None
+    hearing: HearingConfig
 
 
 def main(program: str, arguments: Sequence[str]) -> int:
@@ -142,10 +171,11 @@ def main(program: str, arguments: Sequence[str]) -> int:
 
 def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
     console = SafeConsole()
-    manifests, leads, delivery = _resolve_roots(arguments)
+    places = _make_demo(arguments) if arguments.demo else _resolve_places(arguments)
+    manifests, leads, delivery = places.manifests, places.leads, places.delivery
     work = arguments.work or default_work(leads)
     prefixes = [] if arguments.demo else arguments.scoring.prepare.allowed_prefixes
-    heard = arguments.transcripts
+    heard = places.transcripts
     refuse_overlapping_leads([manifests], leads, work, arguments.model, prefixes, delivery, heard)
     table = open_table(leads, arguments.table, arguments.table_retention_days)
     dates = [DEMO_DATE] if arguments.demo else select_dates(arguments, manifests, leads, "leads")
@@ -167,14 +197,14 @@ def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
         delivery=delivery,
         force=arguments.force,
         retry_rejected=arguments.retry_rejected,
-        transcripts=arguments.transcripts,
+        transcripts=heard,
         max_rejected_share=arguments.max_rejected_share,
     ) as scorer:
         if arguments.dry_run:
-            _show_plans(arguments, scorer, manifests, dates)
+            _show_plans(arguments, places, scorer, dates)
             return EXIT_DONE
         scorer.prepare_storage()
-        failed = _transcribe(arguments, scorer, manifests, dates, day_results)
+        failed = _transcribe(arguments, places, scorer, dates, day_results)
         show = partial(_show, scorer, delivery)
         scored = [date for date in dates if date not in failed]
         codes = [run_day(scorer, date, arguments.max_rejected_share, day_results, show) for date in scored]
@@ -185,11 +215,11 @@ def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
 
 
 def _show_plans(
-    arguments: Arguments, scorer: DayRunner[ScoringGraph], manifests: str, dates: Sequence[dt.date]
+    arguments: Arguments, places: Places, scorer: DayRunner[ScoringGraph], dates: Sequence[dt.date]
 ) -> None:
     """Print what would be done; a day whose transcripts are still to be made cannot be planned any further."""
-    if arguments.recogniser is not None:
-        with _open_transcriber(arguments, scorer, manifests, dates) as transcriber:
+    if places.recogniser is not None:
+        with _open_transcriber(arguments, places, scorer, dates) as transcriber:
             scorer.console.print(describe_plan([transcriber.plan(date) for date in dates], "transcribe"))
             missing = [date for date in dates if read_success(transcriber.root, date) is None]
         for date in missing:
@@ -201,8 +231,8 @@ def _show_plans(
 
 def _transcribe(
     arguments: Arguments,
+    places: Places,
     scorer: DayRunner[ScoringGraph],
-    manifests: str,
     dates: Sequence[dt.date],
     day_results: list[dict[str, Any]],
 ) -> dict[dt.date, int]:
@@ -211,13 +241,13 @@ def _transcribe(
     The graph of a day ends before the next begins, so the recognisers' GPUs are free when scorers ask for them.
     """
     failed: dict[dt.date, int] = {}
-    if arguments.recogniser is None:
+    if places.recogniser is None:
         return failed
-    with _open_transcriber(arguments, scorer, manifests, dates) as transcriber:
+    with _open_transcriber(arguments, places, scorer, dates) as transcriber:
         transcriber.prepare_storage()
         for date in dates:
             try:
-                transcriber.run(date)
+                scorer.console.print(describe_transcripts(*transcriber.run(date)))
             except UsageError:
                 raise
             # Whatever a day runs into, a bug included, the others are transcribed.
@@ -227,10 +257,11 @@ def _transcribe(
 
 
 def _open_transcriber(
-    arguments: Arguments, scorer: DayRunner[ScoringGraph], manifests: str, dates: Sequence[dt.date]
+    arguments: Arguments, places: Places, scorer: DayRunner[ScoringGraph], dates: Sequence[dt.date]
 ) -> AbstractContextManager[DayRunner[TranscriptionGraph]]:
     """Return a runner of the days' transcriptions, with the scoring's limits on recordings."""
-    transcripts, recogniser, prepare = str(arguments.transcripts), str(arguments.recogniser), arguments.scoring.prepare
+    manifests, prepare = places.manifests, arguments.scoring.prepare
+    transcripts, recogniser = str(places.transcripts), str(places.recogniser)
     # Runs of two roots must not share a folder, since who publishes a day deletes the work that is left of it.
     if arguments.work is None:
         work = default_work(transcripts, "--transcripts")
@@ -238,7 +269,9 @@ def _open_transcriber(
         work = storage.join(arguments.work, "transcripts")
     days = [storage.join(manifests, f"{storage.DAY_PREFIX}{date}") for date in dates]
     refuse_overlapping_transcripts([manifests, *days], transcripts, work, recogniser, prepare.allowed_prefixes)
-    listen = ListenConfig(allowed_prefixes=prepare.allowed_prefixes, audio=prepare.audio, guard=prepare.guard)
+    listen = ListenConfig(
+        allowed_prefixes=prepare.allowed_prefixes, audio=prepare.audio, guard=prepare.guard, hearing=places.hearing
+    )
     config = TranscriptionConfig(listen=listen)
     return open_transcriber(
         manifests,
@@ -260,18 +293,34 @@ def _show(scorer: DayRunner[ScoringGraph], delivery: DeliveryConfig, plan: DayPl
         scorer.console.print(line, highlight=False, soft_wrap=True)
 
 
-def _resolve_roots(arguments: Arguments) -> tuple[str, str, DeliveryConfig]:
-    """Return the roots of the manifests and of the leads, and what to deliver."""
-    if arguments.demo:
-        folder = Path(tempfile.mkdtemp(prefix="msmtfn-demo-"))
-        logger.info("generating a small day of calls in %s", folder)
-        manifests = write_demo_day(folder, DEMO_DATE)
-        given = arguments.delivery
-        delivery = replace(
-            given,
-            report=given.report or str(folder / "report"),
-            customers=given.customers or str(folder / "customers"),
-            recording_url_template=given.recording_url_template or f"{manifests.absolute().as_uri()}/{{path}}",
-        )
-        return str(manifests), str(folder / "leads"), delivery
-    return str(arguments.manifests), str(arguments.leads), arguments.delivery
+def _resolve_places(arguments: Arguments) -> Places:
+    return Places(
+        manifests=str(arguments.manifests),
+        leads=str(arguments.leads),
+        delivery=arguments.delivery,
+        transcripts=arguments.transcripts,
+        recogniser=arguments.recogniser,
+        hearing=HearingConfig(),
+    )
+
+
+def _make_demo(arguments: Arguments) -> Places:
+    """Generate the demo's day, and return where everything of it is."""
+    folder = Path(tempfile.mkdtemp(prefix="msmtfn-demo-"))
+    logger.info("generating a small day of calls in %s", folder)
+    manifests = write_demo_day(folder, DEMO_DATE, with_transcripts=arguments.with_transcripts)
+    given, is_heard = arguments.delivery, not arguments.with_transcripts
+    delivery = replace(
+        given,
+        report=given.report or str(folder / "report"),
+        customers=given.customers or str(folder / "customers"),
+        recording_url_template=given.recording_url_template or f"{manifests.absolute().as_uri()}/{{path}}",
+    )
+    return Places(
+        manifests=str(manifests),
+        leads=str(folder / "leads"),
+        delivery=delivery,
+        transcripts=str(folder / "transcripts") if is_heard else None,
+        recogniser=DEMO if is_heard else None,
+        hearing=DEMO_HEARING,
+    )

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.text import Text
 
 from msmtfn import storage
 from msmtfn.cli.command import EXIT_DONE, SafeConsole
@@ -26,13 +25,12 @@ from msmtfn.cli.days import (
     run_day,
     select_dates,
 )
+from msmtfn.cli.transcripts import describe_transcripts
 from msmtfn.daily.day import DayPlan
-from msmtfn.daily.publish import day_folder
 from msmtfn.daily.replacement import MAX_REJECTED_SHARE
 from msmtfn.daily.success import Success
 from msmtfn.daily.work import default_work
 from msmtfn.engine import start_engine
-from msmtfn.storage.untrusted import escape_controls
 from msmtfn.transcription.day import open_transcriber, refuse_overlapping_transcripts
 from msmtfn.transcription.graph import TranscriptionConfig
 
@@ -68,7 +66,8 @@ class Arguments:
     Outside the transcripts, and not the --work of any leads."""
     recogniser: str
     """Recogniser: a folder, an s3:// address or a name on the Hugging Face hub.
-    A Whisper model in CTranslate2's form, or a CTC or sequence-to-sequence model of transformers."""
+    A Whisper model in CTranslate2's form, or a CTC or sequence-to-sequence model of transformers.
+    "demo" is the small built-in one, which knows simulated calls only."""
     force: bool = False
     """Transcribe the day again even if it is published; recordings that were heard before are not recognised again."""
     retry_rejected: bool = False
@@ -145,16 +144,4 @@ def _run(arguments: Arguments, day_results: list[dict[str, Any]]) -> int:
 
 
 def _show(console: Console, plan: DayPlan, success: Success) -> None:
-    """Print figures of a published day, without a word of what was said."""
-    reasons = ", ".join(f"{code} {count}" for code, count in sorted(success.rejected_by_reason.items()))
-    facts = {
-        "calls": f"{success.calls:,}",
-        "transcribed": f"{success.scored:,}",
-        "rejected": f"{success.rejected:,}" + (f" ({reasons})" if reasons else ""),
-        "audio": f"{success.audio_hours:.2f} hours",
-        "time": f"{success.seconds:.1f} seconds",
-        "recogniser": f"{success.model}, version {success.model_version}",
-        "transcripts": day_folder(plan.leads, plan.manifest.date),
-    }
-    lines = "\n".join(f"  {name:<12} {escape_controls(value)}" for name, value in facts.items())
-    console.print(Text(f"Transcripts of {plan.manifest.date}\n{lines}", no_wrap=True, overflow="ignore"))
+    console.print(describe_transcripts(plan, success))

@@ -7,14 +7,14 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from msmtfn import storage
 from msmtfn.errors import ModelError, StorageError, require
-from msmtfn.speech.recogniser import Recogniser
+from msmtfn.speech.recogniser import OWN_ARCHITECTURE, Recogniser
 from msmtfn.speech.whisper_ctranslate2 import WEIGHTS_FILE, CTranslate2Whisper
 from msmtfn.storage.untrusted import read_object
 
@@ -26,7 +26,8 @@ CONFIG_FILE: Final = "config.json"
 MAX_BEAMS: Final = 20
 CTC: Final = "ForCTC"
 
-Engine = Literal["auto", "ctranslate2", "transformers"]
+NamedEngine = Literal["ctranslate2", "transformers", "msmtfn"]
+Engine = Literal["auto", "ctranslate2", "transformers", "msmtfn"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +35,7 @@ class RecogniserConfig:
     """Options of running a recogniser."""
 
     engine: Engine = "auto"
-    """Library that runs the recogniser; auto takes ctranslate2 for a folder with its weights, else transformers."""
+    """Library that runs the recogniser; auto takes what the files in its folder are for."""
     beam_size: int = 1
     """Number of hypotheses that a decoder follows; 1 decodes greedily, and 5 is twice as slow."""
     recogniser_device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -46,8 +47,8 @@ class RecogniserConfig:
         Raises:
             ValueError: an option is out of range.
         """
-        is_known = self.engine in ("auto", "ctranslate2", "transformers")
-        require(is_known, "engine", self.engine, "'auto', 'ctranslate2' or 'transformers'")
+        is_known = self.engine in get_args(Engine)
+        require(is_known, "engine", self.engine, "'auto', 'ctranslate2', 'transformers' or 'msmtfn'")
         require(1 <= self.beam_size <= MAX_BEAMS, "beam_size", self.beam_size, f"between 1 and {MAX_BEAMS}")
 
 
@@ -99,19 +100,24 @@ def recogniser_version(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def choose_engine(folder: Path, engine: Engine) -> Literal["ctranslate2", "transformers"]:
+def choose_engine(folder: Path, engine: Engine) -> NamedEngine:
     """Return the engine that runs the recogniser in a folder.
 
     Raises:
         ModelError: the folder holds no model, or one of another engine.
     """
-    _read_config(folder)
+    is_own = OWN_ARCHITECTURE in _architectures_of(folder)
     has_own_weights = (folder / WEIGHTS_FILE).exists()
     if engine == "ctranslate2" and not has_own_weights:
         raise ModelError(
             f"{folder} has no {WEIGHTS_FILE}, which the engine ctranslate2 needs; convert the model by "
             "ct2-transformers-converter, or choose --engine transformers"
         )
+    if engine != "auto" and (engine == "msmtfn") != is_own:
+        belongs = "is one of the engine msmtfn" if is_own else "is none of the engine msmtfn"
+        raise ModelError(f"the recogniser in {folder} {belongs}; choose --engine auto")
+    if is_own:
+        return "msmtfn"
     return "ctranslate2" if engine == "ctranslate2" or (engine == "auto" and has_own_weights) else "transformers"
 
 
@@ -127,19 +133,38 @@ def load_recogniser(folder: Path, config: RecogniserConfig, *, device: str, thre
     Raises:
         ModelError: it cannot be loaded, or what runs it is not installed.
     """
-    if choose_engine(folder, config.engine) == "ctranslate2":
+    engine = choose_engine(folder, config.engine)
+    if engine == "ctranslate2":
         return CTranslate2Whisper(folder, device=device, threads=threads, beam_size=config.beam_size)
-    # transformers takes seconds to import, which the other engine does not need.
+    try:
+        if engine == "msmtfn":
+            return _load_own(folder, device)
+        return _load_with_transformers(folder, config, device)
+    except Exception as exc:  # several libraries, each with its own exceptions for a broken file
+        raise ModelError(f"the recogniser in {folder} cannot be loaded: {' '.join(str(exc).split())}") from exc
+
+
+def _load_own(folder: Path, device: str) -> Recogniser:
+    # PyTorch takes seconds to import, which ctranslate2 does not need.
+    from msmtfn.speech.conv_ctc_recogniser import ConvCtcRecogniser  # noqa: PLC0415
+
+    return ConvCtcRecogniser(folder, device=device)
+
+
+def _load_with_transformers(folder: Path, config: RecogniserConfig, device: str) -> Recogniser:
+    # transformers takes seconds to import, which the other engines do not need.
     from msmtfn.speech.transformers_ctc import CtcRecogniser  # noqa: PLC0415
     from msmtfn.speech.transformers_seq2seq import Seq2SeqRecogniser  # noqa: PLC0415
 
-    architectures = _read_config(folder).get("architectures") or []
-    try:
-        if any(str(name).endswith(CTC) for name in architectures):
-            return CtcRecogniser(folder, device=device)
-        return Seq2SeqRecogniser(folder, device=device, beam_size=config.beam_size)
-    except Exception as exc:  # several libraries, each with its own exceptions for a broken file
-        raise ModelError(f"the recogniser in {folder} cannot be loaded: {' '.join(str(exc).split())}") from exc
+    if any(name.endswith(CTC) for name in _architectures_of(folder)):
+        return CtcRecogniser(folder, device=device)
+    return Seq2SeqRecogniser(folder, device=device, beam_size=config.beam_size)
+
+
+def _architectures_of(folder: Path) -> list[str]:
+    """Return the names of the classes that a recogniser's configuration names."""
+    names = _read_config(folder).get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

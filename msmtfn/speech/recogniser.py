@@ -15,6 +15,9 @@ import numpy.typing as npt
 SAMPLE_RATE: Final = 16_000
 """Samples a second that every recogniser and every detector of speech reads."""
 
+OWN_ARCHITECTURE: Final = "MsmtfnConvCtc"
+"""Name by which the configuration of a recogniser says that it is the network of `conv_ctc`."""
+
 Waveform = npt.NDArray[np.float32]
 
 

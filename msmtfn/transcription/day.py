@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from msmtfn import storage
+from msmtfn.corpora import replace_demo_recogniser
 from msmtfn.daily.replacement import MAX_REJECTED_SHARE
 from msmtfn.daily.runner import DayRunner
 from msmtfn.daily.success import Success
@@ -46,7 +47,7 @@ def transcribe_day(
         date: the day.
         manifests: root of the manifests, `<manifests>/date=YYYY-MM-DD/*.parquet`: a local folder or an `s3://` URI.
         transcripts: root of the transcripts, published as `<transcripts>/date=YYYY-MM-DD/`.
-        recogniser: a folder, an `s3://` URI or a name on the Hugging Face hub.
+        recogniser: a folder, an `s3://` URI, a name on the Hugging Face hub, or `demo` for the one in the package.
         config: how calls are heard and recognised, and how the work is spread.
         work: root of the work in progress, by default `<transcripts>.work`; outside the transcripts, not that of leads.
         force: transcribe the day again even if it is published; recordings that were heard before are not recognised.
@@ -109,7 +110,7 @@ def open_transcriber(
     if force and retry_rejected:
         raise UsageError("force transcribes all calls again, retry_rejected only some; set one of the two")
     with tempfile.TemporaryDirectory(prefix="msmtfn-") as scratch:
-        folder = fetch_recogniser(recogniser, Path(scratch))
+        folder = fetch_recogniser(replace_demo_recogniser(recogniser), Path(scratch))
         graph = TranscriptionGraph(folder, config, transcripts, recogniser)
         yield DayRunner(
             manifests=manifests,

@@ -113,3 +113,18 @@ def test_a_dry_run_with_a_recogniser_plans_the_transcription_first(
     assert f"{DATE}: planned; the same command starts" in shown
     assert f"{DATE}: scored as soon as it is transcribed" in shown
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--demo", "--recogniser", "demo"], "--recogniser cannot be combined with --demo"),
+        (["--demo", "--transcripts", "transcripts"], "--transcripts cannot be combined with --demo"),
+        (["--with-transcripts", "--manifests", "calls", "--leads", "leads"], "--with-transcripts is for --demo"),
+    ],
+)
+def test_options_that_the_demo_has_itself_are_wrong_usage(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score-daily", *options]) == 2
+    assert message in capsys.readouterr().out.splitlines()[-1]

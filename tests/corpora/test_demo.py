@@ -66,6 +66,15 @@ def test_one_recording_is_broken_and_one_call_has_no_turns(day: Path) -> None:
     assert [number for number, row in enumerate(rows, start=1) if row["turns"] is None] == [12]
 
 
+def test_a_day_without_transcripts_has_the_same_calls_in_one_and_two_channels(day: Path, tmp_path: Path) -> None:
+    heard = write_demo_day(tmp_path, DATE, num_calls=NUM_CALLS, seed=3, with_transcripts=False)
+    rows = rows_of(heard)
+    assert {row["turns"] for row in rows} == {None}
+    assert {row["agent_channel"] for row in rows} == {None, 0, 1}
+    assert [row | {"turns": None} for row in rows_of(day)] == rows
+    assert all((heard / row["uri"]).read_bytes() == (day / row["uri"]).read_bytes() for row in rows)
+
+
 def test_the_calls_equal_those_of_the_simulation(day: Path, tmp_path: Path) -> None:
     plan = plan_corpus(SimulationConfig(calls=NUM_CALLS, seed=3))[0]
     call = make_call(plan, tmp_path)

@@ -243,13 +243,18 @@ class TestErrors:
 
 
 @pytest.mark.slow
-def test_the_demo_scores_its_own_day_and_compares_the_ranking_with_the_labels() -> None:
-    job = run_job("--demo", HF_HUB_OFFLINE="1")
+@pytest.mark.parametrize("options", [(), ("--with-transcripts",)], ids=["heard", "with transcripts"])
+def test_the_demo_scores_its_own_day_and_compares_the_ranking_with_the_labels(options: tuple[str, ...]) -> None:
+    job = run_job("--demo", *options, HF_HUB_OFFLINE="1")
     assert job.returncode == 0, job.stderr
+    assert job.stdout.count("Transcripts of 2026-01-05") == (0 if options else 1)
+    assert ("transcribed  47" in job.stdout) == (not options)
     assert "rejected  1 (audio_unreadable 1)" in job.stdout
     assert "The 10 best leads" in job.stdout
-    compared = r"By their labels, \d+ of the 10 best leads are A or B, against 20 of all 47"
-    assert re.search(compared, job.stdout)
+    compared = r"By their labels, (\d+) of the 10 best leads are A or B, against 20 of all 47"
+    found = re.search(compared, job.stdout)
+    assert found is not None
+    assert int(found[1]) >= 7
 
 
 @pytest.mark.slow
