@@ -29,7 +29,7 @@ FRAMES_PER_SEC: Final = SAMPLE_RATE // FRAME_SAMPLES
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpokenText:
-    """What one channel of a call carries between two moments.
+    """A stretch of one channel of a call, with its words.
 
     Attributes:
         mels: (F, M) logarithms of the power in mel bands, in half precision.

@@ -90,7 +90,8 @@ class Block(nn.Module):
         """Map (B, T, W) to (B, T, W); `mask`, (B, T, 1), is 0 beyond the clips' ends."""
         active = F.gelu(self.norm(hidden)) * mask
         update: Tensor = self.conv(active.transpose(1, 2)).transpose(1, 2)
-        return hidden + self.dropout(update)
+        updated: Tensor = hidden + self.dropout(update)
+        return updated
 
 
 class ConvCtc(nn.Module):
@@ -136,7 +137,8 @@ def log_mels(waveform: Waveform, num_mels: int) -> Tensor:
     samples = F.pad(torch.from_numpy(waveform), (FFT_SAMPLES // 2, FFT_SAMPLES // 2))
     frames = samples.unfold(0, FFT_SAMPLES, FRAME_SAMPLES)
     power = torch.fft.rfft(frames * torch.hann_window(FFT_SAMPLES)).abs().square()
-    return (power @ _mel_filters(num_mels)).clamp_min(MIN_POWER).log()
+    mels: Tensor = power @ _mel_filters(num_mels)
+    return mels.clamp_min(MIN_POWER).log()
 
 
 def normalise(mels: Tensor) -> Tensor:

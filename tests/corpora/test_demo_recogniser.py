@@ -21,7 +21,7 @@ from msmtfn.speech.transcript import HeardCall
 
 pytest.importorskip("espeakng_loader")
 
-MAX_ERROR_RATE = 0.2
+MAX_ERROR_RATE = 0.1
 NUM_CALLS = 6
 
 
