@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.s3_server import place, s3  # noqa: F401 - fixtures
 
 settings.register_profile("any speed", deadline=None)  # a busy machine is no failure
 settings.load_profile("any speed")
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # nor is a Ray that starts slowly; jobs inherit it
 
 TINY_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", *(f"##{c}" for c in "abcdefghij")]
 TINY_SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
