@@ -16,7 +16,7 @@ import tyro
 from msmtfn.cli.command import PARSER_OPTIONS, SafeConsole, run_command
 from msmtfn.corpora.recogniser_card import write_card
 from msmtfn.corpora.recogniser_data import Track, read_tracks
-from msmtfn.corpora.recogniser_training import RecogniserTraining, count_errors, find_characters, train_recogniser
+from msmtfn.corpora.recogniser_training import RecogniserTraining, find_characters, measure_error_rate, train_recogniser
 from msmtfn.errors import UsageError
 from msmtfn.progress import LineLog
 from msmtfn.speech.conv_ctc import ConvCtc, ConvCtcConfig, save_conv_ctc
@@ -75,12 +75,11 @@ def _train(program: str, arguments: Sequence[str]) -> None:
     rates = []
     for epoch in train_recogniser(network, training, options.training, partial(_show_step, log)):
         save_conv_ctc(network, options.out)
-        errors, total = count_errors(network, validation)
-        rates.append(errors / max(total, 1))
+        rates.append(measure_error_rate(network, validation))
         logger.info("epoch %d: %.1f %% of the characters of validation are wrong", epoch, 100 * rates[-1])
     write_card(options.out, network, training, validation, options.training, rates)
     SafeConsole().print(
-        f"Recogniser in {options.out}: {100 * rates[-1]:.1f} % of {total:,} characters wrong in validation, "
+        f"Recogniser in {options.out}: {100 * rates[-1]:.1f} % of the characters of validation are wrong, "
         f"{time.monotonic() - started:.0f} s"
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics.functional.text import char_error_rate
 
 from msmtfn.corpora.recogniser_data import FRAMES_PER_SEC, SpokenText, Track
 from msmtfn.errors import require
@@ -156,30 +157,19 @@ def features_of(clip: Sequence[SpokenText]) -> Tensor:
 
 
 @torch.inference_mode()
-def count_errors(network: ConvCtc, tracks: Sequence[Track], batch_sec: float = 120.0) -> tuple[int, int]:
-    """Return the number of wrong characters that a network hears, turn by turn, and of all; marks do not count."""
-    errors = total = 0
+def measure_error_rate(network: ConvCtc, tracks: Sequence[Track], batch_sec: float = 120.0) -> float:
+    """Return the share of characters that a network hears wrong, turn by turn; marks do not count."""
+    found: list[str] = []
+    said: list[str] = []
     for batch in make_batches(tracks, 1, batch_sec, np.random.default_rng(0)):
         log_probs, lengths = network([features_of(clip) for clip in batch])
         for rows, length, clip in zip(log_probs, lengths.tolist(), batch, strict=True):
             heard = "".join(each.text for each in read_characters(rows[:length], network.config.characters))
-            spoken = without_marks("".join(turn.text for turn in clip))
-            errors += edit_distance(spoken, without_marks(heard))
-            total += len(spoken)
-    return errors, total
+            found.append(without_marks(heard))
+            said.append(without_marks("".join(turn.text for turn in clip)))
+    return float(char_error_rate(found, said))
 
 
 def without_marks(text: str) -> str:
     """Return a text without punctuation and spaces."""
     return "".join(filter(str.isalnum, text))
-
-
-def edit_distance(one: str, other: str) -> int:
-    """Return the smallest number of characters to replace, insert or delete that makes one text the other."""
-    places = np.arange(len(other) + 1)
-    letters = np.array(list(other), dtype="U1")
-    row = places.copy()
-    for number, letter in enumerate(one, start=1):
-        new = np.concatenate([[number], np.minimum(row[1:] + 1, row[:-1] + (letters != letter))])
-        row = np.minimum.accumulate(new - places) + places  # insertions
-    return int(row[-1])

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections import Counter as Count
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -40,6 +41,9 @@ CHAINED: Final = re.compile("\nThe above exception was the direct cause|\nDuring
 """What Python writes below the stack trace of an error after which another was raised."""
 MAX_REFUSED_BLOCKS: Final = 3
 """Number of blocks that closed storage may refuse."""
+MAX_ACCEPTED_BLOCKS: Final = 16
+"""Number of blocks that it may take between the first and the last of them: a full disk has room for small ones, and a
+server that refuses a block now and then is not closed."""
 MAX_ROW: Final = 8
 """Number of blocks that may fail alike with none committed in between; more in a first pass with many CPUs."""
 PATIENCE_SEC: Final = 60.0
@@ -69,7 +73,7 @@ class Fuse:
         row: number of blocks that failed since the last was committed, by what their causes have in common.
         row_began: time of the first of them, by the monotonic clock.
         seen: number of blocks that failed in the same way during the pass.
-        refused: number of blocks that closed storage refused.
+        refused: number of committed blocks at the time of each of the last refusals by closed storage.
         figures: figures of the pass so far.
     """
 
@@ -85,7 +89,7 @@ class Fuse:
     row: Count[str] = field(default_factory=Count)
     row_began: float = 0.0
     seen: Count[str] = field(default_factory=Count)
-    refused: int = 0
+    refused: deque[int] = field(default_factory=lambda: deque(maxlen=MAX_REFUSED_BLOCKS))
     figures: RunFigures = field(default_factory=RunFigures)
 
     def add_failed_block(self, error: Exception) -> bool:
@@ -96,7 +100,8 @@ class Fuse:
             self.row_began = time.monotonic()
         self.row[kind] += 1
         self.seen[kind] += 1
-        self.refused += STORAGE_IS_CLOSED.search(self.cause) is not None
+        if STORAGE_IS_CLOSED.search(self.cause) is not None:
+            self.refused.append(self.committed)
         return self.seen[kind] == 1
 
     def see(self, figures: RunFigures) -> None:
@@ -123,7 +128,8 @@ class Fuse:
 
 def storage_is_closed(fuse: Fuse) -> JobError | None:
     """Return an error if storage refuses files for good; a few small ones may still find room."""
-    if fuse.refused < MAX_REFUSED_BLOCKS:
+    refused = fuse.refused
+    if len(refused) < MAX_REFUSED_BLOCKS or refused[-1] - refused[0] > MAX_ACCEPTED_BLOCKS:
         return None
     return StorageError(f"the storage takes no more files ({fuse.cause}); {RESUME}")
 

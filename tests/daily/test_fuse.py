@@ -46,6 +46,12 @@ def test_storage_that_takes_no_more_files_ends_the_pass_at_the_third_block(numbe
     assert os.strerror(number) in str(error)
 
 
+def test_storage_that_refuses_a_block_now_and_then_does_not_end_the_pass() -> None:
+    fuse = make_fuse(patience_sec=3600)
+    for block in range(0, 200, 20):
+        assert fail(fuse, refused(errno.EACCES), committed=block + 1) is None
+
+
 def test_blocks_that_fail_alike_in_a_row_end_a_first_pass_only() -> None:
     errors = [RuntimeError(f"stack trace of {block}\nValueError: row {block} is odd") for block in range(MAX_ROW)]
     fuse = make_fuse()
