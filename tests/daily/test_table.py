@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +79,7 @@ def test_each_publication_is_one_commit_with_its_run_and_earlier_ones_can_be_rea
     assert names_in_day(place) == sorted([*first.files, *second.files])
     assert_follows_success(place)
     assert table.to_pyarrow_table(columns=["date"])["date"].to_pylist() == [DATE] * 4
-    assert "c1" not in json.dumps(table.history())
+    assert re.search(r"\bc1\b", json.dumps(table.history())) is None  # a call's id; ids of publications may contain it
 
 
 def test_leads_with_odd_names_may_have_a_table(place: str) -> None:
